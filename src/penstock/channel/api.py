@@ -1,0 +1,286 @@
+"""The channel contract: where events wait, who owns a partition, and how a step becomes permanent.
+
+A driver implements `Channel` and `Intake`, five methods and four, and states its powers in `Capabilities`; the
+published suite `penstock.testing.conformance.channel` tests both what it has and that what it lacks is refused.
+
+Words: a *partition* is the unit of order and ownership; its owner holds an *epoch*, which every commit carries and
+the channel checks inside the commit. A *step* is the unit of progress: what is settled, what is written, what is
+remembered, as one value. Progress is a *floor* (everything below is settled) plus a bounded set of *holes* above it
+that are settled too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from penstock.event.batch import Delivered, NewBatch
+
+HOLES_MAX = 10_000
+PARTITIONS_DEFAULT = 4
+PARTITIONS_MAX = 4096
+EVENT_BYTES_MAX_DEFAULT = 1_000_000
+
+
+class Capabilities(msgspec.Struct, frozen=True):
+    """What a channel promises, as data.
+
+    order: within a key, within a partition, or none. replayable: old events can be read again from any offset.
+    step: `atomic` when outputs, ledger and progress change together, `ordered` when outputs, then ledger, then ack.
+    holds: what can be held back while the rest goes on. ledger: kept by the channel or by an external store.
+    idempotent_publish: a (producer, epoch, sequence) published twice is stored once and answered alike.
+    durability: D0 memory, D1 survives the process, D2 survives a power loss of one disk, D3 replicated.
+    """
+
+    order: Literal["key", "partition", "none"]
+    replayable: bool
+    holds: Literal["none", "event", "key"]
+    counts_deliveries: bool
+    step: Literal["atomic", "ordered"]
+    exclusive_partitions: bool
+    ledger: Literal["channel", "external"]
+    idempotent_publish: bool
+    fenced: bool
+    durability: Literal["D0", "D1", "D2", "D3"]
+
+
+class TopicSpec(msgspec.Struct, frozen=True):
+    """What a program declares of a topic; the channel records it and refuses a different declaration.
+
+    `schema` is the description of the topic's type (`penstock.schema`), None for raw bytes; `arrow` its
+    Arrow schema, serialised (what blocks of columns are read with). `key` and `time` name
+    fields of the type. `disorder_s` says how late an event of this topic may be. `internal` topics are made by flows.
+    """
+
+    name: str
+    partitions: int = PARTITIONS_DEFAULT
+    schema: Mapping[str, Any] | None = None
+    arrow: bytes | None = None
+    key: str | None = None
+    time: str | None = None
+    disorder_s: float | None = None
+    event_bytes_max: int = EVENT_BYTES_MAX_DEFAULT
+    internal: bool = False
+
+
+class Topic(msgspec.Struct, frozen=True):
+    """A topic as the channel has it: the declaration, and the id of the schema now written with."""
+
+    spec: TopicSpec
+    schema_id: int = 0
+
+
+class Publish(msgspec.Struct, frozen=True):
+    """One publish: batches of any topics and partitions that become permanent together.
+
+    `sequence` counts up by one per publish of this (producer, epoch). A repeated sequence is answered with the
+    original offsets and stores nothing; the same sequence with other content is refused; a lower epoch is refused.
+    """
+
+    producer: str
+    epoch: int
+    sequence: int
+    batches: Sequence[NewBatch]
+
+
+class Acked(msgspec.Struct, frozen=True):
+    """Stored, at the channel's durability. `first` is the offset of each batch's first event, in their order."""
+
+    first: Sequence[int]
+    repeated: bool = False
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """Nothing of it was stored; the reason names the field or the limit and the way out."""
+
+    reason: str
+
+
+class Unknown(msgspec.Struct, frozen=True):
+    """It may or may not be stored. Publishing the same sequence again is safe and tells."""
+
+    reason: str
+
+
+class GroupSpec(msgspec.Struct, frozen=True):
+    """What a program declares of a consumer group; the name is its identity. `kind`: handler, flow or sink."""
+
+    name: str
+    topic: str
+    kind: str = "handler"
+    start: Literal["earliest", "latest"] = "earliest"
+
+
+class Subscription(msgspec.Struct, frozen=True):
+    """Join `group` as one more member. `member` names this one in messages to people."""
+
+    group: GroupSpec
+    member: str = ""
+    ledger_spaces: Sequence[str] = ()
+
+
+class Owned(msgspec.Struct, frozen=True):
+    """One partition as this member owns it; the epoch is the fence."""
+
+    topic: str
+    partition: int
+    epoch: int
+
+
+class LedgerWrite(msgspec.Struct, frozen=True):
+    """One entry of the group's ledger for the step's partition; `value` None removes it. Bytes are opaque here."""
+
+    space: str
+    key: bytes
+    value: bytes | None
+
+
+class Settle(msgspec.Struct, frozen=True):
+    """How progress moves: everything in [floor_before, floor_after) is settled, and each of `holes` above it.
+
+    `floor_before` must be what the channel has: a step is applied once or not at all. `references` are further
+    positions the step's outputs depend on (topic, partition, first, end), for lineage.
+    """
+
+    floor_before: int
+    floor_after: int
+    holes: Sequence[int] = ()
+    references: Sequence[tuple[str, int, int, int]] = ()
+
+
+class Step(msgspec.Struct, frozen=True):
+    """All that working on deliveries of one partition did, as one value. Dead letters are outputs."""
+
+    group: str
+    owned: Owned
+    settle: Settle
+    outputs: Sequence[NewBatch] = ()
+    ledger: Sequence[LedgerWrite] = ()
+
+
+class Assigned(msgspec.Struct, frozen=True):
+    """This member now owns the partition: read on from `floor`, skipping `holes`; `ledger` as last committed.
+
+    `incarnation` and `log` identify the log that the offsets belong to.
+    """
+
+    owned: Owned
+    floor: int
+    holes: Sequence[int]
+    ledger: Sequence[tuple[str, bytes, bytes]]
+    log: str
+    incarnation: int
+
+
+class Revoking(msgspec.Struct, frozen=True):
+    """Finish what is in flight and commit it: the partition goes to another member when this one answers `leave`."""
+
+    owned: Owned
+
+
+class Lost(msgspec.Struct, frozen=True):
+    """The partition is gone: drop what is in flight, commits of this epoch are refused."""
+
+    owned: Owned
+    reason: str
+
+
+class Idle(msgspec.Struct, frozen=True):
+    """Nothing to hand out within the stated wait. `reason` says why when it is not merely quiet (another owner)."""
+
+    reason: str = ""
+
+
+class Delivery(msgspec.Struct, frozen=True):
+    """Recorded events of one owned partition, in order; at most what was asked for, at least one event."""
+
+    owned: Owned
+    batches: Sequence[Delivered]
+
+
+class Committed(msgspec.Struct, frozen=True):
+    """The step is permanent. `first` is the offset given to each output batch, in their order."""
+
+    first: Sequence[int] = ()
+
+
+class FencedOff(msgspec.Struct, frozen=True):
+    """Refused inside the commit: another owner has the partition. Nothing of the step was stored."""
+
+    reason: str
+
+
+Taken = Assigned | Delivery | Revoking | Lost | Idle
+
+
+class Intake(Protocol):
+    """One member's way into a consumer group. Called from one task; `commit` may overlap `next`."""
+
+    async def next(self, *, events_max: int, bytes_max: int, wait_s: float) -> Taken:
+        """The next thing that concerns this member, waiting at most `wait_s`.
+
+        Promises: assignments come before deliveries of that partition; deliveries of a partition come in offset order
+        without a gap or repetition within one assignment; a delivery holds at most `events_max` events (and about
+        `bytes_max` bytes, though always one block).
+
+        Raises:
+            CorruptionError: stored data is not what was stored; nothing is skipped.
+        """
+        ...
+
+    async def commit(self, step: Step) -> Committed | FencedOff | Unknown:
+        """Make the step permanent. Commits of one partition are applied in the order they were called.
+
+        After `FencedOff` or `Unknown` later steps of the same assignment are refused too.
+        """
+        ...
+
+    async def extend(self, owned: Owned, references: Sequence[int], for_s: float) -> None:
+        """Keep deliveries invisible to others for `for_s` more seconds; does nothing where the log keeps ownership."""
+        ...
+
+    async def leave(self) -> None:
+        """Give the partitions up; uncommitted work is delivered again to the next owner. May be called twice."""
+        ...
+
+
+class Channel(Protocol):
+    """A place where events wait. `capabilities` is true before `open`."""
+
+    capabilities: Capabilities
+
+    async def open(self, topics: Sequence[TopicSpec]) -> Mapping[str, Topic]:
+        """Declare topics, creating what is missing. May be called again with more topics.
+
+        Raises:
+            DeclaredDifferently: a topic exists with another declaration; the difference is named.
+            SchemaIncompatible: the type changed so that recorded events could not be read.
+        """
+        ...
+
+    async def publish(self, publish: Publish) -> Acked | Refused | Unknown:
+        """Store one publish, atomically where `step` is atomic. Cancelling the call leaves the outcome unknown."""
+        ...
+
+    async def join(self, subscription: Subscription) -> Intake:
+        """Become a member of a group (and declare it).
+
+        Raises:
+            DeclaredDifferently: the group exists on another topic.
+            Unsupported: the channel has no groups.
+        """
+        ...
+
+    async def read(self, topic: str, partition: int, offset: int, *, events_max: int) -> Sequence[Delivered]:
+        """Recorded events from `offset` on, outside any group; empty at the end.
+
+        Raises:
+            Unsupported: where the channel is not `replayable`.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let everything go; published work that was acked stays. May be called twice."""
+        ...

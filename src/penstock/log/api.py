@@ -1,0 +1,160 @@
+"""What the log is asked and what it answers, as values: requests are applied together in one transaction.
+
+The log speaks of partition ids (`pid`, one number per topic and partition) and of encoded blocks; names, types and
+handlers are the business of the layers above.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+Range = tuple[int, int, int]
+"""(partition id, first offset, count)."""
+
+
+class Block(msgspec.Struct, frozen=True):
+    """Encoded events for one partition, not yet placed. `size` is the uncompressed payload size in bytes."""
+
+    pid: int
+    count: int
+    schema_id: int
+    size: int
+    data: bytes
+    time_min_us: int | None = None
+    time_max_us: int | None = None
+
+
+class Append(msgspec.Struct, frozen=True):
+    """Publish blocks as (producer, epoch, sequence); `content` is a checksum of what the caller published.
+
+    The checksum tells a repetition from another content under the same sequence.
+    """
+
+    producer: str
+    epoch: int
+    sequence: int
+    blocks: Sequence[Block]
+    content: int
+
+
+class Advance(msgspec.Struct, frozen=True):
+    """One step of a group on one partition: outputs, ledger and progress, all or nothing.
+
+    `ledger` holds (space, key, value or None to remove); `references` (pid, first, end) of further inputs.
+    """
+
+    group_id: int
+    pid: int
+    epoch: int
+    before: int
+    after: int
+    holes: Sequence[int] = ()
+    references: Sequence[Range] = ()
+    blocks: Sequence[Block] = ()
+    ledger: Sequence[tuple[str, bytes, bytes | None]] = ()
+    origin: str = ""
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """Become the owner of these partitions for the group: every epoch goes up by one."""
+
+    group_id: int
+    pids: Sequence[int]
+    latest: bool = False
+
+
+class Appended(msgspec.Struct, frozen=True):
+    """Where each block of the request lies now, in the request's order."""
+
+    first: Sequence[int]
+    repeated: bool = False
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """Nothing of this request was stored; the others of the transaction were."""
+
+    reason: str
+
+
+class Overtaken(msgspec.Struct, frozen=True):
+    """The epoch or the floor is not what the log has: another owner was here. Nothing was stored."""
+
+    reason: str
+
+
+class Held(msgspec.Struct, frozen=True):
+    """A claimed partition: its new epoch, its progress and its ledger (space, key, value)."""
+
+    pid: int
+    epoch: int
+    floor: int
+    holes: Sequence[int]
+    ledger: Sequence[tuple[str, bytes, bytes]]
+
+
+class Claimed(msgspec.Struct, frozen=True):
+    """Every claimed partition, in the request's order."""
+
+    held: Sequence[Held]
+
+
+Request = Append | Advance | Claim
+Result = Appended | Refusal | Overtaken | Claimed
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """A block as it lies in the log; the checksum has been verified."""
+
+    pid: int
+    first: int
+    count: int
+    schema_id: int
+    recorded_us: int
+    origin: str
+    data: bytes
+    time_min_us: int | None
+    time_max_us: int | None
+
+
+class StepRecord(msgspec.Struct, frozen=True):
+    """A step that was committed: what it settled and what it wrote, for replay and lineage."""
+
+    group_id: int
+    pid: int
+    number: int
+    epoch: int
+    before: int
+    after: int
+    outputs: Sequence[Range]
+    references: Sequence[Range]
+    at_us: int
+
+
+class TopicRow(msgspec.Struct, frozen=True):
+    """A declared topic: its id, its declaration (JSON), its current schema id, its partition ids in order."""
+
+    id: int
+    name: str
+    spec: bytes
+    schema_id: int
+    pids: Sequence[int]
+
+
+class GroupRow(msgspec.Struct, frozen=True):
+    """A declared consumer group and its declaration (JSON)."""
+
+    id: int
+    name: str
+    spec: bytes
+
+
+class ProgressRow(msgspec.Struct, frozen=True):
+    """How far a group is on one partition."""
+
+    group_id: int
+    pid: int
+    epoch: int
+    floor: int
+    holes: Sequence[int]

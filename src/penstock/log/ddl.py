@@ -1,0 +1,34 @@
+"""The log's tables, each with the module that owns it, and the numbers that are fixed when a log is created."""
+
+from __future__ import annotations
+
+FORMAT_VERSION = 1
+APPLICATION_ID = 0x50454E53  # "PENS"
+PAGE_BYTES = 8192
+
+TABLES = """
+CREATE TABLE meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;                       -- store.py
+CREATE TABLE tip(id INTEGER PRIMARY KEY CHECK(id = 1), commits INTEGER NOT NULL, chk INTEGER NOT NULL);  -- store.py
+CREATE TABLE topic(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, folded TEXT NOT NULL UNIQUE,
+    spec BLOB NOT NULL, schema_id INTEGER NOT NULL, chk INTEGER NOT NULL);          -- catalogue.py
+CREATE TABLE schema(id INTEGER PRIMARY KEY, topic_id INTEGER NOT NULL, description BLOB NOT NULL, arrow BLOB,
+    chk INTEGER NOT NULL);                                                          -- catalogue.py
+CREATE TABLE grp(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, spec BLOB NOT NULL, chk INTEGER NOT NULL);
+CREATE TABLE partition(pid INTEGER PRIMARY KEY, topic_id INTEGER NOT NULL, number INTEGER NOT NULL,
+    next INTEGER NOT NULL, chk INTEGER NOT NULL, UNIQUE(topic_id, number));         -- placed.py
+CREATE TABLE block(id INTEGER PRIMARY KEY, pid INTEGER NOT NULL, first INTEGER NOT NULL, count INTEGER NOT NULL,
+    schema_id INTEGER NOT NULL, recorded_us INTEGER NOT NULL, time_min INTEGER, time_max INTEGER,
+    size INTEGER NOT NULL, origin TEXT NOT NULL, crc INTEGER NOT NULL, data BLOB NOT NULL);  -- placed.py
+CREATE UNIQUE INDEX block_at ON block(pid, first);
+CREATE TABLE producer(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, seen_us INTEGER NOT NULL);  -- producers.py
+CREATE TABLE sequence(producer_id INTEGER NOT NULL, epoch INTEGER NOT NULL, number INTEGER NOT NULL,
+    content INTEGER NOT NULL, ranges BLOB NOT NULL, chk INTEGER NOT NULL,
+    PRIMARY KEY(producer_id, epoch, number)) WITHOUT ROWID;                         -- producers.py
+CREATE TABLE progress(group_id INTEGER NOT NULL, pid INTEGER NOT NULL, epoch INTEGER NOT NULL, floor INTEGER NOT NULL,
+    holes BLOB NOT NULL, steps INTEGER NOT NULL, chk INTEGER NOT NULL, PRIMARY KEY(group_id, pid)) WITHOUT ROWID;
+CREATE TABLE step(group_id INTEGER NOT NULL, pid INTEGER NOT NULL, number INTEGER NOT NULL, epoch INTEGER NOT NULL,
+    before INTEGER NOT NULL, after INTEGER NOT NULL, outputs BLOB NOT NULL, refs BLOB NOT NULL, at_us INTEGER NOT NULL,
+    chk INTEGER NOT NULL, PRIMARY KEY(group_id, pid, number)) WITHOUT ROWID;        -- progress.py
+CREATE TABLE ledger(group_id INTEGER NOT NULL, pid INTEGER NOT NULL, space TEXT NOT NULL, key BLOB NOT NULL,
+    value BLOB NOT NULL, chk INTEGER NOT NULL, PRIMARY KEY(group_id, pid, space, key)) WITHOUT ROWID;  -- progress.py
+"""

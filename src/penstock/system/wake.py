@@ -1,0 +1,107 @@
+"""Waking other processes without polling: one FIFO per waiter in a directory, a byte written is a wake-up.
+
+A lost wake-up costs at most the waiter's safety poll; a byte too many costs one look. Works on Linux and macOS.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+
+class Waiter:
+    """A FIFO that becomes readable when one of `tags` is announced. Owned by one reader; not for forked children.
+
+    The FIFO is opened before it gets its public name, so nobody finds it without a reader.
+    """
+
+    def __init__(self, directory: Path, name: str, tags: Iterable[int]) -> None:
+        directory.mkdir(exist_ok=True)
+        spelled = ".".join(str(t) for t in sorted(tags))
+        self._path = directory / f"{os.getpid()}-{name}.{spelled}"
+        hidden = directory / f".{os.getpid()}-{name}"
+        with suppress(FileNotFoundError):
+            hidden.unlink()
+        os.mkfifo(hidden, 0o644)
+        self.fd = os.open(hidden, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        os.replace(hidden, self._path)
+
+    def drain(self) -> bool:
+        """Take all pending wake-ups; whether there were any."""
+        seen = False
+        while True:
+            try:
+                data = os.read(self.fd, 4096)
+            except BlockingIOError:
+                return seen
+            if not data:  # no writer has it open: same as empty
+                return seen
+            seen = True
+
+    def close(self) -> None:
+        """Remove the FIFO; may be called twice."""
+        if self.fd >= 0:
+            self._path.unlink(missing_ok=True)
+            os.close(self.fd)
+            self.fd = -1
+
+
+class Announcer:
+    """Wakes every waiter whose tags meet the announced ones; keeps the FIFOs open between calls."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(exist_ok=True)
+        self._directory = directory
+        self._seen_ns = -1
+        self._open: dict[str, tuple[int, frozenset[str]]] = {}
+
+    def announce(self, tags: Iterable[int]) -> None:
+        """Wake them; never blocks. A waiter that is gone is removed from the directory."""
+        stamp = self._directory.stat().st_mtime_ns
+        if stamp != self._seen_ns:
+            self._seen_ns = stamp
+            self._refresh()
+        if not self._open:
+            return
+        wanted = {str(t) for t in tags}
+        for name, (fd, theirs) in list(self._open.items()):
+            if theirs.isdisjoint(wanted):
+                continue
+            try:
+                os.write(fd, b"!")
+            except BlockingIOError:
+                pass  # it is full of wake-ups already
+            except BrokenPipeError:
+                self._forget(name, fd)
+
+    def _refresh(self) -> None:
+        present = {entry for entry in os.listdir(self._directory) if not entry.startswith(".")}
+        for name in set(self._open) - present:
+            os.close(self._open.pop(name)[0])
+        for name in present - set(self._open):
+            path = self._directory / name
+            try:
+                if not stat.S_ISFIFO(path.lstat().st_mode):
+                    continue
+                fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue
+            except OSError:  # ENXIO: its reader died without removing it
+                path.unlink(missing_ok=True)
+                continue
+            self._open[name] = (fd, frozenset(name.split(".")[1:]))
+
+    def _forget(self, name: str, fd: int) -> None:
+        os.close(fd)
+        del self._open[name]
+        (self._directory / name).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Close every FIFO; may be called twice."""
+        for fd, _ in self._open.values():
+            os.close(fd)
+        self._open.clear()
+        self._seen_ns = -1
