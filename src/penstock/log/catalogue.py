@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import apsw
 
+from penstock.errors import ConfigError
 from penstock.log.api import GroupRow, TopicRow
 from penstock.log.checks import row_check, verify_row
+from penstock.log.ddl import PID_MAX
 
 
 def topics(db: apsw.Connection) -> list[TopicRow]:
     """Every declared topic, by name."""
     pids: dict[int, list[int]] = {}
-    for topic_id, pid in db.execute("SELECT topic_id, pid FROM partition ORDER BY topic_id, number"):
+    for topic_id, pid in db.execute("SELECT topic_id, pid FROM partition WHERE pid > 0 ORDER BY topic_id, number"):
         pids.setdefault(topic_id, []).append(pid)
     out: list[TopicRow] = []
     for identity, name, spec, schema_id, check in db.execute(
@@ -43,6 +45,9 @@ def create_topic(db: apsw.Connection, name: str, spec: bytes, *, partitions: int
     for number in range(partitions):
         db.execute("INSERT INTO partition(topic_id, number, next, chk) VALUES(?,?,0,0)", (identity, number))
         pid = db.last_insert_rowid()
+        if pid > PID_MAX:
+            msg = f"topic {name}: {partitions} more partitions pass the log's limit of {PID_MAX}; use fewer, or another log"
+            raise ConfigError(msg, path=f"topics.{name}.partitions")
         db.execute("UPDATE partition SET chk = ? WHERE pid = ?", (row_check(pid, identity, number, 0), pid))
     return identity
 

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 FORMAT_VERSION = 1
 APPLICATION_ID = 0x50454E53  # "PENS"
-PAGE_BYTES = 8192
+PAGE_BYTES = 16384
+
+# A block's key is its partition and first offset in one integer, so that a commit writes one page fewer than with an
+# index beside the table: pid << OFFSET_BITS | first.
+OFFSET_BITS = 46
+OFFSET_MAX = 2**OFFSET_BITS - 1
+PID_MAX = 2 ** (63 - OFFSET_BITS) - 1
+
+# The row of pid 0 in `partition` is no partition: its `next` counts the log's commits (the witness is held against
+# it); it lies there because that page is written by every publish anyway.
+TIP_PID = 0
 
 TABLES = """
 CREATE TABLE meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;                       -- store.py
-CREATE TABLE tip(id INTEGER PRIMARY KEY CHECK(id = 1), commits INTEGER NOT NULL, chk INTEGER NOT NULL);  -- store.py
 CREATE TABLE topic(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, folded TEXT NOT NULL UNIQUE,
     spec BLOB NOT NULL, schema_id INTEGER NOT NULL, chk INTEGER NOT NULL);          -- catalogue.py
 CREATE TABLE schema(id INTEGER PRIMARY KEY, topic_id INTEGER NOT NULL, description BLOB NOT NULL, arrow BLOB,
@@ -16,10 +25,8 @@ CREATE TABLE schema(id INTEGER PRIMARY KEY, topic_id INTEGER NOT NULL, descripti
 CREATE TABLE grp(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, spec BLOB NOT NULL, chk INTEGER NOT NULL);
 CREATE TABLE partition(pid INTEGER PRIMARY KEY, topic_id INTEGER NOT NULL, number INTEGER NOT NULL,
     next INTEGER NOT NULL, chk INTEGER NOT NULL, UNIQUE(topic_id, number));         -- placed.py
-CREATE TABLE block(id INTEGER PRIMARY KEY, pid INTEGER NOT NULL, first INTEGER NOT NULL, count INTEGER NOT NULL,
-    schema_id INTEGER NOT NULL, recorded_us INTEGER NOT NULL, time_min INTEGER, time_max INTEGER,
-    size INTEGER NOT NULL, origin TEXT NOT NULL, crc INTEGER NOT NULL, data BLOB NOT NULL);  -- placed.py
-CREATE UNIQUE INDEX block_at ON block(pid, first);
+CREATE TABLE block(at INTEGER PRIMARY KEY, count INTEGER NOT NULL, schema_id INTEGER NOT NULL,
+    recorded_us INTEGER NOT NULL, time_min INTEGER, time_max INTEGER, size INTEGER NOT NULL, origin TEXT NOT NULL, crc INTEGER NOT NULL, data BLOB NOT NULL);  -- placed.py
 CREATE TABLE producer(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, seen_us INTEGER NOT NULL);  -- producers.py
 CREATE TABLE sequence(producer_id INTEGER NOT NULL, epoch INTEGER NOT NULL, number INTEGER NOT NULL,
     content INTEGER NOT NULL, ranges BLOB NOT NULL, chk INTEGER NOT NULL,

@@ -9,10 +9,9 @@ import apsw
 from penstock.errors import BlockDamaged, LogTruncated
 from penstock.log.api import Block, Stored
 from penstock.log.checks import block_check, row_check, verify_row
+from penstock.log.ddl import OFFSET_BITS, OFFSET_MAX
 
-OFFSET_MAX = 2**62
-
-_COLUMNS = "first, count, schema_id, recorded_us, origin, time_min, time_max, size, crc"
+_COLUMNS = "at, count, schema_id, recorded_us, origin, time_min, time_max, size, crc"
 
 
 def next_offset(db: apsw.Connection, pid: int) -> int:
@@ -33,7 +32,7 @@ def has_room(db: apsw.Connection, blocks: Sequence[Block]) -> str | None:
         wanted[block.pid] = wanted.get(block.pid, 0) + block.count
     for pid, count in wanted.items():
         if next_offset(db, pid) + count > OFFSET_MAX:
-            return f"partition id {pid} is at offset {next_offset(db, pid)}; {count} more pass the limit of 2^62"
+            return f"partition id {pid} is at offset {next_offset(db, pid)}; {count} more pass the limit of 2^{OFFSET_BITS}"
     return None
 
 
@@ -49,9 +48,9 @@ def place(db: apsw.Connection, blocks: Sequence[Block], *, origin: str, now_us: 
         offset, topic_id, number = tips[block.pid]
         header = (block.pid, offset, block.count, block.schema_id, now_us, origin, block.time_min_us, block.time_max_us)
         db.execute(
-            "INSERT INTO block(pid, first, count, schema_id, recorded_us, origin, time_min, time_max, size, crc, data)"
-            " VALUES(?,?,?,?,?,?,?,?,?,?,?)",
-            (*header, block.size, block_check(block.data, *header), block.data),
+            "INSERT INTO block(at, count, schema_id, recorded_us, origin, time_min, time_max, size, crc, data)"
+            " VALUES(?,?,?,?,?,?,?,?,?,?)",
+            (block.pid << OFFSET_BITS | offset, *header[2:], block.size, block_check(block.data, *header), block.data),
         )
         first.append(offset)
         tips[block.pid] = (offset + block.count, topic_id, number)
@@ -78,13 +77,14 @@ def _read(
 ) -> Iterator[Stored]:
     events_max, bytes_max = limits
     rows = db.execute(
-        f"SELECT {_COLUMNS}, data FROM block WHERE pid = ?1 AND first >= "  # noqa: S608
-        "coalesce((SELECT max(first) FROM block WHERE pid = ?1 AND first <= ?2), ?2) ORDER BY first",
-        (pid, offset),
+        f"SELECT {_COLUMNS}, data FROM block WHERE at >= "  # noqa: S608
+        "coalesce((SELECT max(at) FROM block WHERE at BETWEEN ?1 AND ?2), ?2) AND at <= ?3 ORDER BY at",
+        (pid << OFFSET_BITS, pid << OFFSET_BITS | offset, pid << OFFSET_BITS | OFFSET_MAX),
     )
     expected = offset
     events = size_sum = 0
-    for first, count, schema_id, recorded_us, origin, time_min, time_max, size, crc, data in rows:
+    for at, count, schema_id, recorded_us, origin, time_min, time_max, size, crc, data in rows:
+        first = at & OFFSET_MAX
         if first > expected:
             break
         header = (pid, first, count, schema_id, recorded_us, origin, time_min, time_max)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import apsw
 import msgspec
@@ -12,6 +13,9 @@ from penstock.log import catalogue, ddl, placed, producers, progress
 from penstock.log.api import Advance, Append, Appended, Claim, Claimed, Refusal, Request, Result
 from penstock.log.checks import row_check, verify_row
 from penstock.system.points import reached
+
+
+T = TypeVar("T")
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -34,7 +38,10 @@ class Store:
             self.db.execute(ddl.TABLES)
             rows = [("log", log), ("incarnation", 1), ("format", ddl.FORMAT_VERSION), ("created_us", now_us)]
             self.db.executemany("INSERT INTO meta(key, value) VALUES(?, ?)", rows)
-            self.db.execute("INSERT INTO tip(id, commits, chk) VALUES(1, 0, ?)", (row_check(1, 0),))
+            self.db.execute(
+                "INSERT INTO partition(pid, topic_id, number, next, chk) VALUES(?, 0, 0, 0, ?)",
+                (ddl.TIP_PID, row_check(ddl.TIP_PID, 0)),
+            )
 
     def identity(self) -> Identity:
         """Which log this is.
@@ -55,11 +62,11 @@ class Store:
 
     def commits(self) -> int:
         """How many transactions this log holds: what the witness is compared with."""
-        row = self.db.execute("SELECT commits, chk FROM tip WHERE id = 1").fetchone()
+        row = self.db.execute("SELECT next, chk FROM partition WHERE pid = ?", (ddl.TIP_PID,)).fetchone()
         if row is None:
             msg = "the log's commit counter is missing; restore a backup"
             raise LogTruncated(msg)
-        verify_row("the log's commit counter", row[1], 1, row[0])
+        verify_row("the log's commit counter", row[1], ddl.TIP_PID, row[0])
         return row[0]
 
     def raise_incarnation(self) -> Identity:
@@ -89,7 +96,7 @@ class Store:
         reached("log.committed")
         return results, commits
 
-    def write(self, work: Callable[[apsw.Connection], msgspec.Struct]) -> msgspec.Struct:
+    def write(self, work: Callable[[apsw.Connection], T]) -> T:
         """Run a declaration in a transaction of its own."""
         self.db.execute("BEGIN IMMEDIATE")
         try:
@@ -104,7 +111,8 @@ class Store:
 
     def _count(self) -> int:
         commits = self.commits() + 1
-        self.db.execute("UPDATE tip SET commits = ?, chk = ? WHERE id = 1", (commits, row_check(1, commits)))
+        check = row_check(ddl.TIP_PID, commits)
+        self.db.execute("UPDATE partition SET next = ?, chk = ? WHERE pid = ?", (commits, check, ddl.TIP_PID))
         return commits
 
     def _one(self, request: Request, *, now_us: int) -> Result:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 Q = TypeVar("Q")
@@ -136,6 +137,12 @@ class Combiner(Generic[Q, R]):
             with self._serving:
                 self._gate.enter()
                 self._serve(self._take())
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Nobody serves for the time of the block; requests queue up meanwhile. The gate is the caller's to enter."""
+        with self._serving:
+            yield
 
     def full(self) -> bool:
         """Whether `submit` would block now."""

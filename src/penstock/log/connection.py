@@ -1,0 +1,100 @@
+"""Opening SQLite so that nothing acked is lost: fixed pragmas, each read back; the one table of SQLite's errors."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Literal
+
+import apsw
+
+from penstock.errors import ConfigError, CorruptionError, IOFailed, LogBusy, LogFull, PenstockError
+from penstock.log.ddl import APPLICATION_ID, PAGE_BYTES
+
+Durability = Literal["full", "normal"]
+
+# 3.7.0 to 3.51.2 can lose commits when a WAL is reset while a reader looks (sqlite.org, release notes of 3.51.3).
+SQLITE_MIN = (3, 51, 3)
+AUTOCHECKPOINT_PAGES = 2048
+_BUSY_MS = 2000
+
+
+def check_sqlite(version: str) -> None:
+    """Refuse SQLite versions that can lose commits.
+
+    Raises:
+        ConfigError: naming the version found and the one needed.
+    """
+    found = tuple(int(part) for part in version.split("."))
+    if found < SQLITE_MIN:
+        wanted = ".".join(map(str, SQLITE_MIN))
+        msg = f"SQLite {version} can lose commits (WAL reset race); expected {wanted} or later: upgrade the apsw wheel"
+        raise ConfigError(msg, path="log.sqlite")
+
+
+def connect(path: Path, durability: Durability) -> apsw.Connection:
+    """A connection to an existing log, or to a file being created.
+
+    Raises:
+        ConfigError: a pragma did not take, or the SQLite version is affected.
+    """
+    check_sqlite(apsw.sqlite_lib_version())
+    db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
+    try:
+        db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        db.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
+        db.set_busy_timeout(_BUSY_MS)
+        for name, value in _pragmas(durability):
+            _set(db, name, value)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _pragmas(durability: Durability) -> list[tuple[str, int | str]]:
+    rows: list[tuple[str, int | str]] = [
+        ("page_size", PAGE_BYTES),
+        ("auto_vacuum", 2),
+        ("journal_mode", "wal"),
+        ("synchronous", 2 if durability == "full" else 1),
+        ("wal_autocheckpoint", AUTOCHECKPOINT_PAGES),
+        ("cell_size_check", 1),
+        ("temp_store", 2),
+    ]
+    if sys.platform == "darwin":
+        rows += [("fullfsync", 1), ("checkpoint_fullfsync", 1)]
+    return rows
+
+
+def _set(db: apsw.Connection, name: str, value: int | str) -> None:
+    db.execute(f"PRAGMA {name} = {value}")
+    row = db.execute(f"PRAGMA {name}").fetchone()
+    if row is None or row[0] != value:
+        msg = f"PRAGMA {name} is {None if row is None else row[0]!r}; expected {value!r}: the file is not a Penstock log"
+        raise ConfigError(msg, path=f"log.{name}")
+
+
+def mark(db: apsw.Connection) -> None:
+    """Write the application id into a new file's header."""
+    db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+
+
+_TABLE: list[tuple[type[Exception], type[PenstockError], str]] = [
+    (apsw.FullError, LogFull, "the disk is full: nothing was stored, readers go on; free room, then publish again"),
+    (apsw.BusyError, LogBusy, "another program holds the log's file: close it (only Penstock may write there)"),
+    (apsw.CorruptError, CorruptionError, "the log's file is damaged: restore a backup, or run `penstock doctor`"),
+    (apsw.NotADBError, CorruptionError, "the log's file is not a database any more: restore a backup"),
+    (apsw.ReadOnlyError, ConfigError, "the log's file is read-only: change its owner or mode"),
+    (apsw.PermissionsError, ConfigError, "the log's file may not be opened: change its owner or mode"),
+    (apsw.CantOpenError, ConfigError, "the log's file cannot be opened: check the directory, its owner and mode"),
+    (apsw.Error, IOFailed, "SQLite failed: the log object is closed, open it again to see what is stored"),
+]
+
+
+def translate(exc: Exception, where: Path) -> PenstockError:
+    """Our error for one of SQLite's: the one table of them."""
+    for theirs, ours, text in _TABLE:
+        if isinstance(exc, theirs):
+            return ours(f"{where}: {text} ({type(exc).__name__}: {exc})")
+    return IOFailed(f"{where}: {type(exc).__name__}: {exc}")

@@ -1,0 +1,66 @@
+"""Guards of a log's files: what is open must still be what lies under the name, in the process that opened it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from penstock.errors import LogReplaced, LogTruncated
+from penstock.log.store import Identity
+from penstock.log.witness import Seen
+
+DATABASE = "log.db"
+
+
+class FileGuard:
+    """Remembers the inodes of the database and its write-ahead log; `check` before every commit.
+
+    A commit into a write-ahead log whose name is gone would be acked and lost (somebody who thought himself alone has
+    checkpointed and deleted it).
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._paths = [directory / DATABASE, directory / f"{DATABASE}-wal"]
+        self._inodes = [path.stat().st_ino for path in self._paths]
+
+    def check(self) -> None:
+        """Compare.
+
+        Raises:
+            LogReplaced: a file was deleted or replaced since it was opened; nothing has been committed.
+        """
+        for path, inode in zip(self._paths, self._inodes, strict=True):
+            try:
+                found = os.stat(path).st_ino
+            except FileNotFoundError:
+                found = None
+            if found != inode:
+                state = "is gone" if found is None else "was replaced"
+                msg = f"{path} {state} while the log was open: nothing was committed; open the log again"
+                raise LogReplaced(msg)
+
+
+def compare(seen: Seen, identity: Identity, commits: int, where: Path) -> None:
+    """Hold a log against its witness.
+
+    Raises:
+        LogReplaced: the witness belongs to another log or another history.
+        LogTruncated: the log holds fewer commits than the witness has seen.
+    """
+    if seen.log != identity.log:
+        msg = f"{where}: the witness belongs to log {seen.log}, the file is log {identity.log}; put the right file back"
+        raise LogReplaced(msg)
+    if seen.incarnation != identity.incarnation:
+        msg = (
+            f"{where}: the witness has seen incarnation {seen.incarnation}, the file is incarnation "
+            f"{identity.incarnation}: an older copy was put in its place; put the right file back, or accept it with "
+            "`penstock doctor --accept-loss` (raises the incarnation)"
+        )
+        raise LogReplaced(msg)
+    if commits < seen.commits:
+        msg = (
+            f"{where}: the log holds {commits} commits, its witness has seen {seen.commits}: the last "
+            f"{seen.commits - commits} were lost (a damaged or missing write-ahead log, or an older copy). Restore a "
+            "backup, or accept the loss with `penstock doctor --accept-loss` (raises the incarnation)"
+        )
+        raise LogTruncated(msg)
