@@ -1,0 +1,241 @@
+"""The memory driver: handles on a shared `Memory`, who owns which group, and waiting.
+
+Delivery guarantee: atomic steps, idempotent and fenced; durability D0 (gone with the process); order per key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+
+from penstock.channel import rules
+from penstock.channel.api import (
+    Acked,
+    Assigned,
+    Capabilities,
+    Committed,
+    Delivery,
+    FencedOff,
+    Idle,
+    Lost,
+    Owned,
+    Publish,
+    Refused,
+    Step,
+    Subscription,
+    Taken,
+    Topic,
+    TopicSpec,
+)
+from penstock.channel.drivers.memory.model import Memory
+from penstock.errors import Closed, ConfigError
+from penstock.event.batch import Delivered
+from penstock.system.ports import System
+
+
+class Shared:
+    """What handles on one memory share besides it: the owner of each group, and who waits for news."""
+
+    def __init__(self, memory: Memory) -> None:
+        self.memory = memory
+        self.owners: dict[str, MemoryIntake] = {}
+        self._waiting: set[asyncio.Future[None]] = set()
+
+    def wake(self) -> None:
+        """Something changed: everybody who waits looks again."""
+        for future in self._waiting:
+            if not future.done():
+                future.set_result(None)
+        self._waiting.clear()
+
+    async def wait(self, system: System, wait_s: float) -> None:
+        """Return at the next `wake`, or after `wait_s`."""
+        news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.add(news)
+        limit = asyncio.ensure_future(system.clock.sleep(wait_s))
+        try:
+            await asyncio.wait({news, limit}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._waiting.discard(news)
+            limit.cancel()
+            with suppress(asyncio.CancelledError):
+                await limit
+
+
+class MemoryChannel:
+    """A channel in this process's memory. Used from one event loop; `another` is what a second process would have."""
+
+    capabilities = Capabilities(
+        order="key",
+        replayable=True,
+        holds="none",
+        counts_deliveries=False,
+        step="atomic",
+        exclusive_partitions=True,
+        ledger="channel",
+        idempotent_publish=True,
+        fenced=True,
+        durability="D0",
+    )
+
+    def __init__(self, *, system: System, memory: Memory | None = None, shared: Shared | None = None) -> None:
+        self._system = system
+        self._shared = shared or Shared(memory or Memory())
+        self._intakes: list[MemoryIntake] = []
+        self._closed = False
+
+    @property
+    def memory(self) -> Memory:
+        """What is stored, for inspection."""
+        return self._shared.memory
+
+    def another(self, *, system: System | None = None) -> MemoryChannel:
+        """Another handle on the same memory."""
+        return MemoryChannel(system=system or self._system, shared=self._shared)
+
+    async def open(self, topics: Sequence[TopicSpec]) -> Mapping[str, Topic]:
+        """See `Channel`; a refused declaration leaves the others of the call undeclared too."""
+        self._check_open()
+        return self.memory.declare(topics)
+
+    async def publish(self, publish: Publish) -> Acked | Refused:
+        """See `Channel`; never unknown."""
+        self._check_open()
+        answer = self.memory.publish(publish, now_us=self._system.clock.now_us())
+        self._shared.wake()
+        return answer
+
+    async def join(self, subscription: Subscription) -> MemoryIntake:
+        """See `Channel`. One member owns all partitions of a group; another one waits until it is gone."""
+        self._check_open()
+        self.memory.declare_group(subscription.group)
+        intake = MemoryIntake(self._shared, subscription, self._system)
+        self._intakes.append(intake)
+        return intake
+
+    async def read(self, topic: str, partition: int, offset: int, *, events_max: int) -> Sequence[Delivered]:
+        """See `Channel`."""
+        self._check_open()
+        known = self.memory.topics.get(topic)
+        if known is None:
+            raise ConfigError(rules.unknown_name(topic, list(self.memory.topics), what="topic"), path=f"topics.{topic}")
+        if not 0 <= partition < known.spec.partitions or offset < 0:
+            msg = f"partition {partition}, offset {offset}; expected 0 to {known.spec.partitions - 1}, and 0 or more"
+            raise ConfigError(msg, path=f"topics.{topic}")
+        return self.memory.read((topic, partition), offset, events_max=events_max)
+
+    def seize(self, group: str) -> None:
+        """Take the group from its owner, as after the end of a lease; the next member that asks gets it.
+
+        The former owner is told `Lost` and its commits are refused from now on.
+        """
+        owner = self._shared.owners.pop(group, None)
+        self.memory.claim(group, ())
+        if owner is not None:
+            owner.lose("another member took the group over")
+        self._shared.wake()
+
+    async def close(self) -> None:
+        """See `Channel`: its members leave, its waiting calls end with `Closed`."""
+        self._closed = True
+        for intake in self._intakes:
+            await intake.leave()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Closed("this memory channel was closed; make another")
+
+
+class MemoryIntake:
+    """See `Intake`. Made by `MemoryChannel.join`."""
+
+    def __init__(self, shared: Shared, subscription: Subscription, system: System) -> None:
+        self._shared = shared
+        self._subscription = subscription
+        self._system = system
+        self._told: deque[Assigned | Lost] = deque()
+        self._held: dict[int, Owned] = {}
+        self._position: dict[int, int] = {}
+        self._dead: dict[Owned, str] = {}
+        self._left = False
+
+    @property
+    def group(self) -> str:
+        """The group's name."""
+        return self._subscription.group.name
+
+    async def next(self, *, events_max: int, bytes_max: int, wait_s: float) -> Taken:
+        """See `Intake`."""
+        deadline_s = self._system.clock.monotonic_s() + wait_s
+        while True:
+            if self._left:
+                raise Closed(f"group {self.group}: this member has left; join again")
+            taken = self._take(events_max, bytes_max)
+            left_s = deadline_s - self._system.clock.monotonic_s()
+            if not isinstance(taken, Idle) or left_s <= 0:
+                return taken
+            await self._shared.wait(self._system, left_s)
+
+    def _take(self, events_max: int, bytes_max: int) -> Taken:
+        if self._told:
+            return self._told.popleft()
+        owner = self._shared.owners.setdefault(self.group, self)
+        if owner is not self:
+            name = owner._subscription.member or "another member"  # noqa: SLF001  same class
+            return Idle(f"group {self.group} is owned by {name}; waiting for it to leave")
+        if not self._held:
+            self._become_owner()
+            return self._told.popleft()
+        return self._deliver(events_max, bytes_max) or Idle()
+
+    def _become_owner(self) -> None:
+        for assigned in self._shared.memory.claim(self.group, self._subscription.ledger_spaces):
+            self._held[assigned.owned.partition] = assigned.owned
+            self._position[assigned.owned.partition] = assigned.floor
+            self._told.append(assigned)
+
+    def _deliver(self, events_max: int, bytes_max: int) -> Delivery | None:
+        """From the partition that was served longest ago and has something."""
+        topic = self._subscription.group.topic
+        for partition, owned in list(self._held.items()):
+            offset = self._position[partition]
+            batches = self._shared.memory.read((topic, partition), offset, events_max=events_max)
+            batches = rules.within(batches, bytes_max)
+            if batches:
+                self._position[partition] = batches[-1].end
+                self._held[partition] = self._held.pop(partition)  # to the end of the line
+                return Delivery(owned, batches)
+        return None
+
+    async def commit(self, step: Step) -> Committed | FencedOff:
+        """See `Intake`; never unknown."""
+        reason = self._dead.get(step.owned)
+        if self._left:
+            reason = f"group {self.group}: this member has left"
+        if reason is not None:
+            return FencedOff(reason)
+        answer = self._shared.memory.commit(step, now_us=self._system.clock.now_us())
+        if isinstance(answer, FencedOff):
+            self._dead[step.owned] = answer.reason
+        elif step.outputs:
+            self._shared.wake()
+        return answer
+
+    async def extend(self, owned: Owned, references: Sequence[int], for_s: float) -> None:
+        """See `Intake`: the memory keeps ownership, there is nothing to extend."""
+
+    async def leave(self) -> None:
+        """See `Intake`."""
+        self._left = True
+        if self._shared.owners.get(self.group) is self:
+            del self._shared.owners[self.group]
+        self._shared.wake()
+
+    def lose(self, reason: str) -> None:
+        """Told by `seize`: forget what was owned, and tell the member."""
+        self._told.clear()
+        self._told.extend(Lost(owned, reason) for _, owned in sorted(self._held.items()))
+        self._held.clear()
+        self._position.clear()
