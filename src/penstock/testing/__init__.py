@@ -1,0 +1,1 @@
+"""What users and drivers test with: conformance suites, simulation, strategies."""

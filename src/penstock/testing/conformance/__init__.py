@@ -1,0 +1,1 @@
+"""Published conformance suites: one per contract, run by every driver, ours and others'."""

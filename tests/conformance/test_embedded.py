@@ -1,0 +1,28 @@
+"""The embedded log keeps the channel contract."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from penstock.channel.api import Channel, Intake
+from penstock.system import System
+from penstock.testing.conformance.channel import ChannelConformance
+
+embedded = pytest.importorskip("penstock.channel.drivers.embedded")
+
+
+class TestEmbedded(ChannelConformance):
+    """Every handle opens the log directory anew, as another program would."""
+
+    channel_name = "embedded"
+    durable = True
+    seed = int(os.environ.get("SEED", "0"))
+
+    def make_channel(self, place: Path, system: System) -> Channel:
+        return embedded.EmbeddedChannel(place / "log", system=system)
+
+    async def crash(self, channel: Channel, intake: Intake, group: str) -> None:
+        intake._owner.close()  # what the kernel does to a dead process's lock
