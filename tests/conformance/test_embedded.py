@@ -19,6 +19,7 @@ class TestEmbedded(ChannelConformance):
 
     channel_name = "embedded"
     durable = True
+    examples_max = 10
     seed = int(os.environ.get("SEED", "0"))
 
     def make_channel(self, place: Path, system: System) -> Channel:
