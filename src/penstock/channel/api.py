@@ -114,7 +114,10 @@ class GroupSpec(msgspec.Struct, frozen=True):
 
 
 class Subscription(msgspec.Struct, frozen=True):
-    """Join `group` as one more member. `member` names this one in messages to people."""
+    """Join `group` as one more member. `member` names this one in messages to people.
+
+    `ledger_spaces` limits what `Assigned.ledger` restores to these spaces at least; empty means all.
+    """
 
     group: GroupSpec
     member: str = ""
@@ -223,9 +226,11 @@ class Intake(Protocol):
 
         Promises: assignments come before deliveries of that partition; deliveries of a partition come in offset order
         without a gap or repetition within one assignment; a delivery holds at most `events_max` events (and about
-        `bytes_max` bytes, though always one block).
+        `bytes_max` bytes, though always one block). Holes of the assignment are delivered too where the log has them:
+        the member leaves them out. A cancelled call loses nothing.
 
         Raises:
+            Closed: this member has left, or the channel was closed.
             CorruptionError: stored data is not what was stored; nothing is skipped.
         """
         ...
@@ -233,7 +238,13 @@ class Intake(Protocol):
     async def commit(self, step: Step) -> Committed | FencedOff | Unknown:
         """Make the step permanent. Commits of one partition are applied in the order they were called.
 
-        After `FencedOff` or `Unknown` later steps of the same assignment are refused too.
+        After `FencedOff` or `Unknown` later steps of the same assignment are refused too. After `leave` every step is
+        answered `FencedOff`.
+
+        Raises:
+            Rejected: the step breaks a rule by itself (a floor that moves back, too many holes, an output over its
+                topic's limit); nothing of it was stored and the assignment goes on.
+            LogFull: nothing of it was stored; make room and commit the same step again.
         """
         ...
 
@@ -282,5 +293,5 @@ class Channel(Protocol):
         ...
 
     async def close(self) -> None:
-        """Let everything go; published work that was acked stays. May be called twice."""
+        """Let everything go: members leave, waiting calls end with `Closed`; acked work stays. May be called twice."""
         ...

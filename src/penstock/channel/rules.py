@@ -51,7 +51,7 @@ def check_name(name: str, *, what: str) -> None:
         msg = f"the {what} name {name!r}; expected 1 to 200 of A-Z a-z 0-9 . _ - and neither '.' nor '..'"
         raise ConfigError(msg, path=f"{what}s")
     if _DEVICES.fullmatch(name):
-        msg = f"the {what} name {name!r} is a device on Windows; expected another, such as {name.split('.')[0] + '_events'!r}"
+        msg = f"the {what} name {name!r} is the name of a device on Windows; expected another, such as 'my_{name}'"
         raise ConfigError(msg, path=f"{what}s")
 
 
@@ -137,7 +137,9 @@ def _differences(old: object, new: object, fields: Sequence[str]) -> list[str]:
 # -- what may be stored --------------------------------------------------------------------------------------------
 
 
-def refuse_batches(batches: Sequence[NewBatch], topics: Mapping[str, Topic], tips: Mapping[tuple[str, int], int]) -> str:
+def refuse_batches(
+    batches: Sequence[NewBatch], topics: Mapping[str, Topic], tips: Mapping[tuple[str, int], int]
+) -> str:
     """Why these batches cannot be stored; empty when they can.
 
     Args:
@@ -155,7 +157,7 @@ def refuse_batches(batches: Sequence[NewBatch], topics: Mapping[str, Topic], tip
     for (topic, partition), count in wanted.items():
         tip = tips.get((topic, partition), 0)
         if tip + count > OFFSET_MAX:
-            return f"topic {topic}, partition {partition} is at offset {tip}; {count} more pass the limit of {OFFSET_MAX}"
+            return f"topic {topic}/{partition} is at offset {tip}; {count} more pass the limit of {OFFSET_MAX}"
     return ""
 
 
@@ -167,7 +169,7 @@ def _refuse_batch(batch: NewBatch, topic: Topic | None) -> str:
         return f"topic {spec.name} has partitions 0 to {spec.partitions - 1}; found {batch.partition}"
     found = len(batch.payload.lengths) if isinstance(batch.payload, Rows) else batch.payload.table.num_rows
     if found != batch.count or batch.count < 1:
-        return f"topic {spec.name}: count says {batch.count}, the payload holds {found} events; expected the same, at least 1"
+        return f"topic {spec.name}: count is {batch.count}, the payload has {found} events; expected the same, not 0"
     for name, values in batch.payload.attributes.items():
         if len(values) != batch.count:
             return f"topic {spec.name}: attribute {name} has {len(values)} values for {batch.count} events"
@@ -179,10 +181,10 @@ def _refuse_size(batch: NewBatch, spec: TopicSpec) -> str:
     way_out = f"raise topics.{spec.name}.event_bytes_max, or publish a reference to the data"
     if not isinstance(batch.payload, Rows):
         if spec.schema is None:
-            return f"topic {spec.name} is declared as raw bytes and the payload is columns; publish rows, or declare a type"
+            return f"topic {spec.name} is of raw bytes and the payload is columns; publish rows, or declare a type"
         size = batch.payload.table.nbytes
         if size > limit * batch.count:
-            return f"topic {spec.name}: {batch.count} events of {size} bytes; the limit is {limit} bytes an event: {way_out}"
+            return f"topic {spec.name}: {batch.count} events in {size} bytes; the limit is {limit} each: {way_out}"
         return ""
     if len(batch.payload.body) != sum(batch.payload.lengths) + batch.count - 1:
         return (
@@ -320,7 +322,9 @@ def _refuse_settle(settle: Settle, tip: int) -> str:
     if settle.floor_after > tip:
         return f"floor {settle.floor_after} after the step, and the partition ends at {tip}; expected no more than that"
     if len(settle.holes) > HOLES_MAX:
-        return f"{len(settle.holes)} holes above the floor; at most {HOLES_MAX} are kept: settle the lowest events first"
+        return (
+            f"{len(settle.holes)} holes above the floor; at most {HOLES_MAX} are kept: settle the lowest events first"
+        )
     outside = next((hole for hole in settle.holes if not 0 <= hole < tip), None)
     if outside is not None:
         return f"hole {outside}, and the partition ends at {tip}; expected offsets of recorded events"

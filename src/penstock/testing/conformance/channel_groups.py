@@ -8,6 +8,7 @@ import pytest
 
 from penstock.channel.api import (
     HOLES_MAX,
+    Capabilities,
     Committed,
     FencedOff,
     GroupSpec,
@@ -20,10 +21,28 @@ from penstock.channel.api import (
     TopicSpec,
 )
 from penstock.errors import Closed, ConfigError, DeclaredDifferently, Rejected
-from penstock.testing.conformance.harness import BYTES_MAX, ChannelSuite, Member, Site, member, promise, put, rows, stored
+from penstock.testing.conformance.harness import (
+    BYTES_MAX,
+    ChannelSuite,
+    Member,
+    Site,
+    member,
+    promise,
+    put,
+    rows,
+    stored,
+)
 
 T = TopicSpec("t", partitions=1)
 OUT = TopicSpec("out", partitions=1)
+
+
+def _exclusive(powers: Capabilities) -> bool:
+    return powers.exclusive_partitions
+
+
+def _fenced(powers: Capabilities) -> bool:
+    return powers.fenced
 
 
 class GroupPromises(ChannelSuite):
@@ -205,7 +224,11 @@ class GroupPromises(ChannelSuite):
         found = {p: (a.floor, list(a.ledger)) for p, a in heir.assigned.items()}
         assert found == {0: (1, [("s", b"k", b"v")]), 1: (0, [])}
 
-    @promise("one member at a time owns a partition; a second one is told who does, and takes over when it leaves", power="exclusive_partitions", needs=lambda powers: powers.exclusive_partitions)
+    @promise(
+        "one member owns a partition; a second one is told which, and takes over when that leaves",
+        power="exclusive_partitions",
+        needs=_exclusive,
+    )
     async def test_second_member(self, site: Site) -> None:
         channel = await site.channel(T)
         first = await member(channel, self, name="worker-1")
@@ -234,7 +257,9 @@ class GroupPromises(ChannelSuite):
         assert await heir.take(1) == [(1, b"b")]
         assert len(await stored(channel, "out")) == 1
 
-    @promise("a zombie's commit is refused inside the commit, and nothing of it is stored", power="fenced", needs=lambda powers: powers.fenced)
+    @promise(
+        "a zombie's commit is refused inside the commit, and nothing of it is stored", power="fenced", needs=_fenced
+    )
     async def test_zombie(self, site: Site) -> None:
         channel = await site.channel(T, OUT)
         await put(channel, 0, rows(b"a", b"b"))

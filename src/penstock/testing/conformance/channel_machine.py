@@ -38,7 +38,7 @@ class MachinePromise(ChannelSuite):
             stateful_step_count=25,
             deadline=None,
             database=None,
-            suppress_health_check=list(hypothesis.HealthCheck),
+            suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.filter_too_much],
         )
         run_state_machine_as_test(hypothesis.seed(self.seed)(Machine), settings=limits)
 
@@ -114,10 +114,11 @@ class _Machine(RuleBasedStateMachine):
     def commit(self, data: st.DataObject) -> None:
         """A step copies what it settles for the first time, and remembers something."""
         assert self._owner is not None
+        self._do(self._owner.next())
         end = max([self._floor, *[offset + 1 for offset, _ in self._owner.seen[0]]])
         after = data.draw(st.integers(self._floor, end))
         above = sorted(h for h in self._holes if h >= after)
-        new = data.draw(st.sets(st.integers(after, end - 1), max_size=4)) if end > after else set[int]()
+        new = data.draw(st.sets(st.integers(after, end - 1), min_size=1, max_size=4)) if end > after else set[int]()
         holes = set(above) | new
         settled = [o for o in range(self._floor, after) if o not in self._holes] + sorted(new - self._holes)
         bodies = [self._published[o] for o in settled]

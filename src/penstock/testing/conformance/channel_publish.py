@@ -104,7 +104,9 @@ class PublishPromises(ChannelSuite):
         assert {name: list(v) for name, v in whole.payload.attributes.items()} == attributes
         assert (whole.time_min_us, whole.time_max_us) == (-5, 1)
         (part,) = await channel.read("t", 0, 1, events_max=1)
-        assert {name: list(v) for name, v in part.payload.attributes.items()} == {n: v[1:2] for n, v in attributes.items()}
+        assert {name: list(v) for name, v in part.payload.attributes.items()} == {
+            n: v[1:2] for n, v in attributes.items()
+        }
 
     @promise("columns come back as columns with the schema id they were written with", needs=_replayable)
     async def test_columns(self, site: Site) -> None:
@@ -165,7 +167,11 @@ class PublishPromises(ChannelSuite):
             assert isinstance(answer, Refused), batch
         assert list((await put(channel, 0, rows(b"right"))).first) == [0]
 
-    @promise("a repeated sequence is answered with the original offsets and stores nothing", power="idempotent_publish", needs=_both)
+    @promise(
+        "a repeated sequence is answered with the original offsets and stores nothing",
+        power="idempotent_publish",
+        needs=_both,
+    )
     async def test_repeat(self, site: Site) -> None:
         channel = await site.channel(RAW)
         await put(channel, 0, rows(b"a", b"b"))
@@ -188,7 +194,11 @@ class PublishPromises(ChannelSuite):
             assert "p" in answer.reason
         assert await stored(channel) == [(0, b"a"), (1, b"b")]
 
-    @promise("the same bytes split into other events, or with other attributes, are other content", power="idempotent_publish", needs=_both)
+    @promise(
+        "the same bytes split into other events, or with other attributes, are other content",
+        power="idempotent_publish",
+        needs=_both,
+    )
     async def test_conflict_of_shape(self, site: Site) -> None:
         channel = await site.channel(RAW)
         await put(channel, 0, NewBatch("t", 0, 2, Rows(b"a\nb\nc", array("I", [1, 3]), {"key": [b"x", b"y"]})))
@@ -199,7 +209,11 @@ class PublishPromises(ChannelSuite):
             answer = await channel.publish(Publish("p", 0, 0, [other]))
             assert isinstance(answer, Refused), other
 
-    @promise("a sequence ahead of the next one is refused, and the gap can be closed", power="idempotent_publish", needs=_both)
+    @promise(
+        "a sequence ahead of the next one is refused, and the gap can be closed",
+        power="idempotent_publish",
+        needs=_both,
+    )
     async def test_sequence_gap(self, site: Site) -> None:
         channel = await site.channel(RAW)
         assert isinstance(await channel.publish(Publish("p", 0, 1, [rows(b"late")])), Refused)
@@ -243,7 +257,9 @@ class PublishPromises(ChannelSuite):
         assert await stored(again) == [(0, b"a"), (1, b"b")]
         assert (await put(again, 0, rows(b"a", b"b"))).repeated
 
-    @promise("a channel that cannot replay refuses to read", power="replayable", needs=lambda powers: not powers.replayable)
+    @promise(
+        "a channel that cannot replay refuses to read", power="replayable", needs=lambda powers: not powers.replayable
+    )
     async def test_read_unsupported(self, site: Site) -> None:
         channel = await site.channel(RAW)
         with pytest.raises(Unsupported):

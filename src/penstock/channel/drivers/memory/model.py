@@ -150,7 +150,7 @@ class Memory:
         count = self._events + sum(batch.count for batch in batches)
         if count <= self.config.events_max:
             return ""
-        return f"{count} events in memory; MemoryConfig.events_max is {self.config.events_max}: raise it, or use the log"
+        return f"{count} events; MemoryConfig.events_max is {self.config.events_max}: raise it, or use the embedded log"
 
     def _store(self, batches: Sequence[NewBatch], *, origin: str, now_us: int) -> list[int]:
         first: list[int] = []
@@ -216,7 +216,7 @@ class Memory:
         state = self._groups.get(step.group)
         partition = step.owned.partition
         if state is None or step.owned.topic != state.spec.topic or partition not in state.progress:
-            msg = f"group {step.group} has no partition {partition} of topic {step.owned.topic}; commit what was assigned"
+            msg = f"group {step.group} has no {step.owned.topic}/{partition}; commit what was assigned"
             raise Rejected(msg)
         tip = self.tips.get((step.owned.topic, partition), 0)
         decided = rules.decide_step(state.progress[partition], step, tip=tip)
