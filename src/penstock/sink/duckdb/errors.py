@@ -1,0 +1,65 @@
+"""What DuckDB says, in our words: one table, complete by test."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+
+import duckdb
+
+from penstock.errors import ConfigError, CorruptionError, IOFailed, PenstockError, RefusedByTarget, TransientError
+
+DUCKDB: Mapping[str, type[PenstockError]] = {
+    "BinderException": RefusedByTarget,
+    "CatalogException": RefusedByTarget,
+    "ConnectionException": TransientError,
+    "ConstraintException": RefusedByTarget,
+    "ConversionException": RefusedByTarget,
+    "DataError": RefusedByTarget,
+    "DatabaseError": IOFailed,
+    "DependencyException": RefusedByTarget,
+    "Error": IOFailed,
+    "FatalException": IOFailed,
+    "HTTPException": IOFailed,
+    "IOException": IOFailed,
+    "IntegrityError": RefusedByTarget,
+    "InternalError": IOFailed,
+    "InternalException": IOFailed,
+    "InterruptException": TransientError,
+    "InvalidInputException": RefusedByTarget,
+    "InvalidTypeException": RefusedByTarget,
+    "NotImplementedException": RefusedByTarget,
+    "NotSupportedError": RefusedByTarget,
+    "OperationalError": TransientError,
+    "OutOfMemoryException": TransientError,
+    "OutOfRangeException": RefusedByTarget,
+    "ParserException": RefusedByTarget,
+    "PermissionException": ConfigError,
+    "ProgrammingError": RefusedByTarget,
+    "ResourceInUseException": TransientError,
+    "SequenceException": RefusedByTarget,
+    "SerializationException": CorruptionError,
+    "SyntaxException": RefusedByTarget,
+    "TransactionException": TransientError,
+    "TypeMismatchException": RefusedByTarget,
+}
+"""Class name in `duckdb` → what it means for what is staged."""
+
+_HOLDER = re.compile(r"\(PID (\d+)\)")
+
+
+def translated(exc: duckdb.Error, what: str) -> PenstockError:
+    """The error to raise from `exc`; `what` says what was being done, with names."""
+    return DUCKDB[type(exc).__name__](f"{what}: {exc}")
+
+
+def holder_of(exc: duckdb.Error) -> int | None:
+    """The process that holds the file, when that is what DuckDB complains of; ours for another mode of opening."""
+    text = str(exc)
+    if isinstance(exc, duckdb.ConnectionException) and "different configuration" in text:
+        return os.getpid()
+    if isinstance(exc, duckdb.IOException) and "lock" in text.lower():
+        match = _HOLDER.search(text)
+        return int(match[1]) if match else 0
+    return None
