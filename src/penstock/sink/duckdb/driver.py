@@ -7,7 +7,7 @@ even read it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -151,7 +151,7 @@ class DuckDBTable:
         return held
 
     @contextmanager
-    def _opened(self) -> Iterator[duckdb.DuckDBPyConnection]:
+    def _opened(self) -> Generator[duckdb.DuckDBPyConnection]:
         connection = self._connect()
         try:
             yield connection
@@ -162,7 +162,9 @@ class DuckDBTable:
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
         """Open the file, waiting within bounds for whoever holds it."""
-        options = {"storage_compatibility_version": self._config.storage} if self._config.storage else {}
+        options: dict[str, str | bool | int | float | list[str]] = {}
+        if self._config.storage:
+            options["storage_compatibility_version"] = self._config.storage
         waited, pause = 0.0, _PAUSE_FIRST_S
         while True:
             reached("duckdb.open")
@@ -281,7 +283,7 @@ class _Transaction:
 
 
 @contextmanager
-def _transaction(connection: duckdb.DuckDBPyConnection, what: str) -> Iterator[_Transaction]:
+def _transaction(connection: duckdb.DuckDBPyConnection, what: str) -> Generator[_Transaction]:
     """BEGIN … COMMIT. An exception leaves it open: closing the connection rolls back.
 
     Raises:

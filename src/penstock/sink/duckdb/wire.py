@@ -21,7 +21,7 @@ CREATE TABLE IF NOT EXISTS {PROGRESS} (
 """
 _WHERE = 'pipeline = ? AND target = ? AND topic = ? AND "partition" = ?'
 READ_PROGRESS = f'SELECT log, incarnation, epoch, "offset" FROM {PROGRESS} WHERE {_WHERE}'
-READ_TOPICS = f'SELECT topic FROM {PROGRESS} WHERE pipeline = ? AND target = ? AND topic <> ? LIMIT 1'
+READ_TOPICS = f"SELECT topic FROM {PROGRESS} WHERE pipeline = ? AND target = ? AND topic <> ? LIMIT 1"
 INSERT_PROGRESS = f"INSERT INTO {PROGRESS} VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 RAISE_EPOCH = f"UPDATE {PROGRESS} SET epoch = ? WHERE {_WHERE} AND epoch <= ?"
 ADVANCE = (

@@ -7,7 +7,7 @@ temporary files of earlier claims.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -72,7 +72,7 @@ class ParquetDirectory:
         self._held.clear()
 
     @contextmanager
-    def _holding(self, owned: Owned) -> Iterator[_Held]:
+    def _holding(self, owned: Owned) -> Generator[_Held]:
         key = (owned.topic, owned.partition)
         held = self._held.get(key)
         if held is None or held.last.epoch != owned.epoch:
@@ -252,5 +252,7 @@ def _require_history(newest: Manifest, claim: Claim, root: Path) -> None:
 
 def _fenced(mine: Manifest, newest: Manifest | None) -> Fenced:
     holder = "another owner" if newest is None else f"epoch {newest.epoch}"
-    msg = f"{holder} has partition {mine.partition} of {mine.topic} in pipeline {mine.pipeline}; epoch {mine.epoch} stops"
+    msg = (
+        f"{holder} has partition {mine.partition} of {mine.topic} in pipeline {mine.pipeline}; epoch {mine.epoch} stops"
+    )
     return Fenced(msg)

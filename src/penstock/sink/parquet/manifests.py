@@ -100,7 +100,7 @@ class Manifests:
             if not (again and self._holds(target, data)):
                 return False
             sync_directory(self.home)
-        return self.newest_number() == manifest.number
+        return self._is_newest(manifest.number)
 
     def unfinished(self, manifest: Manifest) -> tuple[Part, ...]:
         """Files of the manifest that may still bear their temporary names."""
@@ -135,6 +135,10 @@ class Manifests:
             if old <= number - KEPT:
                 remove(self._path(old))
                 remove(self._path(old, FINISHED))
+
+    def _is_newest(self, number: int) -> bool:
+        """Whether the number that was just linked is the newest; if not, its name had been pruned before."""
+        return self.newest_number() == number
 
     def _finish_part(self, part: Part, number: int) -> None:
         temporary, final = self.scratch / part.temporary, self.root / part.name
