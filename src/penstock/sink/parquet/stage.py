@@ -127,7 +127,7 @@ class _OpenFile:
             return
         reached(f"parquet.write:{self.path.name}")
         table = pa.Table.from_batches(self._waiting, self.schema)
-        self._writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+        self._writer.write_table(table, row_group_size=2 * ROW_GROUP_ROWS)
         self._rows += table.num_rows
         self._waiting.clear()
         self._waiting_rows = self._waiting_bytes = 0
