@@ -64,6 +64,9 @@ class Sink(Protocol):
         Raises:
             LogRegressed: the target is ahead of the log, or belongs to another log or incarnation; nothing changed.
             Fenced: a newer epoch holds the partition.
+            ConfigError: the target holds another topic of this pipeline, or its name is none; nothing changed.
+            TransientError: not now (the target is held by pid N); claim again under the same epoch.
+            CorruptionError: something committed is missing or damaged in the target; nothing is skipped.
         """
         ...
 
@@ -84,6 +87,8 @@ class Sink(Protocol):
         Raises:
             Fenced: a newer owner has claimed the partition; what was staged is dropped.
             TransientError: not now (the target is held by pid N); staged data is kept, commit again.
+            RefusedByTarget: the target refused a row (a constraint); nothing of this commit is visible.
+            IOFailed: the disk failed; nothing staged can be trusted: claim again under a newer epoch.
         """
         ...
 

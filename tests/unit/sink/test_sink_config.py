@@ -22,7 +22,7 @@ def test_rolls_are_durations(text: str | float, seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "60", "1 week", "-1s", "0s", 0, -2.0, Roll(events_max=0)])
 def test_other_rolls_are_refused(text: str | float | Roll) -> None:
-    with pytest.raises(ConfigError, match="^sink.roll: ") as caught:
+    with pytest.raises(ConfigError, match=r"^sink\.roll: ") as caught:
         roll_of(text, path="sink.roll")
     assert caught.value.path == "sink.roll"
 
@@ -44,9 +44,9 @@ def test_duckdb_options() -> None:
 
 @pytest.mark.parametrize("name", ['a"b', "a b", "", "1a", "a;drop table t", "x" * 129, "penstock_progress", "ä", "a\n"])
 def test_identifiers_come_from_an_allow_list(name: str) -> None:
-    with pytest.raises(ConfigError, match="duckdb_table.table"):
+    with pytest.raises(ConfigError, match=r"duckdb_table\.table"):
         duckdb_table("a.duckdb", table=name)
-    with pytest.raises(ConfigError, match="duckdb_table.key"):
+    with pytest.raises(ConfigError, match=r"duckdb_table\.key"):
         duckdb_table("a.duckdb", table="t", key=[name])
 
 

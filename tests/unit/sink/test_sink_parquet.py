@@ -85,7 +85,7 @@ def test_a_column_keeps_its_type_across_owners(tmp_path: Path) -> None:
     sink.close()
     sink = parquet(tmp_path).open()
     sink.claim(claim(2))
-    with pytest.raises(RefusedByTarget, match="column id is string; .* have int64"):
+    with pytest.raises(RefusedByTarget, match=r"column id is string; .* have int64"):
         sink.write(Staged(Owned("delays", 0, 2), 1, 2, pa.RecordBatch.from_pydict({"id": ["x"]})))
     sink.close()
 

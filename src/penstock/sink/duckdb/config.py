@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from penstock.sink.api import Sink
 
 WAIT_S_DEFAULT = 5.0
+ROLL_DEFAULT = Roll(events_max=200_000, seconds=1.0)
 
 
 class DuckDBSink(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -30,23 +31,23 @@ class DuckDBSink(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     path: str
     table: str
     key: tuple[str, ...] = ()
-    roll: Roll = Roll(events_max=200_000, seconds=1.0)
+    roll: Roll = ROLL_DEFAULT
     wait_s: float = WAIT_S_DEFAULT
     storage: str = ""
 
     def open(self) -> Sink:
         """The sink itself; the caller closes it. Nothing is touched before the first claim."""
-        from penstock.sink.duckdb.driver import DuckDBTable
+        from penstock.sink.duckdb.driver import DuckDBTable  # noqa: PLC0415 - the library loads on first use
 
         return DuckDBTable(self)
 
 
-def duckdb_table(  # noqa: PLR0913 - one face for users, every option by name
+def duckdb_table(  # every option by name, one face for users
     path: str | os.PathLike[str],
     *,
     table: str,
     key: Sequence[str] = (),
-    roll: Roll | str | float = Roll(events_max=200_000, seconds=1.0),
+    roll: Roll | str | float = ROLL_DEFAULT,
     wait_s: float = WAIT_S_DEFAULT,
     storage: str = "",
 ) -> DuckDBSink:

@@ -15,7 +15,7 @@ import duckdb
 import pyarrow as pa
 
 from penstock.channel.api import Owned
-from penstock.errors import ConfigError, Fenced, LogRegressed, RefusedByTarget, TransientError
+from penstock.errors import ConfigError, Fenced, IOFailed, LogRegressed, RefusedByTarget, TransientError
 from penstock.sink.api import Claim, Staged
 from penstock.sink.duckdb import wire
 from penstock.sink.duckdb.config import DuckDBSink
@@ -49,7 +49,7 @@ class DuckDBTable:
         """See `Sink`."""
         key = (claim.owned.topic, claim.owned.partition)
         self._held.pop(key, None)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._settle_directory()
         held = _Held(claim, self._config.table)
         try:
             with self._opened() as connection, _transaction(connection, "claim"):
@@ -58,7 +58,7 @@ class DuckDBTable:
                 held.target = self._table_columns(connection)
         except _ReplyLost as lost:
             raise translated(lost.error, f"{self.name}: the claim may be there or not, claim again") from lost.error
-        sync_directory(self._path.parent)
+        self._settle_directory()
         self._held[key] = held
         return held.position
 
@@ -89,6 +89,7 @@ class DuckDBTable:
         except Fenced:
             del self._held[(owned.topic, owned.partition)]
             raise
+        self._settle_directory()
         held.position = held.end
         held.batches.clear()
         return held.position
@@ -142,6 +143,16 @@ class DuckDBTable:
             f"in {wire.PROGRESS} and finds {found}: the file was replaced or edited; restore it, or write to a new one"
         )
         raise LogRegressed(msg)
+
+    def _settle_directory(self) -> None:
+        """Make the names of the file and of its write-ahead log durable; DuckDB syncs only their content."""
+        parent = self._path.parent
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            sync_directory(parent)
+        except OSError as exc:
+            msg = f"{self.name}: {exc.strerror} ({parent}); give the sink a directory that can be written"
+            raise IOFailed(msg) from exc
 
     def _held_of(self, owned: Owned) -> _Held:
         held = self._held.get((owned.topic, owned.partition))
@@ -261,8 +272,8 @@ class _Held:
         return [self.end, self.epoch, *self.row, self.log, self.incarnation, self.epoch, self.position]
 
 
-class _ReplyLost(Exception):  # noqa: N818 - not an error yet: the row tells
-    """COMMIT raised; the transaction may or may not have been applied."""
+class _ReplyLost(Exception):
+    """COMMIT raised; whether the transaction was applied, the position's row tells."""
 
     def __init__(self, error: duckdb.Error) -> None:
         super().__init__(str(error))

@@ -44,8 +44,9 @@ def checked_identifier(name: str, *, path: str) -> str:
         ConfigError: not a letter or underscore followed by at most 127 letters, digits, underscores; or reserved.
     """
     if _IDENTIFIER.fullmatch(name) is None or name.lower().startswith("penstock_"):
-        msg = f"{name!r} is no name for a table or column here; expected a letter or _, then up to 127 letters, digits or _"
-        raise ConfigError(f"{msg}, not beginning with penstock_", path=path)
+        expected = "a letter or _, then up to 127 letters, digits or _, and not penstock_ at the beginning"
+        msg = f"{name!r} is no name for a table or column here; expected {expected}"
+        raise ConfigError(msg, path=path)
     return name
 
 

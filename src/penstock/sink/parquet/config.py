@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from penstock.sink.api import Sink
 
 ZSTD_LEVEL_DEFAULT = 3
+ROLL_DEFAULT = Roll()
 _ZSTD_LEVELS = range(1, 23)
 
 
@@ -26,18 +27,18 @@ class ParquetSink(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     path: str
-    roll: Roll = Roll()
+    roll: Roll = ROLL_DEFAULT
     zstd_level: int = ZSTD_LEVEL_DEFAULT
 
     def open(self) -> Sink:
         """The sink itself; the caller closes it. Nothing is touched before the first claim."""
-        from penstock.sink.parquet.driver import ParquetDirectory
+        from penstock.sink.parquet.driver import ParquetDirectory  # noqa: PLC0415 - the library loads on first use
 
         return ParquetDirectory(self)
 
 
 def parquet(
-    path: str | os.PathLike[str], *, roll: Roll | str | float = Roll(), zstd_level: int = ZSTD_LEVEL_DEFAULT
+    path: str | os.PathLike[str], *, roll: Roll | str | float = ROLL_DEFAULT, zstd_level: int = ZSTD_LEVEL_DEFAULT
 ) -> ParquetSink:
     """Results as Parquet files in the directory `path`, a new file at every roll (``"60s"``, or a `Roll`).
 
