@@ -1,0 +1,134 @@
+"""Publishing durably: columns in blocks, events one by one, and a thousand tasks that each await their ack."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+from bench.disk import Appender
+from bench.row import Budget, Figure, Figures, NotBuilt, Row
+from bench.workload import POOL, Bid, bids, encode, record_batch, repeated
+from penstock.event.batch import Columns
+from penstock.log.blocks import encode_columns
+
+BLOCK_EVENTS = 10_000
+TASKS = 1000
+
+
+class PublishColumns(Row):
+    """Floor: the same encoded blocks appended to a file, one fdatasync per block."""
+
+    name = "publish-columns"
+    workload = "publish Arrow batches of 10,000 bids durably, one block and one sync each"
+    figures = (Figure("events", "events/s", "higher", Budget(0.8)),)
+
+    def setup(self, directory: Path, *, quick: bool) -> None:
+        """See `Row`."""
+        self.directory = directory
+        pool = bids(POOL)
+        batches = [record_batch(pool[i : i + BLOCK_EVENTS]) for i in range(0, POOL, BLOCK_EVENTS)]
+        self.batches = batches * (4 if quick else 20)
+        blobs = {id(batch): encode_columns(Columns(batch))[0] for batch in batches}
+        self.blobs = [blobs[id(batch)] for batch in self.batches]
+
+    def floor(self) -> Figures:
+        """See `Row`."""
+        with Appender(self.directory / "floor") as file:
+            start = time.perf_counter()
+            for blob in self.blobs:
+                file.append(blob)
+                file.sync()
+            taken = time.perf_counter() - start
+        return {"events": len(self.blobs) * BLOCK_EVENTS / taken}
+
+    def measure(self) -> Figures:
+        """See `Row`."""
+        msg = "publishing columns"
+        raise NotBuilt(msg)
+
+
+class PublishOneByOne(Row):
+    """Floor: encoding the same objects in a loop, nothing kept."""
+
+    name = "publish-one-by-one"
+    workload = (
+        "publish 1,000,000 bids (189 bytes) one by one from Python, pipelined, validated, batch idempotence, all acked"
+    )
+    figures = (Figure("events", "events/s", "higher", Budget(0.2)),)
+
+    def setup(self, directory: Path, *, quick: bool) -> None:
+        """See `Row`."""
+        self.directory = directory
+        self.events = repeated(bids(POOL), 100_000 if quick else 1_000_000)
+
+    def floor(self) -> Figures:
+        """See `Row`."""
+        events = self.events
+        start = time.perf_counter()
+        for event in events:
+            encode(event)
+        return {"events": len(events) / (time.perf_counter() - start)}
+
+    def measure(self) -> Figures:
+        """See `Row`."""
+        msg = "the publishing client"
+        raise NotBuilt(msg)
+
+
+class PublishTasks(Row):
+    """Floors: one append and fdatasync per event; and the same tasks awaiting a future that no disk stands behind."""
+
+    name = "publish-tasks"
+    workload = "1,000 asyncio tasks publish one bid each and await its durable ack, again and again"
+    figures = (
+        Figure("events", "events/s", "higher", Budget(30), floor="synced", label="sync-per-event"),
+        Figure("events", "events/s", "higher", Budget(0.4), floor="future", label="in-memory-future"),
+    )
+    any_of = True
+
+    def setup(self, directory: Path, *, quick: bool) -> None:
+        """See `Row`."""
+        self.directory = directory
+        self.events = bids(TASKS)
+        self.rounds = 5 if quick else 20
+
+    def floor(self) -> Figures:
+        """See `Row`."""
+        return {"synced": self._synced(), "future": asyncio.run(self._futures())}
+
+    def _synced(self) -> float:
+        with Appender(self.directory / "floor") as file:
+            start = time.perf_counter()
+            for event in self.events:
+                file.append(encode(event))
+                file.sync()
+            return len(self.events) / (time.perf_counter() - start)
+
+    async def _futures(self) -> float:
+        loop = asyncio.get_running_loop()
+        waiting: list[tuple[bytes, asyncio.Future[None]]] = []
+
+        def resolve() -> None:
+            for _, future in waiting:
+                future.set_result(None)
+            waiting.clear()
+
+        async def publish(event: Bid) -> None:
+            future = loop.create_future()
+            if not waiting:
+                loop.call_soon(resolve)
+            waiting.append((encode(event), future))
+            await future
+
+        start = time.perf_counter()
+        for _ in range(self.rounds):
+            async with asyncio.TaskGroup() as group:
+                for event in self.events:
+                    group.create_task(publish(event))
+        return self.rounds * len(self.events) / (time.perf_counter() - start)
+
+    def measure(self) -> Figures:
+        """See `Row`."""
+        msg = "the asynchronous publishing client"
+        raise NotBuilt(msg)
