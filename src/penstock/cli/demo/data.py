@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -147,7 +148,7 @@ def _airlines(path: Path) -> pl.DataFrame:
     return _read_csv(path, path, {"carrier": pl.String(), "name": pl.String()}).sort("carrier")
 
 
-def _read_csv(source: Path | bytes, path: Path, types: dict[str, pl.DataType]) -> pl.DataFrame:
+def _read_csv(source: Path | bytes, path: Path, types: Mapping[str, pl.DataType]) -> pl.DataFrame:
     """The columns that `types` names, which the CSV file may have in any order and among others."""
     import polars as pl  # noqa: PLC0415
 

@@ -105,7 +105,8 @@ def test_moments_agree_with_the_clocks_in_new_york(demo: DemoData, oracle: duckd
 
 def test_frames_hold_what_the_oracle_reads(demo: DemoData, oracle: duckdb.DuckDBPyConnection) -> None:
     wanted = {
-        "scheduled": "select key, carrier, flight, origin, dest, tailnum, scheduled from flights order by scheduled, key",
+        "scheduled": """select key, carrier, flight, origin, dest, tailnum, scheduled
+            from flights order by scheduled, key""",
         "departed": """select key, carrier, flight, origin, dest, scheduled, departed, dep_delay as delay_min
             from flights order by coalesce(departed, scheduled), key""",
         "arrived": """select key, carrier, flight, origin, dest, scheduled, departed, arrived,
