@@ -126,6 +126,10 @@ class MemoryChannel:
             raise ConfigError(msg, path=f"topics.{topic}")
         return self.memory.read((topic, partition), offset, events_max=events_max)
 
+    def owns(self) -> list[str]:
+        """The groups whose owner is a member of this handle."""
+        return [group for group, owner in self._shared.owners.items() if owner in self._intakes]
+
     def seize(self, group: str) -> None:
         """Take the group from its owner, as after the end of a lease; the next member that asks gets it.
 

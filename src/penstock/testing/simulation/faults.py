@@ -1,0 +1,166 @@
+"""Any channel, with faults from a tape at its port: crash, freeze, unknown outcomes, delay, repetition.
+
+A request that was sent is executed whatever becomes of its sender, so every publish and commit runs outside the
+process that asked; what the channel answered is noted there, exactly once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from penstock.channel.api import (
+    Acked,
+    Assigned,
+    Channel,
+    Committed,
+    FencedOff,
+    Intake,
+    Owned,
+    Publish,
+    Refused,
+    Step,
+    Subscription,
+    Taken,
+    Topic,
+    TopicSpec,
+    Unknown,
+)
+from penstock.event.batch import Delivered
+from penstock.testing.simulation.history import Sent, Stored, Took
+from penstock.testing.simulation.network import Network
+from penstock.testing.simulation.tape import Fault, Operation
+
+
+class Sufferer(Protocol):
+    """A process as the faults see it."""
+
+    name: str
+
+    async def suffer(self, fault: Fault, *, before: bool) -> None:
+        """Let the fault strike before the request or after the answer; returns when (and if) the process goes on."""
+        ...
+
+
+class FaultyChannel:
+    """See the module and `Channel`. One per process; its members are `FaultyIntake`s."""
+
+    def __init__(self, inner: Channel, process: Sufferer, network: Network) -> None:
+        self.inner = inner
+        self.capabilities = inner.capabilities
+        self._process = process
+        self._network = network
+
+    async def open(self, topics: Sequence[TopicSpec]) -> Mapping[str, Topic]:
+        """See `Channel`; no faults."""
+        return await self.inner.open(topics)
+
+    async def publish(self, publish: Publish) -> Acked | Refused | Unknown:
+        """See `Channel`."""
+        fault = self._network.strike("publish")
+        await self._process.suffer(fault, before=True)
+        answer: Acked | Refused | Unknown
+        match fault.kind:
+            case "unknown_lost":
+                answer = Unknown("simulated: the request was lost")
+            case "unknown_late":
+                self._network.later(fault.seconds, self._publish(publish))
+                answer = Unknown("simulated: no answer in time")
+            case "unknown_stored":
+                await self._network.send(self._publish(publish))
+                answer = Unknown("simulated: the answer was lost")
+            case "duplicate":
+                await self._network.send(self._publish(publish))
+                answer = await self._network.send(self._publish(publish))
+            case _:
+                answer = await self._network.send(self._publish(publish))
+        await self._process.suffer(fault, before=False)
+        if isinstance(answer, Acked):
+            self._network.history.acknowledge(self._process.name, publish.batches, publish.producer, answer)
+        return answer
+
+    async def _publish(self, publish: Publish) -> Acked | Refused | Unknown:
+        answer = await self.inner.publish(publish)
+        if isinstance(answer, Acked):
+            self._network.note(
+                Sent(self._process.name, publish.producer, publish.batches, answer.first, answer.repeated)
+            )
+        return answer
+
+    async def join(self, subscription: Subscription) -> Intake:
+        """See `Channel`; no faults of its own."""
+        return FaultyIntake(await self.inner.join(subscription), subscription, self._process, network=self._network)
+
+    async def read(self, topic: str, partition: int, offset: int, *, events_max: int) -> Sequence[Delivered]:
+        """See `Channel`; no faults."""
+        return await self.inner.read(topic, partition, offset, events_max=events_max)
+
+    async def close(self) -> None:
+        """See `Channel`."""
+        await self.inner.close()
+
+
+class FaultyIntake:
+    """See `FaultyChannel`. After a simulated unknown outcome it refuses later steps of the assignment, as promised."""
+
+    def __init__(
+        self, inner: Intake, subscription: Subscription, process: Sufferer, *, network: Network
+    ) -> None:
+        self._inner = inner
+        self._group = subscription.group.name
+        self._process = process
+        self._network = network
+        self._order = asyncio.Lock()
+        self._dead: set[Owned] = set()
+
+    async def next(self, *, events_max: int, bytes_max: int, wait_s: float) -> Taken:
+        """See `Intake`."""
+        fault = self._network.strike("next")
+        await self._process.suffer(fault, before=True)
+        taken = await self._inner.next(events_max=events_max, bytes_max=bytes_max, wait_s=wait_s)
+        if isinstance(taken, Assigned):
+            self._network.note(Took(self._process.name, self._group, taken))
+        await self._process.suffer(fault, before=False)
+        return taken
+
+    async def commit(self, step: Step) -> Committed | FencedOff | Unknown:
+        """See `Intake`."""
+        answer: Committed | FencedOff | Unknown
+        async with self._order:  # steps are applied in the order they were called, whatever is delayed
+            if step.owned in self._dead:
+                return FencedOff("simulated: the outcome of an earlier step is unknown; join again")
+            fault = self._network.strike("commit")
+            await self._process.suffer(fault, before=True)
+            match fault.kind:
+                case "unknown_lost":
+                    answer = Unknown("simulated: the request was lost")
+                case "unknown_late":
+                    self._network.later(fault.seconds, self._commit(step))
+                    answer = Unknown("simulated: no answer in time")
+                case "unknown_stored":
+                    await self._network.send(self._commit(step))
+                    answer = Unknown("simulated: the answer was lost")
+                case _:
+                    answer = await self._network.send(self._commit(step))
+            if not isinstance(answer, Committed):
+                self._dead.add(step.owned)
+        await self._process.suffer(fault, before=False)
+        return answer
+
+    async def _commit(self, step: Step) -> Committed | FencedOff | Unknown:
+        answer = await self._inner.commit(step)
+        if isinstance(answer, Committed):
+            self._network.note(Stored(self._process.name, step, answer.first))
+        return answer
+
+    async def extend(self, owned: Owned, references: Sequence[int], for_s: float) -> None:
+        """See `Intake`; no faults."""
+        await self._inner.extend(owned, references, for_s)
+
+    async def leave(self) -> None:
+        """See `Intake`; no faults."""
+        await self._inner.leave()
+
+
+__all__ = ["FaultyChannel", "FaultyIntake", "Operation", "Sufferer"]

@@ -1,0 +1,111 @@
+"""One simulated process: tasks that can be killed or frozen together, its own clock, its own handle on the channel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Sequence
+from contextvars import Context
+from typing import TYPE_CHECKING, Any, cast
+
+from penstock.system.ports import System
+from penstock.testing.simulation.history import Note
+from penstock.testing.simulation.loop import PROCESS, Lives, SimLoop
+from penstock.testing.simulation.scenario import Event, Scenario
+from penstock.testing.simulation.system import DAY_US, SimClock, sim_system, sleep
+from penstock.testing.simulation.tape import Fault
+
+if TYPE_CHECKING:
+    from penstock.channel.api import Channel
+    from penstock.testing.simulation.network import Network
+
+JITTER_S_MAX = 0.02
+
+
+class Process(Lives):
+    """A life of a named process; a restart is another `Process` of the same name.
+
+    Attributes:
+        load: what a producer publishes, publish by publish; empty for members.
+        kept: what outlives the process, as files do; shared by the lives of one name.
+    """
+
+    def __init__(  # noqa: PLR0913  what a process is made of
+        self,
+        number: int,
+        name: str,
+        *,
+        scenario: Scenario,
+        loop: SimLoop,
+        network: Network,
+        seed: int,
+        load: Sequence[Sequence[Event]],
+        kept: dict[str, Any],
+    ) -> None:
+        super().__init__(number, name)
+        self.scenario = scenario
+        self.load = load
+        self.kept = kept
+        self.system: System = sim_system(loop, seed=seed, name=f"{name}/{number}")
+        self.handle: Channel | None = None
+        self.ended: Callable[[Process], None] | None = None
+        self.stopped: Callable[[Process], None] | None = None
+        self._loop = loop
+        self._network = network
+        self._chance = self.system.random.random
+        self._context = Context()
+        self._context.run(PROCESS.set, self)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> Any:
+        """Start a task of this process."""
+        return self._loop.create_task(work, context=self._context)
+
+    async def suffer(self, fault: Fault, *, before: bool) -> None:
+        """See `Sufferer`."""
+        if fault.nth < 0:
+            if before and self._chance() < 0.3:
+                await sleep(self._loop, self._chance() * JITTER_S_MAX)
+            return
+        kind, _, when = fault.kind.partition("_")
+        if kind == "clock" and before:
+            self._jump(fault)
+        if when != ("before" if before else "after"):
+            return
+        self._note(str(fault))
+        if kind == "crash":
+            self.crash()
+            await self._loop.create_future()  # nobody answers: this life is over
+        elif kind == "freeze":
+            self.freeze(fault.seconds)
+            await sleep(self._loop, 0.0)
+        elif kind == "delay":
+            await sleep(self._loop, fault.seconds)
+
+    def _jump(self, fault: Fault) -> None:
+        clock = cast("SimClock", self.system.clock)
+        clock.skew_us += DAY_US if int(fault.seconds * 1000) % 2 == 0 else -DAY_US
+        self._note(str(fault))
+
+    def crash(self) -> None:
+        """Die at once: no task of this process runs on."""
+        if not self.dead:
+            self.dead = True
+            if self.ended is not None:
+                self.ended(self)
+
+    def freeze(self, seconds: float) -> None:
+        """Stop for a while; half-way the channel gives the process up, then it goes on as if nothing had been."""
+        self.frozen = True
+        outside = Context()
+        self._loop.call_later(seconds / 2, self._give_up, context=outside)
+        self._loop.call_later(seconds, self._thaw, context=outside)
+
+    def _give_up(self) -> None:
+        if not self.dead and self.stopped is not None:
+            self._note("is given up")
+            self.stopped(self)
+
+    def _thaw(self) -> None:
+        self._note("goes on")
+        self._loop.thaw(self)
+
+    def _note(self, text: str) -> None:
+        self._network.note(Note(f"{self.name} {text}"))

@@ -1,0 +1,118 @@
+"""What is simulated: topics, numbered events by key, who publishes them and the members that work on them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from penstock.channel.api import Channel, Publish, Refused, TopicSpec, Unknown
+from penstock.errors import PenstockError
+from penstock.event.batch import Delivered, NewBatch, Rows
+from penstock.event.partition import partition_of
+from penstock.system.ports import System
+
+if TYPE_CHECKING:
+    from penstock.testing.simulation.process import Process
+
+RETRY_S = 0.05
+
+
+class Event(msgspec.Struct, frozen=True, order=True):
+    """One simulated event: the `number`-th (from 0) of its key."""
+
+    key: str
+    number: int
+
+
+def to_bytes(event: Event) -> bytes:
+    """``key:number``, the default encoding."""
+    return f"{event.key}:{event.number}".encode()
+
+
+def from_bytes(topic: str, body: bytes) -> Event | None:
+    """The event that default-encoded bytes, or what starts like them, speak of; None for anything else."""
+    key, _, rest = body.decode(errors="replace").partition(":")
+    number = rest.partition(":")[0]
+    return Event(key, int(number)) if number.isdigit() else None
+
+
+Member = Callable[["Process", Channel, System], Awaitable[None]]
+"""A user's pipeline in one process: runs until it is killed. It may keep things in `process.kept` (its disk)."""
+
+Producer = Callable[["Process", Channel, System], Awaitable[None]]
+"""Publishes `process.load` in order and returns when all of it is acked; started again after a crash."""
+
+State = Mapping[tuple[str, bytes], bytes]
+"""(ledger space, key) → value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A scenario; `topics[0]` holds the inputs.
+
+    Attributes:
+        outputs: topics whose events are effects of inputs: each input has exactly one, in one of them.
+        spaces: ledger spaces that `fold` gives; others are not looked at.
+        fold: the state that a partition's inputs, in order, must have led to.
+        identify: (topic, body) → the input that an event of `topic` is the effect of (or is); None for neither.
+        encode: an input's bytes.
+        backend: `memory` or `embedded`.
+        keys, events, members, producers: how many, at most.
+    """
+
+    name: str
+    topics: Sequence[TopicSpec]
+    group: str
+    member: Member
+    outputs: Sequence[str]
+    produce: Producer = field(default_factory=lambda: publish_all)
+    spaces: Sequence[str] = ()
+    fold: Callable[[Sequence[Event]], State] | None = None
+    identify: Callable[[str, bytes], Event | None] = from_bytes
+    encode: Callable[[Event], bytes] = to_bytes
+    backend: str = "embedded"
+    keys: int = 3
+    events: int = 16
+    members: int = 2
+    producers: int = 2
+
+    @property
+    def input(self) -> TopicSpec:
+        """The topic of the inputs."""
+        return self.topics[0]
+
+    def batches(self, events: Sequence[Event]) -> list[NewBatch]:
+        """Inputs as batches, laid out by key, keeping their order."""
+        spec = self.input
+        parts: dict[int, list[Event]] = {}
+        for event in events:
+            parts.setdefault(partition_of(event.key.encode(), spec.partitions), []).append(event)
+        return [
+            NewBatch(
+                spec.name, number, len(part), Rows.of([*map(self.encode, part)], {"key": [e.key for e in part]})
+            )
+            for number, part in sorted(parts.items())
+        ]
+
+
+async def publish_all(process: Process, channel: Channel, system: System) -> None:
+    """The right producer: one publish after the other, repeated under its own sequence until the outcome is known."""
+    scenario = process.scenario
+    for sequence, events in enumerate(process.load):
+        publish = Publish(process.name, 0, sequence, scenario.batches(events))
+        while isinstance(answer := await channel.publish(publish), Unknown):
+            await system.clock.sleep(RETRY_S)
+        if isinstance(answer, Refused):
+            raise PenstockError(answer.reason)
+
+
+def bodies(delivered: Delivered) -> list[bytes]:
+    """Each event's bytes; a row of columns as JSON."""
+    payload = delivered.payload
+    if isinstance(payload, Rows):
+        return payload.bodies()
+    rows: list[Any] = payload.table.to_pylist()
+    return [msgspec.json.encode(row) for row in rows]

@@ -1,0 +1,243 @@
+"""One simulated world: starts the processes of a scenario, restarts what dies, and looks when all is quiet."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextvars import Context
+from typing import Any
+
+import msgspec
+
+from penstock.channel.api import Assigned, Channel, GroupSpec, Subscription
+from penstock.system.chance import seeded
+from penstock.testing.simulation.backends import Backend, backend
+from penstock.testing.simulation.faults import FaultyChannel
+from penstock.testing.simulation.history import History, Note, Place
+from penstock.testing.simulation.loop import SimLoop, Stuck
+from penstock.testing.simulation.network import Network
+from penstock.testing.simulation.process import Process
+from penstock.testing.simulation.scenario import Event, Scenario, bodies
+from penstock.testing.simulation.system import sim_system, sleep
+from penstock.testing.simulation.tape import Tape
+
+QUIET_WITHIN_S = 120.0
+AFTERMATH_S = 0.5
+RESTART_S_MAX = 0.5
+FAILURES_MAX = 20
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """One event as the channel has it at the end; `event` is None when it cannot be identified."""
+
+    offset: int
+    event: Event | None
+    body: bytes
+
+
+class Outcome(msgspec.Struct):
+    """What is there at the end. `stuck` says why the world never came to rest; failures are unexpected exceptions."""
+
+    history: History
+    topics: dict[Place, list[Kept]] = {}
+    assigned: dict[int, Assigned] = {}
+    failures: list[str] = []
+    stuck: str = ""
+    steps: int = 0
+    virtual_s: float = 0.0
+
+    def lines(self) -> list[str]:
+        """Everything that must be equal when the same seed runs again."""
+        out = self.history.lines()
+        out += [f"{place} {[(kept.offset, kept.body) for kept in found]}" for place, found in sorted(self.topics.items())]
+        out += [f"{number} {assigned}" for number, assigned in sorted(self.assigned.items())]
+        return [*out, *self.failures, self.stuck, f"{self.steps} callbacks, {self.virtual_s:.6f} s"]
+
+
+Load = Sequence[Sequence[Event]]
+
+
+def draw_loads(scenario: Scenario, seed: int) -> list[list[list[Event]]]:
+    """What each producer publishes: its own keys' events, numbered, in publishes of a few events."""
+    chance = seeded(seed, "load")
+    keys = [f"k{number}" for number in range(chance.randrange(scenario.keys) + 1)]
+    count = chance.randrange(scenario.events) + 1
+    loads: list[list[list[Event]]] = [[] for _ in range(min(scenario.producers, len(keys)))]
+    numbers = dict.fromkeys(keys, 0)
+    while count > 0:
+        owner = chance.randrange(len(loads))
+        mine = keys[owner :: len(loads)]
+        publish: list[Event] = []
+        for _ in range(min(count, 1 + chance.randrange(4))):
+            key = mine[chance.randrange(len(mine))]
+            publish.append(Event(key, numbers[key]))
+            numbers[key] += 1
+        count -= len(publish)
+        loads[owner].append(publish)
+    return loads
+
+
+class World:
+    """One run. Use `run_world`."""
+
+    def __init__(self, scenario: Scenario, seed: int, tape: Tape, *, loads: Sequence[Load], store: Backend) -> None:
+        self._scenario = scenario
+        self._seed = seed
+        self._store = store
+        self.loop = SimLoop(seeded(seed, "loop"))
+        self._chance = seeded(seed, "world")
+        self._news = asyncio.Event()
+        self._network = Network(self.loop, self._chance, tape, changed=self._news.set)
+        self._outside = Context()
+        self._loads = {f"producer-{number}": load for number, load in enumerate(loads)}
+        self._expected = sum(len(publish) for load in loads for publish in load)
+        self._unfinished = set(self._loads)
+        self._lives: dict[str, Process] = {}
+        self._all: list[Process] = []
+        self._kept: dict[str, dict[str, Any]] = {}
+        self._failures: list[str] = []
+
+    # -- processes -------------------------------------------------------------------------------------------------
+
+    def start(self, name: str) -> None:
+        """Start a process, or its next life."""
+        if len(self._failures) > FAILURES_MAX:
+            return
+        process = Process(
+            len(self._all),
+            name,
+            scenario=self._scenario,
+            loop=self.loop,
+            network=self._network,
+            seed=self._seed,
+            load=self._loads.get(name, ()),
+            kept=self._kept.setdefault(name, {}),
+        )
+        process.ended = self._died
+        process.stopped = self._give_up
+        self._lives[name] = process
+        self._all.append(process)
+        task = process.spawn(self._live(process))
+        task.add_done_callback(lambda done: self._finished(process, done), context=self._outside.copy())
+
+    async def _live(self, process: Process) -> None:
+        inner = self._store.channel(process.system)
+        process.handle = inner
+        channel = FaultyChannel(inner, process, self._network)
+        await channel.open(self._scenario.topics)
+        work = self._scenario.produce if process.name in self._loads else self._scenario.member
+        await work(process, channel, process.system)
+
+    def _died(self, process: Process) -> None:
+        self._give_up(process)
+        self.loop.call_later(self._chance.random() * RESTART_S_MAX, self.start, process.name, context=self._outside.copy())
+
+    def _give_up(self, process: Process) -> None:
+        if process.handle is not None:
+            self._store.gone(process.handle)
+
+    def _finished(self, process: Process, task: asyncio.Task[None]) -> None:
+        """The process came to its end by itself: a producer has published all, or it failed and is started again."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._failures.append(f"{process.name}: {type(error).__name__}: {error}")
+            self._network.note(Note(f"{process.name} failed: {error!r}"))
+        elif process.name in self._loads:
+            self._unfinished.discard(process.name)
+            self._news.set()
+            return
+        process.crash()
+        self._news.set()
+
+    # -- the course of things --------------------------------------------------------------------------------------
+
+    async def run(self) -> Outcome:
+        """Until everything published is settled, then a while longer for zombies; then look."""
+        for name in self._loads:
+            self.start(name)
+        for number in range(1 + self._chance.randrange(self._scenario.members)):
+            self.start(f"member-{number}")
+        stuck = ""
+        try:
+            async with asyncio.timeout(QUIET_WITHIN_S):
+                await self._quiet()
+        except TimeoutError:
+            stuck = f"not all is settled after {QUIET_WITHIN_S:g} virtual seconds; {self._position()}"
+        if any(process.frozen for process in self._all) or len(self._all) > len(self._lives):
+            await sleep(self.loop, AFTERMATH_S)
+        for process in self._all:
+            process.ended = None
+            process.dead = True
+            self._give_up(process)
+        outcome = await self._look()
+        outcome.stuck = stuck
+        outcome.failures = [*self._failures, *self.loop.failures]
+        return outcome
+
+    async def _quiet(self) -> None:
+        while True:
+            frozen = any(process.frozen and not process.dead for process in self._all)
+            settled = not self._unfinished and self._settled() >= self._expected
+            if len(self._failures) > FAILURES_MAX or (settled and not frozen and not self._network.late):
+                return
+            self._news.clear()
+            await self._news.wait()
+
+    def _settled(self) -> int:
+        return sum(
+            floor
+            for (group, topic, _), floor in self._network.history.floors.items()
+            if group == self._scenario.group and topic == self._scenario.input.name
+        )
+
+    def _position(self) -> str:
+        floors = {f"{t}/{p}": floor for (_, t, p), floor in sorted(self._network.history.floors.items())}
+        return f"published by all but {sorted(self._unfinished)}, floors {floors}, {self._expected} events expected"
+
+    def stopped(self, why: str) -> Outcome:
+        """The outcome of a world that the loop gave up on."""
+        failures = [*self._failures, *self.loop.failures]
+        return Outcome(self._network.history, failures=failures, stuck=f"{why}; {self._position()}")
+
+    async def _look(self) -> Outcome:
+        system = sim_system(self.loop, seed=self._seed, name="witness")
+        channel = self._store.channel(system)
+        await channel.open(self._scenario.topics)
+        outcome = Outcome(self._network.history)
+        for spec in self._scenario.topics:
+            for partition in range(spec.partitions):
+                outcome.topics[spec.name, partition] = await self._contents(channel, spec.name, partition)
+        group = GroupSpec(self._scenario.group, self._scenario.input.name)
+        intake = await channel.join(Subscription(group, "witness"))
+        for _ in range(self._scenario.input.partitions * 3):
+            taken = await intake.next(events_max=1, bytes_max=1 << 20, wait_s=0.0)
+            if isinstance(taken, Assigned):
+                outcome.assigned[taken.owned.partition] = taken
+            if len(outcome.assigned) == self._scenario.input.partitions:
+                break
+        return outcome
+
+    async def _contents(self, channel: Channel, topic: str, partition: int) -> list[Kept]:
+        out: list[Kept] = []
+        offset = 0
+        identify = self._scenario.identify
+        while batches := await channel.read(topic, partition, offset, events_max=1000):
+            for batch in batches:
+                out += [Kept(o, identify(topic, body), body) for o, body in enumerate(bodies(batch), batch.first)]
+                offset = batch.end
+        return out
+
+
+def run_world(
+    scenario: Scenario, seed: int, tape: Tape, *, loads: Sequence[Load], store: Backend | None = None
+) -> Outcome:
+    """Run one world to its end; never hangs and never raises for what the simulated code does."""
+    world = World(scenario, seed, tape, loads=loads, store=store or backend(scenario.backend))
+    try:
+        outcome = world.loop.run_until_complete(world.run())
+    except Stuck as exc:
+        outcome = world.stopped(str(exc))
+    outcome.steps = world.loop.steps
+    outcome.virtual_s = world.loop.time()
+    world.loop.dispose()
+    return outcome
