@@ -164,7 +164,7 @@ def sleeps(text: str) -> list[str]:
     ]
 
 
-_MACHINE_PATH = re.compile(r"(?<![\w.])/(?:work|farm|root|home)/[\w.]+")
+_MACHINE_PATH = re.compile(r"(?<![\w.])/(?:work|farm|root)/[\w.]+")
 _ADDRESS = re.compile(r"://|--(?:extra-)?index-url|--find-links|--trusted-host|\b[\w-]+\.(?:org|com|io|net|dev)\b")
 
 
