@@ -165,3 +165,7 @@ def scenario(kind: type[Toy] = Toy, *, backend: str = "embedded") -> Scenario:
         fold=fold,
         backend=backend,
     )
+
+
+RIGHT = scenario()
+RIGHT_IN_MEMORY = scenario(backend="memory")

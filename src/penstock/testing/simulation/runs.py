@@ -83,6 +83,5 @@ def replay_line(run: Run, *, where: str = "", bug: str = "") -> str:
     words.append(f"--scenario {where or run.scenario}")
     if bug:
         words.append(f"--bug {bug}")
-    if run.tape:
-        words.append(f"--tape '{tapes.text(run.tape)}'")
+    words.append(f"--tape '{tapes.text(run.tape)}'")
     return " ".join(words)

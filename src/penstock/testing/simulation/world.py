@@ -163,8 +163,7 @@ class World:
                 await self._quiet()
         except TimeoutError:
             stuck = f"not all is settled after {QUIET_WITHIN_S:g} virtual seconds; {self._position()}"
-        if any(process.frozen for process in self._all) or len(self._all) > len(self._lives):
-            await sleep(self.loop, AFTERMATH_S)
+        await sleep(self.loop, AFTERMATH_S)  # zombies and things begun aside come out
         for process in self._all:
             process.ended = None
             process.dead = True
