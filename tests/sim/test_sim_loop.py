@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextvars import Context
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -13,10 +13,11 @@ from penstock.system.chance import seeded
 from penstock.testing.simulation.loop import PROCESS, Lives, SimLoop, Stuck
 from penstock.testing.simulation.system import sim_system, sleep
 
+T = TypeVar("T")
 DAY_S = 86_400.0
 
 
-def run(make: Callable[[SimLoop], Coroutine[Any, Any, Any]], *, seed: int = 0, steps_max: int = 10_000) -> Any:
+def run(make: Callable[[SimLoop], Coroutine[Any, Any, T]], *, seed: int = 0, steps_max: int = 10_000) -> T:
     loop = SimLoop(seeded(seed), steps_max=steps_max)
     try:
         return loop.run_until_complete(make(loop))
@@ -82,7 +83,7 @@ def test_a_deadlock_is_found_not_waited_for() -> None:
 
 def test_a_livelock_ends_at_the_bound() -> None:
     async def main(loop: SimLoop) -> None:
-        while True:
+        while True:  # noqa: ASYNC110  endless is what is wanted
             await asyncio.sleep(0)
 
     with pytest.raises(Stuck, match="livelock"):

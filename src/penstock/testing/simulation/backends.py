@@ -24,6 +24,10 @@ class Backend(Protocol):
         """The process with this handle is dead, or given up while it is stopped: what it owns is free."""
         ...
 
+    def close(self) -> None:
+        """The world is over; its store may be used for another one."""
+        ...
+
 
 class MemoryBackend:
     """The memory driver's model."""
@@ -44,14 +48,17 @@ class MemoryBackend:
         for group in channel.owns():
             channel.seize(group)
 
+    def close(self) -> None:
+        """See `Backend`."""
+        self._first = None
+
 
 class EmbeddedBackend:
     """The embedded log's tables and driver, inline."""
 
     def __init__(self) -> None:
-        from penstock.channel.drivers.embedded.port import Disk  # noqa: PLC0415  only worlds on SQLite load it
-
-        self._disk = Disk()
+        self._disk = _SPARE.pop() if _SPARE else _Disk()
+        self._disk.begin()
         self._ports: dict[int, InlinePort] = {}
 
     def channel(self, system: System) -> Channel:
@@ -59,7 +66,7 @@ class EmbeddedBackend:
         from penstock.channel.drivers.embedded.driver import EmbeddedChannel  # noqa: PLC0415  as above
         from penstock.channel.drivers.embedded.port import InlinePort  # noqa: PLC0415
 
-        port = InlinePort(self._disk, system)
+        port = InlinePort(self._disk.disk, system)
         channel = EmbeddedChannel(None, system=system, port=port)
         self._ports[id(channel)] = port
         return channel
@@ -67,6 +74,37 @@ class EmbeddedBackend:
     def gone(self, channel: Channel) -> None:
         """See `Backend`."""
         self._ports[id(channel)].die()
+
+    def close(self) -> None:
+        """See `Backend`."""
+        self._ports.clear()
+        _SPARE.append(self._disk)
+
+
+class _Disk:
+    """One SQLite connection for world after world: its prepared statements are what a new one would cost."""
+
+    def __init__(self) -> None:
+        from penstock.channel.drivers.embedded.port import Disk  # noqa: PLC0415  only worlds on SQLite load it
+
+        self.disk = Disk()
+        db = self.disk.store.db
+        self._tables = [name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+        self._rows = {name: db.execute(f'SELECT * FROM "{name}"').fetchall() for name in self._tables}
+
+    def begin(self) -> None:
+        """As it was when it was made."""
+        self.disk.owners.clear()
+        self.disk.waiting.clear()
+        db = self.disk.store.db
+        with db:
+            for name in self._tables:
+                db.execute(f'DELETE FROM "{name}"')
+                for row in self._rows[name]:
+                    db.execute(f'INSERT INTO "{name}" VALUES({",".join("?" * len(row))})', row)
+
+
+_SPARE: list[_Disk] = []
 
 
 BACKENDS = {"memory": MemoryBackend, "embedded": EmbeddedBackend}

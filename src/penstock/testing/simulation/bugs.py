@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,7 +20,7 @@ _CHILD = (
 
 
 @contextmanager
-def patched(patch: Path) -> Iterator[Path]:
+def patched(patch: Path) -> Generator[Path, None, None]:
     """A directory to import the patched package from, for the time of the block.
 
     Raises:

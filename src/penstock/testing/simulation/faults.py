@@ -104,9 +104,7 @@ class FaultyChannel:
 class FaultyIntake:
     """See `FaultyChannel`. After a simulated unknown outcome it refuses later steps of the assignment, as promised."""
 
-    def __init__(
-        self, inner: Intake, subscription: Subscription, process: Sufferer, *, network: Network
-    ) -> None:
+    def __init__(self, inner: Intake, subscription: Subscription, process: Sufferer, *, network: Network) -> None:
         self._inner = inner
         self._group = subscription.group.name
         self._process = process

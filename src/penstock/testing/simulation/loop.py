@@ -30,7 +30,7 @@ class Stuck(Exception):
 
 
 class Lives:
-    """Whether a simulated process runs. Its number orders it among others; the loop parks what a frozen one would do."""
+    """Whether a simulated process runs; its number orders it among others. `parked` is what a frozen one would do."""
 
     def __init__(self, number: int, name: str) -> None:
         self.number = number
@@ -49,9 +49,7 @@ class _Ready(asyncio.Handle):
 
     __slots__ = ("action", "given", "inside", "lane", "lives")
 
-    def __init__(
-        self, callback: Callable[..., object], args: tuple[Any, ...], loop: SimLoop, context: Context
-    ) -> None:
+    def __init__(self, callback: Callable[..., object], args: tuple[Any, ...], loop: SimLoop, context: Context) -> None:
         super().__init__(callback, args, loop, context)
         self.action = callback
         self.given = args
@@ -98,7 +96,7 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     # -- running ---------------------------------------------------------------------------------------------------
 
-    def run_until_complete(self, future: Awaitable[T]) -> T:
+    def run_until_complete(self, future: Awaitable[T]) -> T:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Run until `future` is done.
 
         Raises:
@@ -122,7 +120,7 @@ class SimLoop(asyncio.AbstractEventLoop):
             return
         self.steps += 1
         if self.steps > self._steps_max:
-            msg = f"livelock: {self.steps} callbacks ran by virtual second {self._now:.3f} and the scenario has not ended"
+            msg = f"livelock: {self.steps} callbacks ran by virtual second {self._now:.3f} and there is no end"
             raise Stuck(msg)
         handle = self._pick()
         if handle.cancelled():
@@ -188,9 +186,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         """Virtual seconds since the loop was made."""
         return self._now
 
-    def call_soon(
-        self, callback: Callable[..., object], *args: Any, context: Context | None = None
-    ) -> asyncio.Handle:
+    def call_soon(self, callback: Callable[..., object], *args: Any, context: Context | None = None) -> asyncio.Handle:
         """See asyncio."""
         handle = _Ready(callback, args, self, copy_context() if context is None else context)
         if not self._closed:

@@ -34,6 +34,7 @@ class Network:
         self._changed = changed
         self._faults = {(fault.operation, fault.nth): fault for fault in tape}
         self._outside = Context()
+        self._requests: list[Coroutine[Any, Any, object]] = []
 
     def strike(self, operation: str) -> Fault:
         """The fault that strikes this call; one that does nothing when there is none."""
@@ -53,7 +54,13 @@ class Network:
     def later(self, seconds: float, request: Coroutine[Any, Any, object]) -> None:
         """Execute a request after a while; nobody waits for it."""
         self.late += 1
+        self._requests.append(request)
         self._loop.create_task(self._after(seconds, request), context=self._outside.copy())
+
+    def close(self) -> None:
+        """Drop what is still under way."""
+        for request in self._requests:
+            request.close()
 
     async def _after(self, seconds: float, request: Coroutine[Any, Any, object]) -> None:
         try:

@@ -164,8 +164,9 @@ def moved_back(scenario: Scenario, outcome: Outcome) -> list[Anomaly]:
     steps = _steps(outcome)
     for place, stored in steps.items():
         for one, two in pairwise(stored):
-            if two.step.settle.floor_before != one.step.settle.floor_after:
-                details = f"{place}: a step to {one.step.settle.floor_after}, then one from {two.step.settle.floor_before}"
+            ended, began = one.step.settle.floor_after, two.step.settle.floor_before
+            if ended != began:
+                details = f"{place}: a step to {ended}, then one from {began}"
                 found.append(Anomaly("moved_back", details))
     assigned = [(entry.group, entry.assigned) for _, entry in outcome.history.entries if isinstance(entry, Took)]
     assigned += [(scenario.group, taken) for taken in outcome.assigned.values()]
@@ -174,7 +175,8 @@ def moved_back(scenario: Scenario, outcome: Outcome) -> list[Anomaly]:
         earlier = [s for s in steps.get((group, owned.topic, owned.partition), ()) if s.step.owned.epoch < owned.epoch]
         reached = max((s.step.settle.floor_after for s in earlier), default=0)
         if taken.floor < reached:
-            details = f"{owned.topic}/{owned.partition} was settled to {reached}; epoch {owned.epoch} starts at {taken.floor}"
+            where = f"{owned.topic}/{owned.partition}"
+            details = f"{where} was settled to {reached}; epoch {owned.epoch} starts at {taken.floor}"
             found.append(Anomaly("moved_back", details))
     return found
 
@@ -191,7 +193,8 @@ def fenced(outcome: Outcome) -> list[Anomaly]:
             owned = entry.step.owned
             place = (entry.step.group, owned.topic, owned.partition)
             if owned.epoch < newest.get(place, 0):
-                details = f"{entry.process} stored a step of {place} epoch {owned.epoch} at {at_s:.3f} s, after epoch {newest[place]}"
+                late = f"a step of {place} epoch {owned.epoch} at {at_s:.3f} s, after epoch {newest[place]}"
+                details = f"{entry.process} stored {late}"
                 found.append(Anomaly("fenced_output", details))
         else:
             continue

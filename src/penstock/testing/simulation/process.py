@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, cast
@@ -54,7 +55,7 @@ class Process(Lives):
         self._context = Context()
         self._context.run(PROCESS.set, self)
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> Any:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Start a task of this process."""
         return self._loop.create_task(work, context=self._context)
 

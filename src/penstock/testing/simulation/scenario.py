@@ -91,9 +91,7 @@ class Scenario:
         for event in events:
             parts.setdefault(partition_of(event.key.encode(), spec.partitions), []).append(event)
         return [
-            NewBatch(
-                spec.name, number, len(part), Rows.of([*map(self.encode, part)], {"key": [e.key for e in part]})
-            )
+            NewBatch(spec.name, number, len(part), Rows.of([*map(self.encode, part)], {"key": [e.key for e in part]}))
             for number, part in sorted(parts.items())
         ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import get_args, Literal
+from typing import Literal, get_args
 
 import msgspec
 
@@ -26,12 +26,13 @@ Kind = Literal[
     "clock",
 ]
 
-_DEATH: tuple[Kind, ...] = ("crash_before", "crash_after", "freeze_before", "freeze_after", "delay_before", "delay_after")
+_DEATH: tuple[Kind, ...] = ("crash_before", "crash_after", "freeze_before", "freeze_after")
+_DELAY: tuple[Kind, ...] = ("delay_before", "delay_after")
 _UNKNOWN: tuple[Kind, ...] = ("unknown_lost", "unknown_stored", "unknown_late")
 KINDS: dict[Operation, tuple[Kind, ...]] = {
-    "publish": (*_DEATH, *_UNKNOWN, "duplicate"),
-    "commit": (*_DEATH, *_UNKNOWN),
-    "next": (*_DEATH, "clock"),
+    "publish": (*_DEATH, *_DELAY, *_UNKNOWN, "duplicate"),
+    "commit": (*_DEATH, *_DELAY, *_UNKNOWN),
+    "next": (*_DEATH, *_DELAY, "clock"),
 }
 _OPERATIONS: tuple[Operation, ...] = ("publish", "commit", "commit", "next")
 FAULTS_MAX = 5

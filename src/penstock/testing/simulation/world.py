@@ -49,7 +49,8 @@ class Outcome(msgspec.Struct):
     def lines(self) -> list[str]:
         """Everything that must be equal when the same seed runs again."""
         out = self.history.lines()
-        out += [f"{place} {[(kept.offset, kept.body) for kept in found]}" for place, found in sorted(self.topics.items())]
+        for place, found in sorted(self.topics.items()):
+            out.append(f"{place} {[(kept.offset, kept.body) for kept in found]}")
         out += [f"{number} {assigned}" for number, assigned in sorted(self.assigned.items())]
         return [*out, *self.failures, self.stuck, f"{self.steps} callbacks, {self.virtual_s:.6f} s"]
 
@@ -130,7 +131,8 @@ class World:
 
     def _died(self, process: Process) -> None:
         self._give_up(process)
-        self.loop.call_later(self._chance.random() * RESTART_S_MAX, self.start, process.name, context=self._outside.copy())
+        pause = self._chance.random() * RESTART_S_MAX
+        self.loop.call_later(pause, self.start, process.name, context=self._outside.copy())
 
     def _give_up(self, process: Process) -> None:
         if process.handle is not None:
@@ -161,9 +163,10 @@ class World:
         try:
             async with asyncio.timeout(QUIET_WITHIN_S):
                 await self._quiet()
+                await sleep(self.loop, AFTERMATH_S)  # zombies and things begun aside come out,
+                await self._quiet()  # and may meet faults of their own
         except TimeoutError:
             stuck = f"not all is settled after {QUIET_WITHIN_S:g} virtual seconds; {self._position()}"
-        await sleep(self.loop, AFTERMATH_S)  # zombies and things begun aside come out
         for process in self._all:
             process.ended = None
             process.dead = True
@@ -192,6 +195,12 @@ class World:
     def _position(self) -> str:
         floors = {f"{t}/{p}": floor for (_, t, p), floor in sorted(self._network.history.floors.items())}
         return f"published by all but {sorted(self._unfinished)}, floors {floors}, {self._expected} events expected"
+
+    def close(self) -> None:
+        """Drop everything; the store may be used for another world."""
+        self.loop.dispose()
+        self._network.close()
+        self._store.close()
 
     def stopped(self, why: str) -> Outcome:
         """The outcome of a world that the loop gave up on."""
@@ -238,5 +247,5 @@ def run_world(
         outcome = world.stopped(str(exc))
     outcome.steps = world.loop.steps
     outcome.virtual_s = world.loop.time()
-    world.loop.dispose()
+    world.close()
     return outcome
