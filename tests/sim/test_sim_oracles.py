@@ -9,6 +9,7 @@ import pytest
 from penstock.testing.simulation.runner import REPORT, Ran, run_range, save
 from penstock.testing.simulation.runs import Runner, replay_line
 from penstock.testing.simulation.scenario import Scenario
+from penstock.testing.simulation.tape import KINDS
 from tests.sim import toy
 
 RANGES, RANGE = 20, 2000
@@ -45,6 +46,8 @@ def test_the_right_one_raises_no_alarm(name: str, seeds: int, seed: int) -> None
     save(ran)
     assert ran.alarms == []
     assert REPORT.exists()
+    drawable = {f"{operation} {kind}" for operation, kinds in KINDS.items() for kind in kinds}
+    assert drawable == ran.faults.keys(), "a fault that never strikes tests nothing"
 
 
 def test_a_failing_run_prints_one_line_and_shrinks_to_what_matters() -> None:

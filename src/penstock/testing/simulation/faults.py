@@ -58,7 +58,7 @@ class FaultyChannel:
 
     async def publish(self, publish: Publish) -> Acked | Refused | Unknown:
         """See `Channel`."""
-        fault = self._network.strike("publish")
+        fault = self._network.strike("publish", self._process.name)
         await self._process.suffer(fault, before=True)
         answer: Acked | Refused | Unknown
         match fault.kind:
@@ -114,7 +114,7 @@ class FaultyIntake:
 
     async def next(self, *, events_max: int, bytes_max: int, wait_s: float) -> Taken:
         """See `Intake`."""
-        fault = self._network.strike("next")
+        fault = self._network.strike("next", self._process.name)
         await self._process.suffer(fault, before=True)
         taken = await self._inner.next(events_max=events_max, bytes_max=bytes_max, wait_s=wait_s)
         if isinstance(taken, Assigned):
@@ -128,7 +128,7 @@ class FaultyIntake:
         async with self._order:  # steps are applied in the order they were called, whatever is delayed
             if step.owned in self._dead:
                 return FencedOff("simulated: the outcome of an earlier step is unknown; join again")
-            fault = self._network.strike("commit")
+            fault = self._network.strike("commit", self._process.name)
             await self._process.suffer(fault, before=True)
             match fault.kind:
                 case "unknown_lost":

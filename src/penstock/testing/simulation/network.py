@@ -9,7 +9,7 @@ from contextvars import Context
 from typing import Any, TypeVar
 
 from penstock.system.chance import Random
-from penstock.testing.simulation.history import Entry, History
+from penstock.testing.simulation.history import Entry, History, Note
 from penstock.testing.simulation.loop import SimLoop
 from penstock.testing.simulation.system import sleep
 from penstock.testing.simulation.tape import Fault, Tape
@@ -28,6 +28,7 @@ class Network:
     def __init__(self, loop: SimLoop, chance: Random, tape: Tape, *, changed: Callable[[], None]) -> None:
         self.history = History()
         self.late = 0
+        self.struck: list[Fault] = []
         self.calls: Counter[str] = Counter()
         self._loop = loop
         self._chance = chance
@@ -36,11 +37,16 @@ class Network:
         self._outside = Context()
         self._requests: list[Coroutine[Any, Any, object]] = []
 
-    def strike(self, operation: str) -> Fault:
+    def strike(self, operation: str, process: str) -> Fault:
         """The fault that strikes this call; one that does nothing when there is none."""
         nth = self.calls[operation]
         self.calls[operation] += 1
-        return self._faults.get((operation, nth)) or NOTHING[operation]
+        fault = self._faults.get((operation, nth))
+        if fault is None:
+            return NOTHING[operation]
+        self.struck.append(fault)
+        self.note(Note(f"{process} meets {fault}"))
+        return fault
 
     def note(self, entry: Entry) -> None:
         """Add to the history."""

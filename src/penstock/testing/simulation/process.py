@@ -5,20 +5,31 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from contextvars import Context
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from penstock.system.ports import System
 from penstock.testing.simulation.history import Note
 from penstock.testing.simulation.loop import PROCESS, Lives, SimLoop
+from penstock.testing.simulation.network import Network
 from penstock.testing.simulation.scenario import Event, Scenario
 from penstock.testing.simulation.system import DAY_US, SimClock, sim_system, sleep
 from penstock.testing.simulation.tape import Fault
 
 if TYPE_CHECKING:
     from penstock.channel.api import Channel
-    from penstock.testing.simulation.network import Network
 
 JITTER_S_MAX = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What all processes of a world share."""
+
+    scenario: Scenario
+    loop: SimLoop
+    network: Network
+    seed: int
 
 
 class Process(Lives):
@@ -29,28 +40,19 @@ class Process(Lives):
         kept: what outlives the process, as files do; shared by the lives of one name.
     """
 
-    def __init__(  # noqa: PLR0913  what a process is made of
-        self,
-        number: int,
-        name: str,
-        *,
-        scenario: Scenario,
-        loop: SimLoop,
-        network: Network,
-        seed: int,
-        load: Sequence[Sequence[Event]],
-        kept: dict[str, Any],
+    def __init__(
+        self, number: int, name: str, *, setting: Setting, load: Sequence[Sequence[Event]], kept: dict[str, Any]
     ) -> None:
         super().__init__(number, name)
-        self.scenario = scenario
+        self.scenario = setting.scenario
         self.load = load
         self.kept = kept
-        self.system: System = sim_system(loop, seed=seed, name=f"{name}/{number}")
+        self.system: System = sim_system(setting.loop, seed=setting.seed, name=f"{name}/{number}")
         self.handle: Channel | None = None
         self.ended: Callable[[Process], None] | None = None
         self.stopped: Callable[[Process], None] | None = None
-        self._loop = loop
-        self._network = network
+        self._loop = setting.loop
+        self._network = setting.network
         self._chance = self.system.random.random
         self._context = Context()
         self._context.run(PROCESS.set, self)
@@ -70,7 +72,6 @@ class Process(Lives):
             self._jump(fault)
         if when != ("before" if before else "after"):
             return
-        self._note(str(fault))
         if kind == "crash":
             self.crash()
             await self._loop.create_future()  # nobody answers: this life is over
@@ -83,7 +84,6 @@ class Process(Lives):
     def _jump(self, fault: Fault) -> None:
         clock = cast("SimClock", self.system.clock)
         clock.skew_us += DAY_US if int(fault.seconds * 1000) % 2 == 0 else -DAY_US
-        self._note(str(fault))
 
     def crash(self) -> None:
         """Die at once: no task of this process runs on."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,13 +32,17 @@ class Alarm(msgspec.Struct):
 
 
 class Ran(msgspec.Struct):
-    """A scenario's seeds, run on the code as it is: every alarm is a false one, or a bug of ours."""
+    """A scenario's seeds, run on the code as it is: every alarm is a false one, or a bug of ours.
+
+    `faults` counts the faults that struck, by operation and kind.
+    """
 
     scenario: str
     seeds: int
     seeds_per_s: float
     false_alarms: int
     alarms: list[Alarm] = []
+    faults: dict[str, int] = {}
 
 
 class Searched(msgspec.Struct):
@@ -80,15 +85,17 @@ def run_range(name: str, seeds: range, *, first_only: bool = False) -> Ran:
     started = clock.monotonic_s()
     alarms: list[Alarm] = []
     count = 0
+    faults: Counter[str] = Counter()
     for seed in seeds:
         count += 1
         run = runner.run(seed)
+        faults.update(f"{fault.operation} {fault.kind}" for fault in run.outcome.struck)
         if run.anomalies:
             alarms.append(Alarm(seed, list(map(str, run.anomalies[:5])), replay_line(run, where=name)))
             if first_only:
                 break
     rate = count / max(clock.monotonic_s() - started, 1e-9)
-    return Ran(name, count, round(rate, 1), len(alarms), alarms)
+    return Ran(name, count, round(rate, 1), len(alarms), alarms, dict(sorted(faults.items())))
 
 
 def search(name: str, seeds: range, patch: Path, *, range_seeds: int = RANGE_SEEDS) -> Searched:

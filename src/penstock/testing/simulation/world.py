@@ -16,10 +16,10 @@ from penstock.testing.simulation.faults import FaultyChannel
 from penstock.testing.simulation.history import History, Note, Place
 from penstock.testing.simulation.loop import SimLoop, Stuck
 from penstock.testing.simulation.network import Network
-from penstock.testing.simulation.process import Process
+from penstock.testing.simulation.process import Process, Setting
 from penstock.testing.simulation.scenario import Event, Scenario, bodies
 from penstock.testing.simulation.system import sim_system, sleep
-from penstock.testing.simulation.tape import Tape
+from penstock.testing.simulation.tape import Fault, Tape
 
 QUIET_WITHIN_S = 120.0
 AFTERMATH_S = 0.5
@@ -45,6 +45,7 @@ class Outcome(msgspec.Struct):
     stuck: str = ""
     steps: int = 0
     virtual_s: float = 0.0
+    struck: list[Fault] = []
 
     def lines(self) -> list[str]:
         """Everything that must be equal when the same seed runs again."""
@@ -90,6 +91,7 @@ class World:
         self._news = asyncio.Event()
         self._network = Network(self.loop, self._chance, tape, changed=self._news.set)
         self._outside = Context()
+        self._setting = Setting(scenario, self.loop, self._network, seed)
         self._loads = {f"producer-{number}": load for number, load in enumerate(loads)}
         self._expected = sum(len(publish) for load in loads for publish in load)
         self._unfinished = set(self._loads)
@@ -107,10 +109,7 @@ class World:
         process = Process(
             len(self._all),
             name,
-            scenario=self._scenario,
-            loop=self.loop,
-            network=self._network,
-            seed=self._seed,
+            setting=self._setting,
             load=self._loads.get(name, ()),
             kept=self._kept.setdefault(name, {}),
         )
@@ -196,6 +195,10 @@ class World:
         floors = {f"{t}/{p}": floor for (_, t, p), floor in sorted(self._network.history.floors.items())}
         return f"published by all but {sorted(self._unfinished)}, floors {floors}, {self._expected} events expected"
 
+    def struck(self) -> list[Fault]:
+        """The faults of the tape whose call came."""
+        return self._network.struck
+
     def close(self) -> None:
         """Drop everything; the store may be used for another world."""
         self.loop.dispose()
@@ -247,5 +250,6 @@ def run_world(
         outcome = world.stopped(str(exc))
     outcome.steps = world.loop.steps
     outcome.virtual_s = world.loop.time()
+    outcome.struck = world.struck()
     world.close()
     return outcome
