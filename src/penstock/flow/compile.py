@@ -14,7 +14,7 @@ from polars.exceptions import PolarsError
 from penstock.errors import ConfigError, PenstockError
 from penstock.flow.aggregates import Aggregation
 from penstock.flow.frames import plain_schema
-from penstock.flow.logic import Merge, Partial, Stateless, first_line
+from penstock.flow.logic import Merge, Partial, Stateless, first_line, is_lazy
 from penstock.flow.reduce import DECIMAL_DIGITS, Layout, Part, Term
 from penstock.flow.spec import (
     OFFSET,
@@ -33,6 +33,8 @@ from penstock.flow.spec import (
 class Stage(msgspec.Struct, frozen=True, eq=False):
     """One consumer group's work: read `topic`, put out `schema` partitioned by `keys`.
 
+    `reads` names the only columns of the topic that matter (for `from_batch`), None when all may.
+
     `into` is the internal topic this stage writes, None for the stage that makes the flow's results. `name` is the
     group's name. A stage with a `layout_in` keeps state: one `Merge` per partition, from `new_merge`.
     """
@@ -45,6 +47,7 @@ class Stage(msgspec.Struct, frozen=True, eq=False):
     stateless: Stateless | None = None
     partial: Partial | None = None
     layout_in: Layout | None = None
+    reads: tuple[str, ...] | None = None
 
     @property
     def keeps_state(self) -> bool:
@@ -103,6 +106,7 @@ def compile_flow(spec: FlowSpec, input_schema: pa.Schema, input_key: str | None)
         msg = f"topic {spec.topic} has a field {OFFSET}; that name is kept for Penstock: rename the field"
         raise ConfigError(msg, path=path)
     stateless = Stateless(spec.name, spec.operators)
+    reads = _reads(spec, frame.columns)
     for index, operator in enumerate(spec.operators):
         frame = _learned(stateless, index, operator, frame=frame, path=path)
     kept = input_key if input_key and _keeps(spec.operators, input_key) else None
@@ -110,7 +114,8 @@ def compile_flow(spec: FlowSpec, input_schema: pa.Schema, input_key: str | None)
     if aggregate is None:
         schema = _typed(frame, path)
         keys = (kept,) if kept in frame.columns else ()
-        stage = Stage(spec.name, spec.topic, None, schema, cast("tuple[str, ...]", keys), stateless=stateless)
+        keys = cast("tuple[str, ...]", keys)
+        stage = Stage(spec.name, spec.topic, None, schema, keys, stateless=stateless, reads=reads)
         return Plan(spec, (stage,))
     layout = layout_of(aggregate.keys, aggregate.aggs, frame, path=path)
     partial = Partial(layout, flow=spec.name)
@@ -127,11 +132,19 @@ def compile_flow(spec: FlowSpec, input_schema: pa.Schema, input_key: str | None)
             stateless=stateless,
             partial=partial,
             layout_in=layout,
+            reads=reads,
         )
         return Plan(spec, (one,))
     between = f"{spec.name}.partials"
     first = Stage(
-        between, spec.topic, between, plain_schema(partials), aggregate.keys, stateless=stateless, partial=partial
+        between,
+        spec.topic,
+        between,
+        plain_schema(partials),
+        aggregate.keys,
+        stateless=stateless,
+        partial=partial,
+        reads=reads,
     )
     return Plan(spec, (first, Stage(spec.name, between, None, results, aggregate.keys, layout_in=layout)))
 
@@ -191,6 +204,27 @@ def _check_expr(expr: pl.Expr, frame: pl.DataFrame, where: str) -> None:
     if _changes_length(expr):
         msg = f"{expr} changes the number of rows: use filter, or flat_map with a function"
         raise ConfigError(msg, path=where)
+
+
+def _reads(spec: FlowSpec, columns: Sequence[str]) -> tuple[str, ...] | None:
+    """The input columns that anything looks at; None when that cannot be told, or all go through."""
+    used = set[str]()
+    for operator in spec.operators:
+        if not is_lazy(operator):
+            return None
+        used.update(operator.on if isinstance(operator, LookupJoin) else ())
+        used.update(root for expr in _expressions(operator) for root in _roots(expr))
+        if isinstance(operator, Select):
+            break
+    else:
+        if spec.aggregate is None:
+            return None
+        used.update(spec.aggregate.keys)
+        values = [agg.value for _, agg in spec.aggregate.aggs if agg.value is not None]
+        if not all(isinstance(value, str) or is_lazy(Select((value,))) for value in values):
+            return None
+        used.update(r for v in values for r in ([v] if isinstance(v, str) else _roots(v)))
+    return tuple(name for name in columns if name in used)
 
 
 def _roots(expr: pl.Expr) -> list[str]:
@@ -320,9 +354,9 @@ def _key_expr(name: str, kind: pl.DataType, where: str) -> pl.Expr:
     column = pl.col(name)
     if isinstance(kind, pl.Categorical | pl.Enum):
         return column.cast(pl.String)
-    if (kind.is_integer() and kind not in (pl.Int128, pl.UInt64)) or kind.is_temporal() or kind.is_decimal():
+    if (kind.is_integer() and not isinstance(kind, pl.Int128 | pl.UInt64)) or kind.is_temporal() or kind.is_decimal():
         return column
-    if kind in (pl.String, pl.Boolean, pl.Binary):
+    if isinstance(kind, pl.String | pl.Boolean | pl.Binary):
         return column
     way = "round or cast it to a whole number first" if kind.is_float() else "group by text, numbers, dates or times"
     msg = f"column {name} is {kind}, which cannot be grouped by reliably: {way}"
@@ -369,7 +403,11 @@ def _addable(agg: Aggregation, kind: pl.DataType, where: str) -> pl.DataType:
 def _orderable(agg: Aggregation, kind: pl.DataType, where: str) -> pl.DataType:
     if isinstance(kind, pl.Categorical | pl.Enum):
         return pl.String()
-    if (kind.is_numeric() and kind not in (pl.Int128,)) or kind.is_temporal() or kind in (pl.String, pl.Boolean):
+    if (
+        (kind.is_numeric() and not isinstance(kind, pl.Int128))
+        or kind.is_temporal()
+        or isinstance(kind, pl.String | pl.Boolean)
+    ):
         return kind
     msg = f"{agg.kind} of {kind}; expected a number, text, a truth value, a date or a time: cast it"
     raise ConfigError(msg, path=where)

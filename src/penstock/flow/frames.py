@@ -14,8 +14,12 @@ from penstock.event.partition import canonical_key
 from penstock.flow.spec import OFFSET
 
 
-def from_batch(batch: pa.RecordBatch, *, first: int | None = None) -> pl.DataFrame:
-    """A frame over the batch's columns; with `first`, the hidden column `_offset` counts up from it."""
+def from_batch(
+    batch: pa.RecordBatch, *, first: int | None = None, columns: Sequence[str] | None = None
+) -> pl.DataFrame:
+    """A frame over the batch's columns, or these of them; with `first`, the hidden `_offset` counts up from it."""
+    if columns is not None:
+        batch = batch.select(list(columns))
     frame = cast("pl.DataFrame", pl.from_arrow(batch))
     if first is None:
         return frame

@@ -26,7 +26,7 @@ class Stateless:
         self._flow = flow
         self._operators = tuple(enumerate(operators))
         # Neighbouring expressions run as one query: columns that nobody needs are then never copied.
-        self._runs = [list(run) for _, run in groupby(self._operators, key=lambda item: _is_lazy(item[1]))]
+        self._runs = [list(run) for _, run in groupby(self._operators, key=lambda item: is_lazy(item[1]))]
 
     def apply(self, frame: pl.DataFrame) -> pl.DataFrame:
         """The operators' result. The hidden column `_offset`, when there, goes along last, unless a function drops it.
@@ -35,7 +35,7 @@ class Stateless:
             PermanentError: an expression cannot be computed over these rows; flow and operator are named.
         """
         for run in self._runs:
-            if not _is_lazy(run[0][1]):
+            if not is_lazy(run[0][1]):
                 for index, operator in run:
                     frame = self.one(index, operator, frame)
                 continue
@@ -52,7 +52,7 @@ class Stateless:
         if isinstance(operator, Map | FlatMap):
             return _call(operator.fn, frame, where)
         try:
-            if _is_lazy(operator):
+            if is_lazy(operator):
                 return _together([operator], frame)
             return _hiding(operator, frame)
         except PolarsError as exc:
@@ -87,7 +87,7 @@ def _exprs(operator: Operator) -> tuple[pl.Expr, ...]:
             return ()
 
 
-def _is_lazy(operator: Operator) -> bool:
+def is_lazy(operator: Operator) -> bool:
     """Whether it names its columns one by one: an expression over "all columns" must not see the hidden one."""
     if isinstance(operator, Map | FlatMap):
         return False
