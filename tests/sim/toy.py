@@ -25,8 +25,7 @@ from penstock.channel.api import (
 )
 from penstock.event.batch import NewBatch, Rows
 from penstock.system.ports import System
-from penstock.testing.simulation.process import Process
-from penstock.testing.simulation.scenario import Event, Scenario
+from penstock.testing.simulation.scenario import Event, Host, Scenario
 
 GROUP = GroupSpec("toy", "in")
 TOPICS = (TopicSpec("in", partitions=2), TopicSpec("out", partitions=2))
@@ -47,7 +46,7 @@ def fold(events: Sequence[Event]) -> dict[tuple[str, bytes], bytes]:
 class Toy:
     """Counts per key and passes on. `step` and `refused` are what the wrong ones do otherwise."""
 
-    def __init__(self, process: Process, channel: Channel, system: System) -> None:
+    def __init__(self, process: Host, channel: Channel, system: System) -> None:
         self.process, self.channel, self.system = process, channel, system
         self.floors: dict[Owned, int] = {}
         self.sums: dict[int, dict[bytes, int]] = {}
@@ -134,7 +133,7 @@ class ForgetsLedger(Toy):
         return True
 
 
-async def fresh_sequence(process: Process, channel: Channel, system: System) -> None:
+async def fresh_sequence(process: Host, channel: Channel, system: System) -> None:
     """A producer that repeats an unknown publish under the next sequence."""
     sequence = 0
     for events in process.load:
@@ -152,7 +151,7 @@ async def fresh_sequence(process: Process, channel: Channel, system: System) -> 
 
 
 def scenario(kind: type[Toy] = Toy, *, backend: str = "embedded") -> Scenario:
-    async def member(process: Process, channel: Channel, system: System) -> None:
+    async def member(process: Host, channel: Channel, system: System) -> None:
         await kind(process, channel, system).run()
 
     return Scenario(

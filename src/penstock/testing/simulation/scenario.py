@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -13,9 +13,6 @@ from penstock.errors import PenstockError
 from penstock.event.batch import Delivered, NewBatch, Rows
 from penstock.event.partition import partition_of
 from penstock.system.ports import System
-
-if TYPE_CHECKING:
-    from penstock.testing.simulation.process import Process
 
 RETRY_S = 0.05
 
@@ -39,11 +36,27 @@ def from_bytes(topic: str, body: bytes) -> Event | None:
     return Event(key, int(number)) if number.isdigit() else None
 
 
-Member = Callable[["Process", Channel, System], Awaitable[None]]
-"""A user's pipeline in one process: runs until it is killed. It may keep things in `process.kept` (its disk)."""
+class Host(Protocol):
+    """The simulated process that a member or a producer runs in, as it sees it.
 
-Producer = Callable[["Process", Channel, System], Awaitable[None]]
-"""Publishes `process.load` in order and returns when all of it is acked; started again after a crash."""
+    Attributes:
+        name: the same after a restart. number: of this life, over all processes of the world.
+        load: what a producer publishes, publish by publish; empty for members.
+        kept: what outlives the process, as files do.
+    """
+
+    name: str
+    number: int
+    scenario: Scenario
+    load: Sequence[Sequence[Event]]
+    kept: dict[str, Any]
+
+
+Member = Callable[[Host, Channel, System], Awaitable[None]]
+"""A user's pipeline in one process: runs until it is killed. It may keep things in `host.kept` (its disk)."""
+
+Producer = Callable[[Host, Channel, System], Awaitable[None]]
+"""Publishes `host.load` in order and returns when all of it is acked; started again after a crash."""
 
 State = Mapping[tuple[str, bytes], bytes]
 """(ledger space, key) → value."""
@@ -96,7 +109,7 @@ class Scenario:
         ]
 
 
-async def publish_all(process: Process, channel: Channel, system: System) -> None:
+async def publish_all(process: Host, channel: Channel, system: System) -> None:
     """The right producer: one publish after the other, repeated under its own sequence until the outcome is known."""
     scenario = process.scenario
     for sequence, events in enumerate(process.load):
