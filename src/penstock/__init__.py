@@ -7,7 +7,28 @@ from importlib.metadata import version
 
 # Exported name -> module that defines it. Loading lazily keeps `import penstock` free of the columnar libraries.
 EXPORTS: dict[str, str] = {
+    "Acked": "penstock.app.outcome",
+    "App": "penstock.app.app",
+    "AsyncClient": "penstock.app.aclient",
+    "Client": "penstock.app.client",
+    "Context": "penstock.engine.context",
+    "Csv": "penstock.source.files",
+    "NewEvent": "penstock.event.envelope",
     "PenstockError": "penstock.errors",
+    "RecordedEvent": "penstock.event.envelope",
+    "Reject": "penstock.errors",
+    "Rejected": "penstock.app.outcome",
+    "Retry": "penstock.delivery.retry",
+    "Roll": "penstock.sink.api",
+    "Unknown": "penstock.app.outcome",
+    "count": "penstock.flow.aggregates",
+    "duckdb_table": "penstock.sink.duckdb",
+    "files": "penstock.source.files",
+    "max_": "penstock.flow.aggregates",
+    "mean": "penstock.flow.aggregates",
+    "min_": "penstock.flow.aggregates",
+    "parquet": "penstock.sink.parquet",
+    "sum_": "penstock.flow.aggregates",
 }
 
 

@@ -1,0 +1,245 @@
+"""The face: one place where a program says where events come from, what happens to them and where results go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+
+from penstock.app.declared import AppFlow, Flowed, Handled, Sourced, TopicHandle
+from penstock.app.place import FOLDER, caller, program_base
+from penstock.channel.api import EVENT_BYTES_MAX_DEFAULT, PARTITIONS_DEFAULT, TopicSpec
+from penstock.channel.rules import check_name, check_topic
+from penstock.config import duration_s
+from penstock.delivery.retry import Retry
+from penstock.engine.calling import shape_of
+from penstock.engine.handling import HandlerSpec
+from penstock.errors import ConfigError
+from penstock.flow.spec import FlowSpec
+from penstock.schema import schema_of
+
+if TYPE_CHECKING:
+    import asyncio
+
+    import polars as pl
+
+    from penstock.app.client import Client
+    from penstock.app.running import RunReport
+    from penstock.engine.supervisor import Progress
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+_KEY_KINDS = ("str", "int", "bytes", "uuid")
+
+
+class App:
+    """One program over one log. Declaring opens nothing; `run`, `client` and `read` do.
+
+    Args:
+        name: the log's name; with the program's folder it says where the log is.
+        path: the log's directory, when it is to be elsewhere than ``.penstock/<name>`` beside the program. A relative
+            path belongs to the program's folder.
+        durability: ``full`` syncs every commit (survives a power loss), ``normal`` survives the death of the process.
+    """
+
+    def __init__(
+        self, name: str, path: str | Path | None = None, *, durability: Literal["full", "normal"] = "full"
+    ) -> None:
+        check_name(name, what="app")
+        self.name = name
+        self.base = program_base(caller(1))
+        self.directory = (self.base / (path if path is not None else f"{FOLDER}/{name}")).absolute()
+        self.durability: Literal["full", "normal"] = durability
+        self.topics: dict[str, TopicHandle[Any]] = {}
+        self.handlers: dict[str, Handled] = {}
+        self.flows: dict[str, Flowed] = {}
+        self.sources: dict[str, Sourced] = {}
+
+    # -- declarations ----------------------------------------------------------------------------------------------
+
+    def topic(  # noqa: PLR0913 - every option by name, one face for users
+        self,
+        name: str,
+        type: type[T] | None = None,  # noqa: A002 - the field's word
+        *,
+        key: str | None = None,
+        time: str | None = None,
+        disorder: str | float | None = None,
+        partitions: int = PARTITIONS_DEFAULT,
+        event_bytes_max: int = EVENT_BYTES_MAX_DEFAULT,
+    ) -> TopicHandle[T]:
+        """Declare a topic.
+
+        Args:
+            name: its identity in the log.
+            type: a msgspec Struct or a dataclass; None for raw bytes.
+            key: the field whose value decides the partition; events of one key keep their order.
+            time: the field that holds the event time.
+            disorder: how late an event may be, as a duration.
+            partitions: fixed when the topic is created.
+            event_bytes_max: larger events are rejected.
+
+        Raises:
+            ConfigError: a name, a field or a number that cannot be meant.
+        """
+        path = f"topics.{name}"
+        schema = None if type is None else schema_of(type)
+        for option, field, kinds in (("key", key, _KEY_KINDS), ("time", time, ("datetime",))):
+            if field is not None:
+                _check_field(schema, field, kinds, path=f"{path}.{option}")
+        spec = TopicSpec(
+            name,
+            partitions=partitions,
+            schema=None if schema is None else schema.describe(),
+            arrow=None if schema is None else schema.arrow_bytes(),
+            key=key,
+            time=time,
+            disorder_s=None if disorder is None else duration_s(disorder, path=f"{path}.disorder"),
+            event_bytes_max=event_bytes_max,
+        )
+        self._free(name)
+        check_topic(spec, self.topics)
+        handle: TopicHandle[T] = TopicHandle(spec, schema)
+        self.topics[name] = handle
+        return handle
+
+    def handle(
+        self,
+        source: TopicHandle[Any],
+        *,
+        into: TopicHandle[Any] | None = None,
+        retry: Retry | None = None,
+        name: str | None = None,
+    ) -> Callable[[F], F]:
+        """Declare a per-event handler, as a decorator; the function itself stays what it is.
+
+        The function takes the event (and a `Context`, if it likes), sync or async, and returns one event for `into`,
+        a list of them, or None. It raises `Reject` to lay the event among the dead letters with a reason; any other
+        exception is retried in place, and in the end laid there too.
+
+        Args:
+            source: the topic it reads.
+            into: the topic its results go to.
+            retry: how often and with which pauses; 3 attempts by default.
+            name: the consumer group; the function's name by default.
+        """
+
+        def declare(function: F) -> F:
+            group = name or function.__name__
+            check_name(group, what="handler")
+            self._free(group)
+            spec = HandlerSpec(group, function, shape_of(function, name=group), retry or Retry())
+            self.handlers[group] = Handled(spec, source, into)
+            return function
+
+        return declare
+
+    def flow(self, name: str, source: TopicHandle[Any] | AppFlow) -> AppFlow:
+        """Begin a columnar flow over a topic or over another flow's results; its name is its identity."""
+        check_name(name, what="flow")
+        self._free(name)
+        where = source.name if isinstance(source, AppFlow) else source
+        spec = FlowSpec(name, source.name)
+        flowed = Flowed(spec, where, self.base)
+        self.flows[name] = flowed
+        return AppFlow(spec, flowed)
+
+    @overload
+    def read(
+        self, source: str | TopicHandle[Any], *, columns: Sequence[str] | None = None, limit: int | None = None
+    ) -> pl.DataFrame: ...
+
+    @overload
+    def read(self, source: Any, *, into: TopicHandle[Any], name: str | None = None) -> None: ...
+
+    def read(
+        self,
+        source: Any,
+        *,
+        into: TopicHandle[Any] | None = None,
+        name: str | None = None,
+        columns: Sequence[str] | None = None,
+        limit: int | None = None,
+    ) -> pl.DataFrame | None:
+        """Declare a source whose events go `into` a topic; or read a topic's events as a frame.
+
+        Args:
+            source: `files(…)`, or any `penstock.source.api.SourceSpec`; or a topic, or its name.
+            into: the topic that gets the source's events.
+            name: the source's identity: its recorded position hangs on it; the topic's name by default.
+            columns: only these columns of the topic.
+            limit: at most this many events.
+        """
+        if isinstance(source, str | TopicHandle):
+            from penstock.app.reading import read_frame  # noqa: PLC0415 - loads the columnar libraries
+
+            return read_frame(self, str(getattr(source, "name", source)), columns=columns, limit=limit)
+        if into is None:
+            msg = "a source needs into=: the topic that gets its events"
+            raise ConfigError(msg, path="sources")
+        identity = name or into.name
+        check_name(identity, what="source")
+        if identity in self.sources:
+            msg = f"two sources {identity}; give the second one a name of its own with name="
+            raise ConfigError(msg, path=f"sources.{identity}")
+        if not callable(getattr(source, "open_source", None)):
+            msg = f"found {type(source).__name__}; expected files(…), a topic, or an object with open_source(…)"
+            raise ConfigError(msg, path=f"sources.{identity}")
+        self.sources[identity] = Sourced(identity, source, into)
+        return None
+
+    def _free(self, name: str) -> None:
+        """A name is used once: topics, handlers and flows are told apart by it."""
+        for kind, names in (("topic", self.topics), ("handler", self.handlers), ("flow", self.flows)):
+            if name in names:
+                msg = f"{name} is the name of a {kind} already; names are identities, take another"
+                raise ConfigError(msg, path=f"{kind}s.{name}")
+
+    # -- use -------------------------------------------------------------------------------------------------------
+
+    def run(
+        self, *, until_idle: bool = False, republish: bool = False, on_progress: Progress | None = None
+    ) -> RunReport:
+        """Run everything that is declared, until SIGTERM or SIGINT (what is in hand is finished first).
+
+        Args:
+            until_idle: end when every source is read and everything published has been worked on.
+            republish: publish every source again from its beginning; the log answers with the original offsets.
+            on_progress: called about four times a second with every part's state.
+
+        Raises:
+            PenstockError: why it cannot start or go on; nothing acked is lost.
+        """
+        from penstock.app.running import RunOptions, run_app  # noqa: PLC0415
+
+        return run_app(self, RunOptions(until_idle, republish), on_progress)
+
+    async def serve(self, stop: asyncio.Event | None = None, *, until_idle: bool = False) -> RunReport:
+        """`run` inside a running loop: until `stop` is set, or all is done. Signals are left to the caller."""
+        from penstock.app.running import RunOptions, serve_app  # noqa: PLC0415
+
+        return await serve_app(self, RunOptions(until_idle), stop=stop)
+
+    def client(self, *, producer: str | None = None) -> Client:
+        """A client that publishes to this app's topics, for threads and plain code: use it with ``with``.
+
+        ``async with`` gives its asyncio twin. `producer` is a stable name for publishers that go on where they were.
+        """
+        from penstock.app.client import Client  # noqa: PLC0415
+
+        return Client(self, producer=producer)
+
+
+def _check_field(schema: Any, field: str, kinds: Sequence[str], *, path: str) -> None:
+    if schema is None:
+        msg = f"{field!r}, and the topic has no type; give it one, or leave this out"
+        raise ConfigError(msg, path=path)
+    names = [f.name for f in schema.fields]
+    if field not in names:
+        msg = f"{field!r} is no field of {schema.name}; expected one of {', '.join(names)}"
+        raise ConfigError(msg, path=path)
+    found = schema.field(field).kind
+    if found not in kinds:
+        msg = f"field {field!r} of {schema.name} is {found}; expected {' or '.join(kinds)}"
+        raise ConfigError(msg, path=path)

@@ -1,0 +1,273 @@
+"""Publishing from threads and plain code: one event and its durable answer, many, or pipelined."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from penstock.app.declared import TopicHandle
+from penstock.app.opened import Opened, open_app
+from penstock.app.outbox import CHUNK_BYTES, CHUNK_EVENTS, Parcel, Receipt, assemble, resolved, together
+from penstock.app.outcome import Acked, Outcome, Rejected, Unknown
+from penstock.app.plan import plan_topics
+from penstock.channel import api
+from penstock.errors import Closed
+from penstock.event.batch import NewBatch
+from penstock.system.pipe import Lock, Permits, Pipe, Signal
+from penstock.system.portal import Portal
+from penstock.system.ports import real_system
+
+if TYPE_CHECKING:
+    from penstock.app.aclient import AsyncClient
+    from penstock.app.app import App
+
+UNANSWERED_PARCELS_MAX = 16
+Topic = TopicHandle[Any] | str
+
+
+class Client:
+    """A publisher. Use it with ``with``, from any number of threads; ``async with`` gives an `AsyncClient` instead.
+
+    Every publish is one transaction under (producer, epoch, sequence), so that asking again never stores twice.
+    Events of one client keep their order within a key. What a consumer of the topic could not decode is rejected.
+
+    After a fork the child must make a client of its own.
+    """
+
+    def __init__(self, app: App, *, producer: str | None = None) -> None:
+        self._app = app
+        self._name = producer
+        self._opened: Opened | None = None
+        self._twin: AsyncClient | None = None
+
+    # -- life ------------------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    async def __aenter__(self) -> AsyncClient:
+        from penstock.app.aclient import AsyncClient  # noqa: PLC0415
+
+        self._twin = AsyncClient(self._app, producer=self._name)
+        await self._twin.open()
+        return self._twin
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        if self._twin is not None:
+            await self._twin.close()
+
+    def open(self) -> None:
+        """Open the app's log and declare its topics there; what ``with`` does.
+
+        Raises:
+            PenstockError: why it cannot be opened.
+        """
+        self._system = real_system()
+        self._portal = Portal()
+        try:
+            self._opened = self._portal.call(open_app(self._app, plan_topics(self._app), self._system))
+            self._producer, self._epoch, self._sequence = self._portal.call(identity(self._opened, self._name))
+        except BaseException:
+            self._portal.close()
+            self._system.offload.close()
+            raise
+        self._filling = Lock()  # guards the lanes
+        self._publishing = Lock()  # guards the sequence: who holds it publishes
+        self._lanes: dict[str, Parcel] = {}
+        self._unanswered = 0
+        self._room = Permits(UNANSWERED_PARCELS_MAX)
+        self._pipe: Pipe[Parcel | Signal] = Pipe(self._work_off, name="penstock-publish")
+
+    def close(self) -> None:
+        """Publish what was sent, then let the log go; may be called twice."""
+        if self._opened is None:
+            return
+        opened, self._opened = self._opened, None
+        self._pipe.close()
+        self._portal.call(opened.close())
+        self._portal.close()
+        self._system.offload.close()
+
+    def _open_topic(self, topic: Topic) -> Any:
+        if self._opened is None:
+            msg = "the client is not open: use it with `with app.client() as client`"
+            raise Closed(msg)
+        return self._opened.topic(topic if isinstance(topic, str) else topic.name)
+
+    # -- waiting for the answer ------------------------------------------------------------------------------------
+
+    def publish(self, topic: Topic, event: Any) -> Outcome:
+        """Publish one event and wait until it is durable.
+
+        Args:
+            topic: the topic, or its name.
+            event: an instance of the topic's type (bytes for a topic without one), or a `NewEvent` around one.
+
+        Raises:
+            LogFull, LogBusy: nothing was stored; publish it again later.
+            Closed, IOFailed: this client's log object is closed; make a new client.
+        """
+        return self.publish_many(topic, (event,))[0]
+
+    def publish_many(self, topic: Topic, events: Iterable[Any]) -> list[Outcome]:
+        """Publish events as one transaction; one outcome per event, in order. Bad ones are rejected, good ones stored.
+
+        Raises:
+            PenstockError: as `publish`.
+        """
+        parcel = Parcel(self._open_topic(topic))
+        for event in events:
+            parcel.add(event)
+        self._publish((parcel,))
+        return parcel.outcomes()
+
+    def publish_together(self, pairs: Iterable[tuple[Topic, Any]]) -> list[Outcome]:
+        """Publish events of any topics as one transaction, all or none; one outcome per event, in order.
+
+        Raises:
+            PenstockError: as `publish`.
+        """
+        parcels: dict[str, Parcel] = {}
+        placed: list[Receipt] = []
+        for topic, event in pairs:
+            opened = self._open_topic(topic)
+            parcel = parcels.setdefault(opened.name, Parcel(opened))
+            placed.append(Receipt(parcel, parcel.add(event)))
+        if together(list(parcels.values())):
+            self._publish(list(parcels.values()))
+        return [receipt.parcel.outcome(receipt.index) for receipt in placed]
+
+    def publish_frame(self, topic: Topic, frame: Any) -> list[Acked | Rejected | Unknown]:
+        """Publish a Polars frame, an Arrow table or record batch as columns, as one transaction.
+
+        Returns:
+            One outcome per partition that got rows: `Acked.offset` is that of its first row. A frame that does not
+            fit the topic's type is rejected as a whole.
+        """
+        from penstock.app.frames import frame_batches  # noqa: PLC0415
+
+        opened = self._open_topic(topic)
+        batches = frame_batches(opened, frame)
+        if isinstance(batches, Rejected):
+            return [batches]
+        with self._publishing:
+            publish, answer = self._sent(batches)
+        return [_of_batch(publish, index, answer) for index in range(len(batches))]
+
+    def resolve(self, unknown: Unknown) -> Outcome:
+        """Find out what became of an event whose outcome is unknown: the same publish is asked for again.
+
+        Use a client that was opened after the failure.
+        """
+        if self._opened is None:
+            msg = "the client is not open: use it with `with app.client() as client`"
+            raise Closed(msg)
+        return resolved(unknown, self._opened.channel.publish_blocking(unknown.ticket))
+
+    def _publish(self, parcels: Sequence[Parcel]) -> None:
+        """In this thread, after what was sent before."""
+        if self._unanswered:
+            self.flush()
+        with self._publishing:
+            self._send(parcels)
+        for parcel in parcels:
+            if parcel.error is not None:
+                raise parcel.error
+
+    def _send(self, parcels: Sequence[Parcel]) -> None:
+        """Publish and note the answer in every parcel. The caller holds `_publishing`."""
+        try:
+            batches = assemble(parcels, producer=self._producer, epoch=self._epoch, sequence=self._sequence).batches
+            if not batches:
+                return
+            sent = self._sent(batches)
+        except Exception as exc:  # noqa: BLE001 - it is raised to whoever asks for the outcome
+            for parcel in parcels:
+                parcel.error = exc
+            return
+        for parcel in parcels:
+            parcel.answer = sent
+
+    def _sent(self, batches: Sequence[NewBatch]) -> tuple[api.Publish, api.Acked | api.Refused | api.Unknown]:
+        assert self._opened is not None
+        publish = api.Publish(self._producer, self._epoch, self._sequence, batches)
+        answer = self._opened.channel.publish_blocking(publish)
+        if not isinstance(answer, api.Refused):
+            self._sequence += 1
+        return publish, answer
+
+    # -- pipelined -------------------------------------------------------------------------------------------------
+
+    def send(self, topic: Topic, event: Any) -> Receipt:
+        """Publish one event without waiting for its answer; `flush` waits. Blocks while too many are unanswered.
+
+        Raises:
+            Closed: the client is not open.
+        """
+        name = topic if isinstance(topic, str) else topic.name
+        with self._filling:
+            parcel = self._lanes.get(name)
+            if parcel is not None:
+                return self._filled(name, parcel, event)
+        self._room.acquire()
+        with self._filling:
+            parcel = self._lanes.get(name)
+            if parcel is None:
+                parcel = self._lanes[name] = Parcel(self._open_topic(name))
+                self._unanswered += 1
+                self._pipe.put(parcel)
+            else:
+                self._room.release()
+            return self._filled(name, parcel, event)
+
+    def _filled(self, name: str, parcel: Parcel, event: Any) -> Receipt:
+        index = parcel.add(event)
+        if index + 1 >= CHUNK_EVENTS or parcel.size >= CHUNK_BYTES:
+            del self._lanes[name]
+        return Receipt(parcel, index)
+
+    def flush(self) -> None:
+        """Wait until everything that was sent has its answer."""
+        done = Signal()
+        self._pipe.put(done)
+        done.wait()
+
+    def _work_off(self, item: Parcel | Signal) -> None:
+        """In the pipe's thread: whatever has been filled in meanwhile is published as one transaction."""
+        if isinstance(item, Signal):
+            item.set()
+            return
+        with self._filling:
+            if self._lanes.get(item.topic.name) is item:
+                del self._lanes[item.topic.name]
+        with self._publishing:
+            self._send((item,))
+        with self._filling:
+            self._unanswered -= 1
+        self._room.release()
+
+
+async def identity(opened: Opened, name: str | None) -> tuple[str, int, int]:
+    """(producer, epoch, next sequence): a new name, or the next epoch of a named producer, which fences the last one."""
+    if name is None:
+        return opened.system.new_id(), 0, 0
+    last = await opened.channel.producer(name)
+    return name, 0 if last is None else last.epoch + 1, 0
+
+
+def _of_batch(publish: api.Publish, index: int, answer: api.Acked | api.Refused | api.Unknown) -> Outcome:
+    batch = publish.batches[index]
+    match answer:
+        case api.Acked():
+            return Acked(batch.topic, batch.partition, answer.first[index], answer.repeated)
+        case api.Refused():
+            return Rejected(batch.topic, answer.reason)
+        case api.Unknown():
+            return Unknown(batch.topic, answer.reason, publish, (index, 0))

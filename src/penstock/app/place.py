@@ -1,0 +1,48 @@
+"""Where a program's log lies: found from the program or its project, never from the current directory alone."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import FrameType
+
+from penstock.errors import ConfigError
+
+FOLDER = ".penstock"
+_PROJECT_MARKS = ("pyproject.toml", "setup.cfg", ".git")
+
+
+def program_base(frame: FrameType | None = None) -> Path:
+    """The folder that relative paths of a program belong to.
+
+    Args:
+        frame: where the program calls from; its file's folder is the answer. Without a file (a notebook, a prompt):
+            the nearest folder upwards from the current one that is a project's, else the current one.
+    """
+    file = None if frame is None else frame.f_globals.get("__file__")
+    if file:
+        return Path(file).resolve().parent
+    here = Path.cwd()
+    return next((d for d in (here, *here.parents) if any((d / mark).exists() for mark in _PROJECT_MARKS)), here)
+
+
+def caller(depth: int) -> FrameType:
+    """The frame `depth` calls above the caller's."""
+    return sys._getframe(depth + 1)  # noqa: SLF001 - the one way to learn which file declares an app
+
+
+def find_log(base: Path) -> Path:
+    """The only log under ``base/.penstock``, for tools that were not told which.
+
+    Raises:
+        ConfigError: there is none, or more than one; they are listed.
+    """
+    found = sorted(p.parent for p in (base / FOLDER).glob("*/log.db"))
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        msg = f"no log under {base / FOLDER}; run the program first, or name the log's directory with --log"
+        raise ConfigError(msg, path="log.path")
+    names = ", ".join(p.name for p in found)
+    msg = f"{base / FOLDER} holds {len(found)} logs ({names}); name one with --log {FOLDER}/{found[0].name}"
+    raise ConfigError(msg, path="log.path")

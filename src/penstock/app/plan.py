@@ -1,0 +1,154 @@
+"""From an app's declarations to what is opened and run: topics with their types, flows as stages, sinks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from penstock.app.declared import Flowed, SinkSpec, TopicHandle
+from penstock.channel.api import TopicSpec
+from penstock.delivery.deadletter import dead_letter_topic
+from penstock.errors import ConfigError
+from penstock.schema import ColumnsSchema, Schema
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from penstock.app.app import App
+    from penstock.flow.compile import Stage
+
+AnySchema = Schema[Any] | ColumnsSchema
+
+
+class StagePlan(msgspec.Struct, frozen=True):
+    """One stage of a flow: the compiled stage, and the topic it writes."""
+
+    stage: Stage
+    into: str
+
+
+class SinkPlan(msgspec.Struct, frozen=True):
+    """One sink and the topic it reads."""
+
+    sink: SinkSpec
+    topic: str
+
+
+class Plan(msgspec.Struct):
+    """What is to be opened (topics by name, with their types) and run."""
+
+    topics: dict[str, TopicSpec] = msgspec.field(default_factory=dict[str, TopicSpec])
+    schemas: dict[str, AnySchema | None] = msgspec.field(default_factory=dict[str, Any])
+    stages: list[StagePlan] = msgspec.field(default_factory=list[StagePlan])
+    sinks: list[SinkPlan] = msgspec.field(default_factory=list[SinkPlan])
+
+    def add(self, spec: TopicSpec, schema: AnySchema | None) -> None:
+        """Take a topic on."""
+        self.topics[spec.name] = spec
+        self.schemas[spec.name] = schema
+
+    def dead(self, group: str, source: TopicSpec) -> None:
+        """Take the dead letters of a group that reads `source` on."""
+        spec = dead_letter_topic(group, partitions=source.partitions, event_bytes_max=source.event_bytes_max)
+        self.add(spec, None)
+
+
+def plan_topics(app: App) -> Plan:
+    """The topics a program declares itself: all that a client needs."""
+    plan = Plan()
+    for handle in app.topics.values():
+        plan.add(handle.spec, handle.schema)
+    return plan
+
+
+def plan_app(app: App) -> Plan:
+    """Everything.
+
+    Raises:
+        ConfigError: a flow does not fit its topic, or flows read each other in a circle.
+    """
+    plan = plan_topics(app)
+    for handled in app.handlers.values():
+        plan.dead(handled.handler.name, handled.source.spec)
+    for sourced in app.sources.values():
+        spec = dead_letter_topic(
+            f"source.{sourced.name}", partitions=1, event_bytes_max=sourced.into.spec.event_bytes_max
+        )
+        plan.add(spec, None)
+    for flowed in _in_order(app.flows):
+        _plan_flow(plan, flowed, app)
+    return plan
+
+
+def _in_order(flows: dict[str, Flowed]) -> list[Flowed]:
+    """Flows after the flows they read."""
+    ordered: list[Flowed] = []
+    left = dict(flows)
+    while left:
+        ready = [name for name, flowed in left.items() if not (isinstance(flowed.source, str) and flowed.source in left)]
+        if not ready:
+            msg = f"{', '.join(sorted(left))} read each other in a circle"
+            raise ConfigError(msg, path="flows")
+        ordered += [left.pop(name) for name in ready]
+    return ordered
+
+
+def _plan_flow(plan: Plan, flowed: Flowed, app: App) -> None:
+    from penstock.flow.compile import compile_flow  # noqa: PLC0415 - loads Polars
+
+    source = _results_of(app, flowed.source)
+    schema, spec = plan.schemas[source], plan.topics[source]
+    if schema is None:
+        msg = f"topic {source} has no type, so it has no columns; declare it with a type"
+        raise ConfigError(msg, path=f"flows.{flowed.spec.name}")
+    compiled = compile_flow(msgspec.structs.replace(flowed.spec, topic=source), schema.arrow, spec.key)
+    for stage in compiled.stages:
+        into = stage.into or (flowed.spec.name if flowed.into is None else flowed.into.name)
+        if into in plan.topics:
+            _check_into(flowed.into, stage.schema, path=f"flows.{flowed.spec.name}.to")
+        else:
+            plan.add(*_results_topic(into, stage, spec, internal=stage.into is not None))
+        plan.dead(stage.name, plan.topics[stage.topic])
+        plan.stages.append(StagePlan(stage, into))
+    results = _results_of(app, flowed.spec.name)
+    plan.sinks += [SinkPlan(sink, results) for sink in flowed.sinks]
+
+
+def _results_of(app: App, source: TopicHandle[Any] | str) -> str:
+    """The topic that holds a topic's, or a flow's, events."""
+    if isinstance(source, TopicHandle):
+        return source.name
+    into = app.flows[source].into
+    return source if into is None else into.name
+
+
+def _results_topic(name: str, stage: Stage, source: TopicSpec, *, internal: bool) -> tuple[TopicSpec, ColumnsSchema]:
+    import pyarrow as pa  # noqa: PLC0415
+
+    schema = ColumnsSchema(name, stage.schema)
+    timed = source.time is not None and source.time in stage.schema.names
+    time = source.time if timed and pa.types.is_timestamp(stage.schema.field(source.time).type) else None
+    key = stage.keys[0] if len(stage.keys) == 1 else None
+    spec = TopicSpec(
+        name,
+        partitions=source.partitions,
+        schema=schema.describe(),
+        arrow=stage.schema.serialize().to_pybytes(),
+        key=key,
+        time=time,
+        event_bytes_max=source.event_bytes_max,
+        internal=internal,
+    )
+    return spec, schema
+
+
+def _check_into(into: TopicHandle[Any] | None, schema: pa.Schema, *, path: str) -> None:
+    if into is None:
+        msg = "the flow's name is a topic's name already; take another"
+        raise ConfigError(msg, path=path)
+    expected = None if into.schema is None else into.schema.arrow
+    if expected is None or expected.names != schema.names:
+        found, wanted = ", ".join(schema.names), "raw bytes" if expected is None else ", ".join(expected.names)
+        msg = f"the flow's columns are {found}; topic {into.name} has {wanted}: select(…) those, in that order"
+        raise ConfigError(msg, path=path)

@@ -1,0 +1,59 @@
+"""A topic's events as a frame: for notebooks, tests and looking."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
+
+import polars as pl
+import pyarrow as pa
+
+from penstock.app.opened import open_app
+from penstock.app.plan import plan_app
+from penstock.system.portal import Portal
+from penstock.system.ports import System, real_system
+
+if TYPE_CHECKING:
+    from penstock.app.app import App
+
+READ_EVENTS_MAX = 100_000
+
+
+def read_frame(app: App, topic: str, *, columns: Sequence[str] | None, limit: int | None) -> pl.DataFrame:
+    """The topic's events, partition by partition, each in offset order; works inside a running loop too.
+
+    Raises:
+        ConfigError: no such topic, it has no type, or no such column.
+    """
+    portal, system = Portal(), real_system()
+    try:
+        return portal.call(_read(app, topic, system, columns=columns, limit=limit))
+    finally:
+        portal.close()
+        system.offload.close()
+
+
+async def _read(
+    app: App, topic: str, system: System, *, columns: Sequence[str] | None, limit: int | None
+) -> pl.DataFrame:
+    opened = await open_app(app, plan_app(app), system)
+    try:
+        typed = opened.topic(topic)
+        tables: list[pa.RecordBatch] = []
+        left = limit
+        for partition in range(typed.spec.partitions):
+            offset = 0
+            while left is None or left > 0:
+                count = READ_EVENTS_MAX if left is None else min(left, READ_EVENTS_MAX)
+                batches = await opened.channel.read(topic, partition, offset, events_max=count)
+                if not batches:
+                    break
+                for delivered in batches:
+                    table = typed.table(delivered)
+                    tables.append(table if columns is None else table.select(list(columns)))
+                    left = None if left is None else left - delivered.count
+                offset = batches[-1].end
+        empty = typed.columns(columns)
+        return cast("pl.DataFrame", pl.from_arrow(pa.Table.from_batches(tables, schema=empty)))
+    finally:
+        await opened.close()

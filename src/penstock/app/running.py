@@ -1,0 +1,198 @@
+"""Running an app: every source, handler, flow and sink as a part under one supervisor, until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from penstock.app.opened import Opened, open_app
+from penstock.app.plan import Plan, plan_app
+from penstock.channel.api import GroupSpec, Subscription
+from penstock.delivery.deadletter import SUFFIX
+from penstock.engine.group import Group, GroupState, Slots
+from penstock.engine.handling import HandlerWork, Topics
+from penstock.engine.sinking import SinkWork
+from penstock.engine.sourcing import SourceRun
+from penstock.engine.supervisor import Progress, Supervisor
+from penstock.engine.work import Work
+from penstock.errors import ConfigError
+from penstock.event.batch import Delivered
+from penstock.system.ports import real_system
+from penstock.system.slots import MappedSlot, Slot
+
+if TYPE_CHECKING:
+    from penstock.app.app import App
+
+READ_EVENTS_MAX = 50_000
+
+
+class RunOptions(msgspec.Struct, frozen=True):
+    """How far a run goes; see `App.run`."""
+
+    until_idle: bool = False
+    republish: bool = False
+
+
+class RunReport(msgspec.Struct, frozen=True):
+    """What a run did: one state per source, handler, flow stage and sink, and how long it took."""
+
+    parts: Sequence[GroupState]
+    seconds: float
+
+    def part(self, name: str) -> GroupState:
+        """The state of one part.
+
+        Raises:
+            KeyError: there is none of this name.
+        """
+        for state in self.parts:
+            if state.name == name:
+                return state
+        raise KeyError(name)
+
+
+def run_app(app: App, options: RunOptions, on_progress: Progress | None) -> RunReport:
+    """See `App.run`."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(_until_signal(app, options, on_progress))
+    msg = "app.run() inside a running loop; use `await app.serve()` there"
+    raise ConfigError(msg, path=f"apps.{app.name}")
+
+
+async def _until_signal(app: App, options: RunOptions, on_progress: Progress | None) -> RunReport:
+    """The first SIGTERM or SIGINT drains; a second one finds the default again and ends the process."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def asked() -> None:
+        stop.set()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, asked)
+    try:
+        return await serve_app(app, options, stop=stop, on_progress=on_progress)
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+async def serve_app(
+    app: App, options: RunOptions, *, stop: asyncio.Event | None = None, on_progress: Progress | None = None
+) -> RunReport:
+    """See `App.serve`."""
+    system = real_system()
+    started = system.clock.monotonic_s()
+    try:
+        plan = plan_app(app)
+        opened = await open_app(app, plan, system)
+        try:
+            supervisor = _supervised(app, plan, opened, options)
+            stopper = None if stop is None else asyncio.ensure_future(_stopped(stop, supervisor))
+            try:
+                await supervisor.run(on_progress)
+            finally:
+                if stopper is not None:
+                    stopper.cancel()
+            return RunReport(supervisor.states, system.clock.monotonic_s() - started)
+        finally:
+            await opened.close()
+    finally:
+        system.offload.close()
+
+
+async def _stopped(stop: asyncio.Event, supervisor: Supervisor) -> None:
+    await stop.wait()
+    supervisor.stop()
+
+
+def _supervised(app: App, plan: Plan, opened: Opened, options: RunOptions) -> Supervisor:
+    supervisor = Supervisor(opened.system.clock)
+    slots = _slots(opened)
+
+    def add(work: Work, *, writes: frozenset[str]) -> None:
+        topic = work.subscription.group.topic
+        ended = supervisor.ended(topic) if options.until_idle else None
+        supervisor.add(Group(opened.channel, work, system=opened.system, slots=slots, ended=ended), writes=writes)
+
+    for sourced in app.sources.values():
+        source = sourced.spec.open_source(
+            app.base, sourced.name, event_bytes_max=sourced.into.spec.event_bytes_max
+        )
+        dead = opened.topic(f"source.{sourced.name}{SUFFIX}")
+        run = SourceRun(
+            opened.channel,
+            source,
+            opened.topic(sourced.into.name),
+            dead=dead,
+            system=opened.system,
+            republish=options.republish,
+        )
+        supervisor.add(run, writes=frozenset((sourced.into.name, dead.name)))
+    for handled in app.handlers.values():
+        name = handled.handler.name
+        into = None if handled.into is None else opened.topic(handled.into.name)
+        topics = Topics(opened.topic(handled.source.name), into, opened.topic(name + SUFFIX))
+        subscription = _subscription(name, handled.source.name, "handler")
+        work = HandlerWork(handled.handler, subscription, topics, system=opened.system)
+        add(work, writes=frozenset(t.name for t in (into, topics.dead) if t is not None))
+    _add_flows(plan, opened, add)
+    return supervisor
+
+
+class _Add(Protocol):
+    def __call__(self, work: Work, *, writes: frozenset[str]) -> None: ...
+
+
+def _add_flows(plan: Plan, opened: Opened, add: _Add) -> None:
+    from penstock.engine.flowing import FlowTopics, FlowWork  # noqa: PLC0415
+
+    for planned in plan.stages:
+        stage = planned.stage
+        topics = FlowTopics(opened.topic(stage.topic), opened.topic(planned.into), opened.topic(stage.name + SUFFIX))
+        work = FlowWork(stage, _subscription(stage.name, stage.topic, "flow"), topics, system=opened.system)
+        add(work, writes=frozenset((planned.into, topics.dead.name)))
+    for planned in plan.sinks:
+        topic = opened.topic(planned.topic)
+        subscription = _subscription(planned.sink.name, planned.topic, "sink")
+        past = _Past(opened, planned.topic)
+        add(SinkWork(planned.sink.config.open(), subscription, topic, past=past, system=opened.system), writes=frozenset())
+
+
+class _Past:
+    """See `penstock.engine.sinking.Past`."""
+
+    def __init__(self, opened: Opened, topic: str) -> None:
+        self._channel = opened.channel
+        self._topic = topic
+
+    def tip(self, partition: int) -> int:
+        return self._channel.tips(self._topic)[partition]
+
+    async def read(self, partition: int, offset: int) -> Sequence[Delivered]:
+        return await self._channel.read(self._topic, partition, offset, events_max=READ_EVENTS_MAX)
+
+
+def _subscription(group: str, topic: str, kind: str) -> Subscription:
+    return Subscription(GroupSpec(group, topic, kind), f"process {os.getpid()}")
+
+
+def _slots(opened: Opened) -> Slots:
+    """A slot per group in the log's directory, opened by the group's owner only; a name is never a path."""
+    assert opened.channel.directory is not None
+    directory = opened.channel.directory / "slots"
+    directory.mkdir(exist_ok=True)
+
+    def slot(group: str) -> Slot:
+        return MappedSlot(directory / sha256(group.encode()).hexdigest()[:32])
+
+    return slot

@@ -1,0 +1,279 @@
+"""A topic with its Python type: from events to batches per partition, and back. Used by clients, engine and sources."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import pairwise
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import msgspec
+
+from penstock.channel.api import Topic
+from penstock.errors import ConfigError, DecodeError, PermanentError
+from penstock.event.batch import Attributes, Columns, Delivered, NewBatch, Rows
+from penstock.event.partition import Key, canonical_key, partition_of, partitions_of
+from penstock.schema import ColumnsSchema, Invalid, Schema
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+T = TypeVar("T")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Packed(msgspec.Struct):
+    """Events as batches. `place` gives for each good event (in input order) its batch and its index in it."""
+
+    batches: list[NewBatch]
+    place: list[tuple[int, int]]
+    refused: dict[int, str]
+
+
+def time_us(moment: datetime) -> int:
+    """Microseconds since 1970 in UTC; exact for every aware datetime."""
+    delta = moment - _EPOCH
+    return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
+
+
+class TypedTopic(Generic[T]):
+    """One declared topic and, when it has one, its schema. Holds no connection; may be used from any thread."""
+
+    def __init__(self, topic: Topic, schema: Schema[T] | ColumnsSchema | None) -> None:
+        self.spec = topic.spec
+        self.schema_id = topic.schema_id
+        self.name = topic.spec.name
+        self.schema = schema
+        self._key: Callable[[Any], Key] | None = attrgetter(topic.spec.key) if topic.spec.key else None
+        self._time: Callable[[Any], datetime] | None = attrgetter(topic.spec.time) if topic.spec.time else None
+
+    # -- events to batches -----------------------------------------------------------------------------------------
+
+    def encode(self, event: T) -> bytes:
+        """One event as the bytes it is stored as.
+
+        Raises:
+            DecodeError: a consumer could not read it; the field is named.
+        """
+        if self.schema is not None:
+            return self.schema.encode(event)
+        if isinstance(event, bytes):
+            return event
+        msg = f"topic {self.name} has no type and takes bytes; found {type(event).__name__}"
+        raise DecodeError(msg)
+
+    def pack(self, bodies: list[bytes], *, keys: Sequence[Key] | None = None, attributes: Attributes | None = None) -> Packed:
+        """Validate encoded events and lay them out by partition, keeping their order within each.
+
+        Args:
+            bodies: encoded events, as `encode` gives them.
+            keys: for topics whose type has no key field: one per event.
+            attributes: one value per event for each name.
+        """
+        refused: dict[int, str] = {}
+        decoded: list[Any] | None = None
+        if self.schema is not None:
+            checked = self.schema.validate_lines(bodies)
+            if isinstance(checked, Invalid):
+                refused.update(checked.reasons)
+                decoded = checked.events
+            else:
+                decoded = checked
+        limit = self.spec.event_bytes_max
+        if max(map(len, bodies), default=0) > limit:
+            for index, body in enumerate(bodies):
+                if len(body) > limit:
+                    refused.setdefault(index, self._too_large(len(body)))
+        canonical = self._keys(decoded, keys, refused, len(bodies))
+        return self._lay_out(bodies, decoded, canonical, refused=refused, attributes=attributes or {})
+
+    def _too_large(self, size: int) -> str:
+        return (
+            f"an event of {size} bytes; topic {self.name} takes at most {self.spec.event_bytes_max}: store the body "
+            "elsewhere and publish a reference, or raise the topic's event_bytes_max"
+        )
+
+    def _keys(
+        self, decoded: list[Any] | None, keys: Sequence[Key] | None, refused: dict[int, str], count: int
+    ) -> list[bytes | None] | None:
+        raw: Iterable[Any]
+        if self._key is not None and decoded is not None:
+            if refused:
+                raw = [None if event is None else self._key(event) for event in decoded]
+            else:
+                raw = map(self._key, decoded)
+                try:
+                    return [k.encode() for k in raw] if self._text_keys() else [canonical_key(k) for k in raw]
+                except ValueError:
+                    raw = map(self._key, decoded)
+        elif keys is not None:
+            raw = keys
+        else:
+            return None
+        out: list[bytes | None] = [None] * count
+        for index, key in enumerate(raw):
+            try:
+                out[index] = canonical_key(key)
+            except ValueError as exc:
+                refused.setdefault(index, str(exc))
+        return out
+
+    def _text_keys(self) -> bool:
+        assert self.schema is not None
+        assert self.spec.key is not None
+        return self.schema.field(self.spec.key).kind == "str" and self._key is not None
+
+    def _lay_out(
+        self,
+        bodies: list[bytes],
+        decoded: list[Any] | None,
+        keys: list[bytes | None] | None,
+        *,
+        refused: dict[int, str],
+        attributes: Attributes,
+    ) -> Packed:
+        stored = dict(attributes)
+        if keys is not None and self._key is None:
+            stored["key"] = keys
+        times = self._times(decoded, refused)
+        count = len(bodies)
+        if not refused and (keys is None or self.spec.partitions == 1):
+            batch = self._batch(0, bodies, stored, times)
+            return Packed([batch], [(0, i) for i in range(count)], refused)
+        numbers = [0] * count if keys is None else partitions_of(keys, self.spec.partitions)
+        members: dict[int, list[int]] = {}
+        for index, number in enumerate(numbers):
+            if index not in refused:
+                members.setdefault(number, []).append(index)
+        batches: list[NewBatch] = []
+        place: list[tuple[int, int]] = [(-1, -1)] * count
+        for number in sorted(members):
+            indexes = members[number]
+            for position, index in enumerate(indexes):
+                place[index] = (len(batches), position)
+            part = {name: [values[i] for i in indexes] for name, values in stored.items()}
+            chosen = None if times is None else [times[i] for i in indexes]
+            batches.append(self._batch(number, [bodies[i] for i in indexes], part, chosen))
+        return Packed(batches, place, refused)
+
+    def _times(self, decoded: list[Any] | None, refused: dict[int, str]) -> list[datetime | None] | None:
+        if self._time is None or decoded is None:
+            return None
+        if refused:
+            return [None if event is None else self._time(event) for event in decoded]
+        return list(map(self._time, decoded))
+
+    def _batch(
+        self, number: int, bodies: list[bytes], attributes: Attributes, times: Sequence[datetime | None] | None
+    ) -> NewBatch:
+        known = [t for t in times if t is not None] if times else []
+        low, high = (time_us(min(known)), time_us(max(known))) if known else (None, None)
+        return NewBatch(self.name, number, len(bodies), Rows.of(bodies, attributes), low, high)
+
+    def pack_columns(self, table: pa.RecordBatch, attributes: Attributes | None = None) -> list[NewBatch]:
+        """Lay out columns by partition, keeping the rows' order within each. The columns are valid already."""
+        import pyarrow as pa  # noqa: PLC0415
+        import pyarrow.compute as pc  # noqa: PLC0415
+
+        given = attributes or {}
+        if table.num_rows == 0:
+            return []
+        if self.spec.key is None or self.spec.partitions == 1:
+            return [self.columns_batch(0, table, given)]
+        encoded = pc.dictionary_encode(table.column(self.spec.key))
+        per_key = partitions_of(
+            [canonical_key(k) for k in encoded.dictionary.to_pylist()], self.spec.partitions
+        )
+        numbers = pc.fill_null(pc.take(pa.array(per_key, pa.int32()), encoded.indices), partition_of(None, 1))
+        out: list[NewBatch] = []
+        for number in sorted(set(per_key) | ({0} if encoded.null_count else set())):
+            indexes = pc.indices_nonzero(pc.equal(numbers, number))
+            if len(indexes) == 0:
+                continue
+            part = {name: [values[i] for i in indexes.to_pylist()] for name, values in given.items()}
+            out.append(self.columns_batch(number, table.take(indexes), part))
+        return out
+
+    def columns_batch(self, number: int, table: pa.RecordBatch, attributes: Attributes | None = None) -> NewBatch:
+        """These columns as one batch of partition `number`, with the bounds of their event times."""
+        low = high = None
+        if self.spec.time is not None:
+            import pyarrow as pa  # noqa: PLC0415
+            import pyarrow.compute as pc  # noqa: PLC0415
+
+            ends = pc.min_max(table.column(self.spec.time).cast(pa.timestamp("us", "UTC")).cast(pa.int64()))
+            low, high = ends["min"].as_py(), ends["max"].as_py()
+        return NewBatch(self.name, number, table.num_rows, Columns(table, attributes or {}), low, high)
+
+    # -- batches to events -----------------------------------------------------------------------------------------
+
+    def events(self, delivered: Delivered) -> Sequence[T]:
+        """The batch's events as objects of the topic's type (bytes for a topic without one), in offset order.
+
+        Raises:
+            DecodeError: an event's bytes are not what the schema says (an older, incompatible writer).
+        """
+        payload = delivered.payload
+        if self.schema is None:
+            assert isinstance(payload, Rows)
+            return payload.bodies()  # type: ignore[return-value]
+        if isinstance(payload, Rows):
+            return self.schema.decode_lines(payload.body, delivered.count)
+        return list(self.schema.from_columns(payload.table))
+
+    def decode(self, body: bytes) -> T:
+        """One event from its bytes.
+
+        Raises:
+            DecodeError: the bytes are not what the schema says.
+        """
+        return body if self.schema is None else self.schema.decode(body)  # type: ignore[return-value]
+
+    def table(self, delivered: Delivered) -> pa.RecordBatch:
+        """The batch's events as columns of the topic's schema, in offset order."""
+        if self.schema is None:
+            msg = f"topic {self.name} has no type, so it has no columns; declare the topic with a type"
+            raise PermanentError(msg)
+        payload = delivered.payload
+        if isinstance(payload, Rows):
+            return self.schema.lines_to_columns(payload.body, delivered.count)
+        return payload.table
+
+    def columns(self, names: Sequence[str] | None = None) -> pa.Schema:
+        """The topic's Arrow schema, or these columns of it.
+
+        Raises:
+            ConfigError: the topic has no type, or no such column.
+        """
+        if self.schema is None:
+            msg = "it has no type, so it has no columns; declare it with a type"
+            raise ConfigError(msg, path=f"topics.{self.name}")
+        arrow = self.schema.arrow
+        if names is None:
+            return arrow
+        unknown = [name for name in names if name not in arrow.names]
+        if unknown:
+            msg = f"no column {', '.join(unknown)}; it has {', '.join(arrow.names)}"
+            raise ConfigError(msg, path=f"topics.{self.name}")
+        import pyarrow as pa  # noqa: PLC0415
+
+        return pa.schema([arrow.field(name) for name in names])
+
+    def bodies(self, delivered: Delivered) -> list[bytes]:
+        """Each event's bytes; for blocks of columns, the JSON they would be."""
+        payload = delivered.payload
+        if isinstance(payload, Rows):
+            return payload.bodies()
+        assert self.schema is not None
+        return self.schema.columns_to_lines(payload.table)
+
+
+def contiguous(batches: Sequence[Delivered]) -> bool:
+    """Whether the batches follow one another without a gap."""
+    return all(a.end == b.first for a, b in pairwise(batches))
+
+
+def spec_names(specs: Mapping[str, Topic]) -> list[str]:
+    """Names, sorted; for messages."""
+    return sorted(specs)

@@ -1,0 +1,78 @@
+"""Dead letters: an event that was given up, with its original bytes and the reason, as an event of its own topic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from penstock.channel.api import TopicSpec
+from penstock.event.batch import NewBatch, Rows
+
+SUFFIX = ".dead"
+TEXT_MAX = 8_000
+
+
+class DeadLetter(msgspec.Struct, frozen=True):
+    """One event given up by `group`. `body` is the event's original bytes; `reason` is for people."""
+
+    group: str
+    topic: str
+    partition: int
+    offset: int
+    body: bytes
+    reason: str
+    error: str
+    stack: str = ""
+    attempts: int = 1
+    key: bytes | None = None
+    id: str = ""
+
+    def headers(self) -> dict[str, str]:
+        """What is stored beside the body; texts are bounded."""
+        return {
+            "group": self.group,
+            "topic": self.topic,
+            "partition": str(self.partition),
+            "offset": str(self.offset),
+            "reason": self.reason[:TEXT_MAX],
+            "error": self.error,
+            "stack": self.stack[-TEXT_MAX:],
+            "attempts": str(self.attempts),
+            "id": self.id,
+        }
+
+
+def dead_letter_topic(group: str, *, partitions: int, event_bytes_max: int) -> TopicSpec:
+    """The declaration of a group's dead letters: raw bytes, partitioned as its input is."""
+    return TopicSpec(group + SUFFIX, partitions=partitions, event_bytes_max=event_bytes_max, internal=True)
+
+
+def to_batch(letters: Sequence[DeadLetter], *, topic: str, partition: int) -> NewBatch:
+    """The letters of one step as one batch, in offset order."""
+    ordered = sorted(letters, key=lambda letter: letter.offset)
+    attributes: dict[str, list[Any]] = {
+        "headers": [letter.headers() for letter in ordered],
+        "cause": [letter.offset for letter in ordered],
+    }
+    if any(letter.key is not None for letter in ordered):
+        attributes["key"] = [letter.key for letter in ordered]
+    return NewBatch(topic, partition, len(ordered), Rows.of([letter.body for letter in ordered], attributes))
+
+
+def from_row(body: bytes, headers: dict[str, str], key: bytes | None = None) -> DeadLetter:
+    """Read a stored dead letter back."""
+    return DeadLetter(
+        group=headers["group"],
+        topic=headers["topic"],
+        partition=int(headers["partition"]),
+        offset=int(headers["offset"]),
+        body=body,
+        reason=headers["reason"],
+        error=headers["error"],
+        stack=headers.get("stack", ""),
+        attempts=int(headers.get("attempts", "1")),
+        key=key,
+        id=headers.get("id", ""),
+    )

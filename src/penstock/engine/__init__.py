@@ -1,0 +1,1 @@
+"""Moves events through the steps: takes, works, commits, and starts again where it was."""

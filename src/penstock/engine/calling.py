@@ -1,0 +1,116 @@
+"""Calling a user's handler over many events: tight loops, one slot store per event, nothing built per event."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import msgspec
+
+from penstock.errors import ConfigError
+
+
+class Raised(msgspec.Struct):
+    """The handler raised on this event; the iterator stands behind it."""
+
+    event: Any
+    offset: int
+    error: Exception
+
+
+class Shape(msgspec.Struct, frozen=True):
+    """How a handler wants to be called."""
+
+    is_async: bool
+    wants_context: bool
+
+
+def shape_of(function: Callable[..., Any], *, name: str) -> Shape:
+    """Read a handler's signature.
+
+    Raises:
+        ConfigError: it does not take one event (and, if it likes, a context).
+    """
+    parameters = [
+        p
+        for p in inspect.signature(function).parameters.values()
+        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and (p.default is p.empty or p.name in {"ctx", "context"})
+    ]
+    if len(parameters) not in (1, 2):
+        msg = f"{function!r} takes {len(parameters)} positional parameters; expected (event) or (event, ctx)"
+        raise ConfigError(msg, path=f"handlers.{name}")
+    return Shape(inspect.iscoroutinefunction(function), len(parameters) == 2)  # noqa: PLR2004
+
+
+def call_sync(
+    handler: Callable[[Any], Any],
+    events: Iterator[Any],
+    words: memoryview,
+    *,
+    offset: int,
+    out: list[Any],
+    causes: list[int],
+) -> Raised | int:
+    """Call the handler on each event of `events`.
+
+    Args:
+        handler: takes one event.
+        events: consumed as far as the call gets.
+        words: the attempts slot; `words[1]` is set to the event's offset before each call.
+        offset: of the first event.
+        out: results that are not None are appended here,
+        causes: and the offsets of their events here.
+
+    Returns:
+        The offset behind the last event, or what was raised.
+    """
+    for event in events:
+        words[1] = offset
+        try:
+            result = handler(event)
+        except Exception as exc:  # noqa: BLE001 - a user's handler may raise anything; it is an outcome, not an error
+            return Raised(event, offset, exc)
+        if result is not None:
+            out.append(result)
+            causes.append(offset)
+        offset += 1
+    return offset
+
+
+async def call_async(
+    handler: Callable[[Any], Awaitable[Any]],
+    events: Iterator[Any],
+    words: memoryview,
+    *,
+    offset: int,
+    out: list[Any],
+    causes: list[int],
+) -> Raised | int:
+    """`call_sync` for a handler that is awaited, one event after the other."""
+    for event in events:
+        words[1] = offset
+        try:
+            result = await handler(event)
+        except Exception as exc:  # noqa: BLE001 - as above
+            return Raised(event, offset, exc)
+        if result is not None:
+            out.append(result)
+            causes.append(offset)
+        offset += 1
+    return offset
+
+
+def flatten(out: list[Any], causes: list[int]) -> tuple[list[Any], list[int]]:
+    """Spread handlers' lists, tuples and generators into single results, each with its cause."""
+    if not any(issubclass(kind, list | tuple | Iterator) for kind in set(map(type, out))):
+        return out, causes
+    results: list[Any] = []
+    offsets: list[int] = []
+    for result, cause in zip(out, causes, strict=True):
+        many = result if isinstance(result, list | tuple | Iterator) else (result,)
+        for one in many:
+            if one is not None:
+                results.append(one)
+                offsets.append(cause)
+    return results, offsets

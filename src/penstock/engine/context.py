@@ -1,0 +1,157 @@
+"""What a handler may ask about its event, and who an event is: built when asked for, never per event otherwise."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from operator import attrgetter
+from typing import Any
+from uuid import UUID, uuid5
+
+from penstock.channel.typed import TypedTopic
+from penstock.event.batch import Columns, Delivered
+from penstock.event.envelope import RecordedEvent
+from penstock.event.partition import canonical_key
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NAMESPACE = UUID("6f1d7f0a-4c52-5f0e-9a3b-2d7c1e5b8a90")
+
+
+def moment(us: int) -> datetime:
+    """A UTC time from microseconds since 1970."""
+    return _EPOCH + timedelta(microseconds=us)
+
+
+def step_of(origin: str) -> str:
+    """``group:topic:partition`` of a step's origin: without the floor it began at, which another run may set elsewhere."""
+    return origin.rpartition(":")[0]
+
+
+class Identity:
+    """Ids, keys and bytes of a batch's events, by index."""
+
+    def __init__(self, delivered: Delivered, topic: TypedTopic[Any]) -> None:
+        self._delivered = delivered
+        self._topic = topic
+
+    def attribute(self, name: str, index: int) -> Any:
+        """A stored attribute; None when it is unset."""
+        values = self._delivered.payload.attributes.get(name)
+        return None if values is None else values[index]
+
+    def id(self, index: int) -> str:
+        """The event's own id, or the one derived from where it came from; the same whenever it is asked for."""
+        own = self.attribute("id", index)
+        if own is not None:
+            return own
+        delivered = self._delivered
+        cause = self.attribute("cause", index)
+        if cause is not None:
+            same = 0
+            causes = delivered.payload.attributes["cause"]
+            while index - same > 0 and causes[index - same - 1] == cause:
+                same += 1
+            writer = step_of(delivered.origin)
+            return str(uuid5(_NAMESPACE, f"{writer}:{cause}:{delivered.topic}:{delivered.partition}:{same}"))
+        position = delivered.first + index - delivered.base
+        return f"{delivered.origin}/{delivered.partition}/{position}"
+
+    def body(self, index: int) -> bytes:
+        """The event's original bytes; for columns, the JSON of the row."""
+        payload = self._delivered.payload
+        if isinstance(payload, Columns):
+            assert self._topic.schema is not None
+            return self._topic.schema.columns_to_lines(payload.table.slice(index, 1))[0]
+        start = sum(payload.lengths[:index]) + index
+        return payload.body[start : start + payload.lengths[index]]
+
+    def key(self, index: int) -> bytes | None:
+        """The event's key in canonical bytes; None when it has none."""
+        stored = self.attribute("key", index)
+        if stored is not None:
+            return canonical_key(stored)
+        field = self._topic.spec.key
+        payload = self._delivered.payload
+        if field is None:
+            return None
+        if isinstance(payload, Columns):
+            return canonical_key(payload.table.column(field)[index].as_py())
+        assert self._topic.schema is not None
+        try:
+            return canonical_key(attrgetter(field)(self._topic.schema.decode(self.body(index))))
+        except Exception:  # noqa: BLE001 - an event that cannot be decoded has no key to show
+            return None
+
+    def event(self, index: int) -> RecordedEvent:
+        """The whole envelope of one event."""
+        delivered, topic = self._delivered, self._topic
+        body = self.body(index)
+        data = body if topic.schema is None else topic.schema.decode(body)
+        time = self.attribute("time_us", index)
+        if time is None and topic.spec.time is not None:
+            time_value = attrgetter(topic.spec.time)(data)
+        else:
+            time_value = None if time is None else moment(time)
+        cause = self.attribute("cause", index)
+        return RecordedEvent(
+            topic=delivered.topic,
+            partition=delivered.partition,
+            offset=delivered.first + index,
+            id=self.id(index),
+            source=self.attribute("source", index) or f"penstock/{re.split('[/:]', delivered.origin)[0]}",
+            type=self.attribute("type", index) or (topic.schema.name if topic.schema is not None else delivered.topic),
+            data=data,
+            recorded_time=moment(delivered.recorded_us),
+            time=time_value,
+            key=self.key(index),
+            subject=self.attribute("subject", index),
+            dataschema=f"penstock:schema:{delivered.schema_id}" if delivered.schema_id else None,
+            correlationid=self.attribute("correlationid", index),
+            causationid=self.attribute("causationid", index)
+            or (None if cause is None else "/".join([*step_of(delivered.origin).split(":")[1:], str(cause)])),
+            traceparent=self.attribute("traceparent", index),
+            tracestate=self.attribute("tracestate", index),
+            headers=self.attribute("headers", index) or {},
+        )
+
+
+class Context:
+    """What a handler may ask about the event it is handling."""
+
+    __slots__ = ("_delivered", "_topic", "attempt", "offset")
+
+    def __init__(self, delivered: Delivered, offset: int, attempt: int, topic: TypedTopic[Any]) -> None:
+        self._delivered = delivered
+        self._topic = topic
+        self.offset = offset
+        self.attempt = attempt
+
+    @property
+    def topic(self) -> str:
+        """The event's topic."""
+        return self._delivered.topic
+
+    @property
+    def partition(self) -> int:
+        """The event's partition."""
+        return self._delivered.partition
+
+    @property
+    def id(self) -> str:
+        """The event's id."""
+        return Identity(self._delivered, self._topic).id(self.offset - self._delivered.first)
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The event's headers; empty when it has none."""
+        return Identity(self._delivered, self._topic).attribute("headers", self.offset - self._delivered.first) or {}
+
+    @property
+    def recorded_time(self) -> datetime:
+        """When the log recorded it."""
+        return moment(self._delivered.recorded_us)
+
+    def event(self) -> RecordedEvent:
+        """The whole envelope."""
+        return Identity(self._delivered, self._topic).event(self.offset - self._delivered.first)

@@ -1,0 +1,257 @@
+"""Runs one consumer group: takes from the channel, lets the work handle it, commits the steps, joins again when needed.
+
+The way of one event: `Intake.next` → `Membership.taken` → `Work.process` → `Membership.step` → `Intake.commit`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, suppress
+
+import msgspec
+
+from penstock.channel.api import Channel, Committed, FencedOff, Idle, Intake, Step, Taken, Unknown
+from penstock.engine.machine import Begin, Handle, Membership, Rejoin, Rest
+from penstock.engine.work import Draft, Work
+from penstock.errors import PenstockError, TransientError
+from penstock.system.ports import System
+from penstock.system.slots import Slot
+from penstock.telemetry import emit
+
+EVENTS_MAX = 50_000
+BYTES_MAX = 8_000_000
+IN_FLIGHT_MAX = 2
+WAIT_S = 1.0
+REJOIN_FIRST_S = 0.05
+REJOIN_MAX_S = 5.0
+
+Slots = Callable[[str], Slot | None]
+"""Group name → its attempts slot, opened by the group's owner; None where there is none."""
+
+
+class GroupState(msgspec.Struct):
+    """What a group is doing, for reports. `state`: starting, running, idle, waiting, done or failed."""
+
+    name: str
+    kind: str
+    topic: str
+    state: str = "starting"
+    reason: str = ""
+    events: int = 0
+    dead: int = 0
+    steps: int = 0
+
+
+class Group:
+    """One member of one group. `run` is called once; `stop` may be called at any time from the same loop.
+
+    Args:
+        channel: open, with the group's topics declared.
+        work: what is done with the events.
+        system: clock and threads.
+        slots: where attempts are kept across the death of the process.
+        ended: whether nothing will be written to the group's topic any more; then the group ends when it has caught
+            up. None: it goes on until it is stopped.
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        work: Work,
+        *,
+        system: System,
+        slots: Slots | None = None,
+        ended: Callable[[], bool] | None = None,
+    ) -> None:
+        self._channel = channel
+        self._work = work
+        self._system = system
+        self._slots = slots
+        self._ended = ended
+        self._stopping = False
+        self._slot: Slot | None = None
+        self._asked: asyncio.Task[Taken] | None = None
+        group = work.subscription.group
+        self.state = GroupState(group.name, group.kind, group.topic)
+
+    def stop(self) -> None:
+        """Finish what is in hand, commit it, and end; asked twice it changes nothing."""
+        self._stopping = True
+        if self._asked is not None:
+            self._asked.cancel()
+
+    def stopping(self) -> bool:
+        """See `Stopping`."""
+        return self._stopping
+
+    async def run(self) -> None:
+        """Work until stopped or ended.
+
+        Raises:
+            PenstockError: what stops the group for good (damage, a broken rule, a closed log); nothing was skipped.
+        """
+        pause = REJOIN_FIRST_S
+        try:
+            while not self._stopping:
+                before = self.state.steps
+                reason = await self._membership()
+                if not reason:
+                    break
+                self.state.reason = reason
+                emit.count("penstock_group_rejoins_total", group=self.state.name)
+                emit.log(logging.WARNING, "group joins again", group=self.state.name, reason=reason)
+                pause = REJOIN_FIRST_S if self.state.steps > before else min(REJOIN_MAX_S, pause * 2)
+                await self._pause(pause)
+            self.state.state = "done"
+        except PenstockError as exc:
+            self.state.state, self.state.reason = "failed", str(exc)
+            raise
+        finally:
+            await self._work.close()
+
+    async def _pause(self, seconds: float) -> None:
+        while seconds > 0 and not self._stopping:
+            await self._system.clock.sleep(min(seconds, 0.1))
+            seconds -= 0.1
+
+    async def _membership(self) -> str:
+        """From joining to leaving; returns why to join again, empty to end."""
+        intake = await self._channel.join(self._work.subscription)
+        member = _Member(self, intake, self._work, self.state)
+        try:
+            with emit.span("penstock.membership", group=self.state.name):
+                return await self._take(intake, member)
+        except TransientError as exc:  # what was not stored is delivered again
+            return str(exc)
+        finally:
+            await member.drop()
+            await intake.leave()
+
+    async def _take(self, intake: Intake, member: _Member) -> str:
+        membership = member.membership
+        while not self._stopping:
+            ended = self._ended is not None and self._ended()
+            action = membership.taken(await self._next(intake, member)) if not self._stopping else Rest()
+            match action:
+                case Begin():
+                    if self._slot is None and self._slots is not None:
+                        self._slot = self._slots(self.state.name)
+                    reason = await member.begin(action, self._slot)
+                case Handle():
+                    self.state.state, self.state.reason = "running", ""
+                    reason = await member.handle(action)
+                case Rest():
+                    reason = await self._rest(member, action, ended=ended)
+                    if not reason and ended and not action.reason and not self._stopping:
+                        return await member.finish()
+                case Rejoin():
+                    reason = action.reason
+            if reason:
+                return reason
+        return await member.finish()
+
+    async def _next(self, intake: Intake, member: _Member) -> Taken:
+        """Ask, and be ready to be stopped while waiting."""
+        wait_s = 0.0 if member.pending else min(WAIT_S, 0.05 if self._ended is not None else WAIT_S)
+        self._asked = asyncio.ensure_future(intake.next(events_max=EVENTS_MAX, bytes_max=BYTES_MAX, wait_s=wait_s))
+        try:
+            return await self._asked
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._stopping and (task is None or not task.cancelling()):
+                return _NOTHING
+            self._asked.cancel()
+            raise
+        finally:
+            self._asked = None
+
+    async def _rest(self, member: _Member, action: Rest, *, ended: bool) -> str:
+        self.state.state = "waiting" if action.reason else "idle"
+        if action.reason != self.state.reason:
+            self.state.reason = action.reason
+            if action.reason:
+                emit.log(logging.INFO, "group waits", group=self.state.name, reason=action.reason)
+        reason = await member.due(everything=ended)
+        return reason or await member.settled()
+
+
+class _Member:
+    """The steps in flight of one membership, at most IN_FLIGHT_MAX; the work goes on while the disk syncs."""
+
+    def __init__(self, group: Group, intake: Intake, work: Work, state: GroupState) -> None:
+        self.membership = Membership(state.name)
+        self.pending: deque[tuple[Draft | None, asyncio.Task[Committed | FencedOff | Unknown]]] = deque()
+        self._group = group
+        self._intake = intake
+        self._work = work
+        self._state = state
+
+    async def begin(self, action: Begin, slot: Slot | None) -> str:
+        ledger = await self._work.assigned(action.assigned, slot)
+        if not ledger:
+            return ""
+        step = self.membership.ledger_step(action.assigned.owned.partition, ledger)
+        return await self._commit(None, step) or await self.settled()
+
+    async def handle(self, action: Handle) -> str:
+        return await self._each(self._work.process(action.delivery, self._group.stopping))
+
+    async def due(self, *, everything: bool) -> str:
+        return await self._each(self._work.due(everything=everything))
+
+    async def _each(self, drafts: AsyncGenerator[Draft]) -> str:
+        async with aclosing(drafts):
+            async for draft in drafts:
+                reason = await self._commit(draft, self.membership.step(draft))
+                if reason:
+                    return reason
+        return ""
+
+    async def finish(self) -> str:
+        """Everything that is in hand becomes permanent; returns why not, if so."""
+        return await self.due(everything=True) or await self.settled()
+
+    async def _commit(self, draft: Draft | None, step: Step) -> str:
+        while len(self.pending) >= IN_FLIGHT_MAX:
+            reason = await self._answer()
+            if reason:
+                return reason
+        # Started as a task at once, so that steps reach the channel in this order.
+        self.pending.append((draft, asyncio.ensure_future(self._intake.commit(step))))
+        await asyncio.sleep(0)
+        return ""
+
+    async def settled(self) -> str:
+        """Wait for every step in flight; why to join again, empty when all are permanent."""
+        while self.pending:
+            reason = await self._answer()
+            if reason:
+                return reason
+        return ""
+
+    async def _answer(self) -> str:
+        draft, task = self.pending[0]
+        outcome = await asyncio.shield(task)
+        self.pending.popleft()
+        rejoin = self.membership.answered(outcome)
+        if rejoin is not None:
+            return rejoin.reason
+        if draft is not None:
+            self._state.steps += 1
+            self._state.events += draft.events
+            self._state.dead += draft.dead
+            self._work.committed(draft)
+        return ""
+
+    async def drop(self) -> None:
+        """Wait for what was sent, whatever its outcome: the next membership reads the truth."""
+        while self.pending:
+            _, task = self.pending.popleft()
+            with suppress(PenstockError, asyncio.CancelledError):
+                await task
+
+
+_NOTHING = Idle()

@@ -1,0 +1,377 @@
+"""A handler's work: call it per event, collect outputs and dead letters, retry in place, count attempts."""
+
+from __future__ import annotations
+
+import traceback
+from array import array
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import msgspec
+
+from penstock.channel.api import Assigned, Delivery, LedgerWrite, Subscription
+from penstock.channel.typed import TypedTopic
+from penstock.delivery.deadletter import DeadLetter, to_batch
+from penstock.delivery.retry import Retry
+from penstock.engine.calling import Raised, Shape, call_async, call_sync, flatten
+from penstock.engine.context import Context, Identity
+from penstock.engine.work import Draft, Stopping
+from penstock.errors import DecodeError, PermanentError, Reject
+from penstock.event.batch import Delivered, NewBatch
+from penstock.system.ports import System
+from penstock.system.slots import MemorySlot, Slot
+from penstock.telemetry import emit
+
+ATTEMPTS = "attempts"
+FIRST_SLICE = 64
+STEP_S_MAX = 0.5
+SLICE_S = 0.05
+PAUSE_LOOK_S = 0.1
+
+
+class HandlerSpec(msgspec.Struct, frozen=True):
+    """A handler as declared: its name is its group."""
+
+    name: str
+    function: Callable[..., Any]
+    shape: Shape
+    retry: Retry = Retry()
+
+
+class Topics(msgspec.Struct, frozen=True):
+    """The topics a handler reads, writes (None: it returns nothing) and lays its dead letters in."""
+
+    source: TypedTopic[Any]
+    into: TypedTopic[Any] | None
+    dead: TypedTopic[Any]
+
+
+class _Gathered(msgspec.Struct):
+    """What one draft is made of, while it is being made."""
+
+    partition: int
+    begun: int
+    out: list[Any] = msgspec.field(default_factory=list[Any])
+    causes: list[int] = msgspec.field(default_factory=list[int])
+    letters: list[DeadLetter] = msgspec.field(default_factory=list[DeadLetter])
+    ledger: list[LedgerWrite] = msgspec.field(default_factory=list[LedgerWrite])
+    inputs: list[Delivered] = msgspec.field(default_factory=list[Delivered])
+    broken: dict[int, str] = msgspec.field(default_factory=dict[int, str])
+    events: int = 0
+
+
+class HandlerWork:
+    """See `Work`. One partition's events are handled one after the other, in offset order.
+
+    Delivery guarantee: that of the channel's step: outputs, dead letters and progress of a slice of events become
+    permanent together. The handler's own side effects happen at least once.
+    """
+
+    def __init__(self, spec: HandlerSpec, subscription: Subscription, topics: Topics, *, system: System) -> None:
+        self.subscription = subscription
+        self._spec = spec
+        self._source = topics.source
+        self._into = topics.into
+        self._dead = topics.dead
+        self._system = system
+        self._slot: Slot = MemorySlot()
+        self._attempts: dict[tuple[int, int], int] = {}
+
+    # -- ownership -------------------------------------------------------------------------------------------------
+
+    async def assigned(self, assigned: Assigned, slot: Slot | None) -> Sequence[LedgerWrite]:
+        """See `Work`. An event that was being handled when the last owner died is charged an attempt."""
+        partition = assigned.owned.partition
+        self._attempts = {place: n for place, n in self._attempts.items() if place[0] != partition}
+        for space, key, value in assigned.ledger:
+            if space == ATTEMPTS:
+                self._attempts[partition, int.from_bytes(key)] = int.from_bytes(value)
+        if slot is None:
+            return ()
+        self._slot = slot
+        left = slot.left()
+        if left is None or left[0] != partition:
+            return ()
+        slot.clear()
+        offset = left[1]
+        if offset < assigned.floor or offset in assigned.holes:
+            return ()
+        count = self._attempts.get((partition, offset), 0) + 1
+        self._attempts[partition, offset] = count
+        emit.count("penstock_handler_deaths_total", group=self._spec.name)
+        return (LedgerWrite(ATTEMPTS, offset.to_bytes(8), count.to_bytes(4)),)
+
+    # -- work ------------------------------------------------------------------------------------------------------
+
+    async def process(self, delivery: Delivery, stopping: Stopping) -> AsyncGenerator[Draft]:
+        """See `Work`."""
+        clock = self._system.clock
+        started = clock.monotonic_s()
+        done = delivery.batches[0].first
+        gathered = _Gathered(delivery.owned.partition, done)
+        for delivered in delivery.batches:
+            gathered.inputs.append(delivered)
+            events = self._decoded(delivered, gathered)
+            done, size = delivered.first, FIRST_SLICE
+            while done < delivered.end:
+                before = clock.monotonic_s()
+                until = min(delivered.end, done + size)
+                begun = done
+                done = await self._slice(delivered, islice(events, until - done), (done, until), gathered, stopping)
+                gathered.events += done - begun
+                now = clock.monotonic_s()
+                size = _next_size(size, now - before)
+                if now - started > STEP_S_MAX or done < until or stopping():
+                    if done > gathered.begun:
+                        yield self._draft(gathered, done)
+                    if done < until or stopping():
+                        return
+                    gathered = _Gathered(delivery.owned.partition, done, inputs=[delivered], broken=gathered.broken)
+                    started = clock.monotonic_s()
+        if done > gathered.begun:
+            yield self._draft(gathered, done)
+
+    async def due(self, *, everything: bool) -> AsyncGenerator[Draft]:
+        """See `Work`: nothing is kept back."""
+        return
+        yield
+
+    def committed(self, draft: Draft) -> None:
+        """See `Work`."""
+        emit.count("penstock_events_handled_total", draft.events, group=self._spec.name)
+        if draft.dead:
+            emit.count("penstock_dead_letters_total", draft.dead, group=self._spec.name)
+
+    async def close(self) -> None:
+        """See `Work`."""
+        self._slot.close()
+
+    def _decoded(self, delivered: Delivered, gathered: _Gathered) -> Iterator[Any]:
+        """The batch's events. One that is not what the schema says is None here, and named in `gathered.broken`."""
+        try:
+            return iter(self._source.events(delivered))
+        except DecodeError:
+            events: list[Any] = []
+            for offset, body in enumerate(self._source.bodies(delivered), delivered.first):
+                try:
+                    events.append(self._source.decode(body))
+                except DecodeError as exc:
+                    gathered.broken[offset] = str(exc)
+                    events.append(None)
+            return iter(events)
+
+    async def _slice(
+        self,
+        delivered: Delivered,
+        events: Iterator[Any],
+        span: tuple[int, int],
+        gathered: _Gathered,
+        stopping: Stopping,
+    ) -> int:
+        """Handle the events of `span`; returns the offset behind the last one that is settled."""
+        done, until = span
+        while done < until:
+            special = self._special(delivered.partition, done, until, gathered.broken)
+            if special == done and done in gathered.broken:
+                next(events)
+                self._letter(delivered, done, gathered, _Cause(gathered.broken[done], "DecodeError"))
+                done += 1
+                continue
+            if special == done:
+                settled = await self._alone(delivered, next(events), done, gathered, stopping)
+                if settled == done:
+                    return done
+                done = settled
+                continue
+            part = events if special is None else islice(events, special - done)
+            result = await self._run(self._bound(delivered, 1), part, done, gathered)
+            if isinstance(result, Raised):
+                settled = await self._failed(delivered, result, gathered, stopping)
+                if settled == result.offset:
+                    return settled
+                done = settled
+            else:
+                done = result
+        return until
+
+    def _special(self, partition: int, done: int, until: int, broken: dict[int, str]) -> int | None:
+        """The lowest offset in [done, until) that cannot be decoded, or has attempts on record: it runs alone."""
+        if not self._attempts and not broken:
+            return None
+        suspects = [o for p, o in self._attempts if p == partition and done <= o < until]
+        return min([*suspects, *(o for o in broken if done <= o < until)], default=None)
+
+    def _bound(self, delivered: Delivered, attempt: int) -> Callable[[Any], Any]:
+        """The handler as a function of the event alone; the slot says which event it is."""
+        function = self._spec.function
+        if not self._spec.shape.wants_context:
+            return function
+        words, source = self._slot.words, self._source
+        return lambda event: function(event, Context(delivered, words[1], attempt, source))
+
+    async def _run(
+        self, handler: Callable[[Any], Any], events: Iterator[Any], offset: int, gathered: _Gathered
+    ) -> Raised | int:
+        words = self._slot.words
+        words[1] = offset
+        words[0] = gathered.partition + 1
+        call = _call_async if self._spec.shape.is_async else _call_sync
+        result = await call(handler, events, words, offset, gathered)
+        words[0] = 0
+        return result
+
+    async def _alone(
+        self, delivered: Delivered, event: Any, offset: int, gathered: _Gathered, stopping: Stopping
+    ) -> int:
+        """An event whose handling has killed the process before."""
+        place = (delivered.partition, offset)
+        deaths = self._attempts[place]
+        if self._spec.retry.pause_s(deaths) is None:
+            settled = offset + 1
+            reason = f"the process died {deaths} times while handling it"
+            self._letter(delivered, offset, gathered, _Cause(reason, "ProcessDied", attempts=deaths))
+        else:
+            result = await self._run(self._bound(delivered, deaths + 1), iter((event,)), offset, gathered)
+            settled = (
+                await self._failed(delivered, result, gathered, stopping, attempt=deaths + 1)
+                if isinstance(result, Raised)
+                else result
+            )
+        if settled > offset:
+            del self._attempts[place]
+            gathered.ledger.append(LedgerWrite(ATTEMPTS, offset.to_bytes(8), None))
+        return settled
+
+    async def _failed(
+        self, delivered: Delivered, raised: Raised, gathered: _Gathered, stopping: Stopping, *, attempt: int = 1
+    ) -> int:
+        """Retry in place with pauses, then give the event up; returns the offset behind it, its own when stopped."""
+        while True:
+            error = raised.error
+            pause_s = None if isinstance(error, PermanentError) else self._spec.retry.pause_s(attempt)
+            if pause_s is None:
+                cause = _Cause(str(error) or type(error).__name__, type(error).__name__, _stack(error), attempt)
+                self._letter(delivered, raised.offset, gathered, cause)
+                return raised.offset + 1
+            emit.count("penstock_handler_retries_total", group=self._spec.name)
+            if not await self._waited(pause_s, stopping):
+                return raised.offset
+            attempt += 1
+            result = await self._run(self._bound(delivered, attempt), iter((raised.event,)), raised.offset, gathered)
+            if not isinstance(result, Raised):
+                return result
+            raised = result
+
+    async def _waited(self, pause_s: float, stopping: Stopping) -> bool:
+        """Whether the whole pause went by without the wish to stop."""
+        while pause_s > 0 and not stopping():
+            await self._system.clock.sleep(min(pause_s, PAUSE_LOOK_S))
+            pause_s -= PAUSE_LOOK_S
+        return not stopping()
+
+    # -- drafts ----------------------------------------------------------------------------------------------------
+
+    def _letter(self, delivered: Delivered, offset: int, gathered: _Gathered, cause: _Cause) -> None:
+        index = offset - delivered.first
+        identity = Identity(delivered, self._source)
+        gathered.letters.append(
+            DeadLetter(
+                group=self._spec.name,
+                topic=delivered.topic,
+                partition=delivered.partition,
+                offset=offset,
+                body=identity.body(index),
+                reason=cause.reason,
+                error=cause.error,
+                stack=cause.stack,
+                attempts=cause.attempts,
+                key=identity.key(index),
+                id=identity.id(index),
+            )
+        )
+
+    def _draft(self, gathered: _Gathered, done: int) -> Draft:
+        outputs = self._packed(gathered) if gathered.out else []
+        if gathered.letters:
+            outputs.append(to_batch(gathered.letters, topic=self._dead.name, partition=gathered.partition))
+        return Draft(
+            gathered.partition,
+            done,
+            outputs,
+            gathered.ledger,
+            events=gathered.events,
+            dead=len(gathered.letters),
+        )
+
+    def _packed(self, gathered: _Gathered) -> list[NewBatch]:
+        """Results as batches; all that one event gave becomes a dead letter of that event when part of it cannot be."""
+        if self._into is None:
+            reason = f"handler {self._spec.name} returned an event but has no into=; name the topic, or return None"
+            self._refuse(gathered, dict.fromkeys(gathered.causes, reason))
+            return []
+        results, causes = flatten(gathered.out, gathered.causes)
+        refused: dict[int, str] = {}
+        try:
+            bodies = list(map(self._into.encode, results))
+        except (PermanentError, TypeError):
+            bodies, causes = self._encoded_each(results, causes, refused)
+        packed = self._into.pack(bodies, attributes={"cause": array("q", causes)})
+        refused |= {causes[index]: reason for index, reason in packed.refused.items()}
+        if not refused:
+            return packed.batches
+        self._refuse(gathered, refused)
+        keep = [index for index, cause in enumerate(causes) if cause not in refused]
+        kept = array("q", [causes[index] for index in keep])
+        return self._into.pack([bodies[index] for index in keep], attributes={"cause": kept}).batches if keep else []
+
+    def _encoded_each(
+        self, results: list[Any], causes: list[int], refused: dict[int, str]
+    ) -> tuple[list[bytes], list[int]]:
+        assert self._into is not None
+        bodies: list[bytes] = []
+        kept: list[int] = []
+        for result, cause in zip(results, causes, strict=True):
+            try:
+                bodies.append(self._into.encode(result))
+                kept.append(cause)
+            except (PermanentError, TypeError) as exc:
+                refused[cause] = str(exc)
+        return bodies, kept
+
+    def _refuse(self, gathered: _Gathered, refused: dict[int, str]) -> None:
+        for offset, reason in sorted(refused.items()):
+            delivered = next(d for d in gathered.inputs if d.first <= offset < d.end)
+            text = f"what the handler returned cannot be published: {reason}"
+            self._letter(delivered, offset, gathered, _Cause(text, "OutputRefused"))
+
+
+class _Cause(msgspec.Struct, frozen=True):
+    reason: str
+    error: str
+    stack: str = ""
+    attempts: int = 1
+
+
+async def _call_sync(
+    handler: Callable[[Any], Any], events: Iterator[Any], words: memoryview, offset: int, gathered: _Gathered
+) -> Raised | int:
+    return call_sync(handler, events, words, offset=offset, out=gathered.out, causes=gathered.causes)
+
+
+async def _call_async(
+    handler: Callable[[Any], Any], events: Iterator[Any], words: memoryview, offset: int, gathered: _Gathered
+) -> Raised | int:
+    return await call_async(handler, events, words, offset=offset, out=gathered.out, causes=gathered.causes)
+
+
+def _next_size(size: int, seconds: float) -> int:
+    """The next slice: about SLICE_S long, at most four times the last one."""
+    if seconds <= 0:
+        return size * 4
+    return max(1, min(size * 4, int(size * SLICE_S / seconds) + 1))
+
+
+def _stack(error: Exception) -> str:
+    """The traceback; a rejection is a decision, not a mistake, and where it was made says nothing."""
+    return "" if isinstance(error, Reject) else "".join(traceback.format_exception(error))

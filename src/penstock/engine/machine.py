@@ -1,0 +1,132 @@
+"""What a member of a consumer group decides, without doing any of it: a state machine over values.
+
+The shell (`group.py`) asks the channel and the work; this says what an answer means. Source: sans-I/O, as in h11.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from penstock.channel.api import (
+    Assigned,
+    Committed,
+    Delivery,
+    FencedOff,
+    Idle,
+    LedgerWrite,
+    Lost,
+    Owned,
+    Revoking,
+    Settle,
+    Step,
+    Taken,
+    Unknown,
+)
+from penstock.channel.rules import head
+from penstock.engine.work import Draft
+from penstock.event.batch import Delivered
+
+
+class Begin(msgspec.Struct, frozen=True):
+    """Take the partition over."""
+
+    assigned: Assigned
+
+
+class Handle(msgspec.Struct, frozen=True):
+    """Work on these events; what was settled above the floor has been left out."""
+
+    delivery: Delivery
+
+
+class Rest(msgspec.Struct, frozen=True):
+    """Nothing to do at the moment; `reason` says why when it is not merely quiet."""
+
+    reason: str = ""
+
+
+class Rejoin(msgspec.Struct, frozen=True):
+    """Give everything up and join again: what is not committed is delivered again."""
+
+    reason: str
+
+
+Action = Begin | Handle | Rest | Rejoin
+
+
+class _Place(msgspec.Struct):
+    owned: Owned
+    floor: int
+    holes: frozenset[int]
+
+
+class Membership:
+    """One membership, from joining to leaving. Steps of a partition follow one another: each begins where the last
+    one ended, whether or not that one has been answered yet; the channel applies them in order or not at all.
+    """
+
+    def __init__(self, group: str) -> None:
+        self._group = group
+        self._places: dict[int, _Place] = {}
+
+    def taken(self, taken: Taken) -> Action:
+        """What the channel's value asks for."""
+        match taken:
+            case Assigned():
+                place = _Place(taken.owned, taken.floor, frozenset(taken.holes))
+                self._places[taken.owned.partition] = place
+                return Begin(taken)
+            case Delivery():
+                return self._delivered(taken)
+            case Idle():
+                return Rest(taken.reason)
+            case Revoking():
+                return Rejoin(f"partition {taken.owned.partition} goes to another member")
+            case Lost():
+                return Rejoin(taken.reason)
+
+    def _delivered(self, delivery: Delivery) -> Action:
+        place = self._places.get(delivery.owned.partition)
+        if place is None or place.owned != delivery.owned:
+            return Rejoin(f"a delivery of partition {delivery.owned.partition}, which is not assigned")
+        if not place.holes:
+            return Handle(delivery)
+        parts = [part for batch in delivery.batches for part in without(batch, place.holes)]
+        return Handle(Delivery(delivery.owned, parts)) if parts else Rest()
+
+    def step(self, draft: Draft) -> Step:
+        """The step of a draft; the next draft of its partition begins where this one ends."""
+        place = self._places[draft.partition]
+        holes = sorted(hole for hole in place.holes if hole >= draft.after)
+        settle = Settle(place.floor, draft.after, holes, draft.references)
+        place.floor = draft.after
+        place.holes = frozenset(holes)
+        return Step(self._group, place.owned, settle, draft.outputs, draft.ledger)
+
+    def ledger_step(self, partition: int, ledger: Sequence[LedgerWrite]) -> Step:
+        """A step that only remembers something."""
+        return self.step(Draft(partition, self._places[partition].floor, ledger=ledger))
+
+    def answered(self, outcome: Committed | FencedOff | Unknown) -> Rejoin | None:
+        """What the answer to a commit asks for; None to go on."""
+        match outcome:
+            case Committed():
+                return None
+            case FencedOff():
+                return Rejoin(f"fenced off: {outcome.reason}")
+            case Unknown():
+                return Rejoin(f"a commit's outcome is unknown: {outcome.reason}")
+
+
+def without(batch: Delivered, holes: frozenset[int]) -> list[Delivered]:
+    """The batch without the events at `holes`, as runs of events without a gap."""
+    inside = sorted(hole for hole in holes if batch.first <= hole < batch.end)
+    parts: list[Delivered] = []
+    begin = batch.first
+    for hole in [*inside, batch.end]:
+        if hole > begin:
+            parts.append(head(batch.tail(begin), hole - begin))
+        begin = hole + 1
+    return parts

@@ -1,0 +1,175 @@
+"""A sink's work: stages events in the target and commits them by the roll; the target holds the position."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+
+from penstock.channel.api import Assigned, Delivery, LedgerWrite, Owned, Subscription
+from penstock.channel.typed import TypedTopic
+from penstock.engine.work import Draft, Stopping
+from penstock.errors import TransientError
+from penstock.event.batch import Delivered
+from penstock.sink.api import Claim, Sink, Staged
+from penstock.system.ports import System
+from penstock.system.slots import Slot
+from penstock.telemetry import emit
+
+T = TypeVar("T")
+
+PAUSE_FIRST_S = 0.05
+PAUSE_MAX_S = 2.0
+
+
+class Past(Protocol):
+    """What a sink may ask of its topic's log outside its group."""
+
+    def tip(self, partition: int) -> int:
+        """The offset after the log's last event."""
+        ...
+
+    async def read(self, partition: int, offset: int) -> Sequence[Delivered]:
+        """Some recorded events from `offset` on."""
+        ...
+
+
+class _Held(msgspec.Struct):
+    """One claimed partition: its position in the target, what is staged above it, and since when.
+
+    `settled` is what the log has been told; deliveries begin at `floor`, which a new target may lie far below.
+    """
+
+    owned: Owned
+    position: int
+    staged_end: int
+    settled: int
+    floor: int
+    since_s: float = 0.0
+    bytes: int = 0
+
+    @property
+    def staged(self) -> int:
+        return self.staged_end - self.position
+
+
+class SinkWork:
+    """See `Work`. A commit in the target comes first; the log's floor follows as a hint.
+
+    Delivery guarantee: the sink's (effectively-once where the target keeps the position). A target that says "not
+    now" is asked again, with pauses, for as long as it takes; nothing is staged meanwhile.
+    """
+
+    def __init__(
+        self, sink: Sink, subscription: Subscription, source: TypedTopic[Any], *, past: Past, system: System
+    ) -> None:
+        self.subscription = subscription
+        self._sink = sink
+        self._source = source
+        self._past = past
+        self._system = system
+        self._held: dict[int, _Held] = {}
+        self._stopping: Stopping = _never
+
+    async def assigned(self, assigned: Assigned, slot: Slot | None) -> Sequence[LedgerWrite]:
+        """See `Work`: fences older owners out of the target and learns the position there."""
+        claim = Claim(
+            pipeline=self.subscription.group.name,
+            owned=assigned.owned,
+            log=assigned.log,
+            incarnation=assigned.incarnation,
+            floor=0,  # a target that holds nothing gets everything: the log's floor is not the target's
+            tip=self._past.tip(assigned.owned.partition),
+        )
+        position = await self._patiently(lambda: self._sink.claim(claim))
+        self._held[assigned.owned.partition] = _Held(assigned.owned, position, position, assigned.floor, assigned.floor)
+        return ()
+
+    async def process(self, delivery: Delivery, stopping: Stopping) -> AsyncGenerator[Draft]:
+        """See `Work`."""
+        self._stopping = stopping
+        held = self._held[delivery.owned.partition]
+        for delivered in delivery.batches:
+            if not await self._caught_up(held, delivered.first):
+                return
+            if delivered.end > held.staged_end:
+                await self._stage(held, delivered.tail(held.staged_end))
+            if held.position > held.settled:
+                yield self._draft(held)
+
+    async def due(self, *, everything: bool) -> AsyncGenerator[Draft]:
+        """See `Work`."""
+        now = self._system.clock.monotonic_s()
+        for held in self._held.values():
+            await self._caught_up(held, held.floor)
+            if held.staged and (everything or now - held.since_s >= self._sink.roll.seconds):
+                await self._commit(held)
+            if held.position > held.settled:
+                yield self._draft(held)
+
+    def committed(self, draft: Draft) -> None:
+        """See `Work`."""
+        emit.count("penstock_events_sunk_total", draft.events, sink=self._sink.name)
+
+    async def close(self) -> None:
+        """See `Work`."""
+        await self._system.offload.run(self._sink.close)
+        self._held.clear()
+
+    # -- the target ------------------------------------------------------------------------------------------------
+
+    async def _caught_up(self, held: _Held, offset: int) -> bool:
+        """Stage what the log holds between the target's end and `offset`; False when stopped before that."""
+        while held.staged_end < offset:
+            for delivered in await self._past.read(held.owned.partition, held.staged_end):
+                if self._stopping():
+                    return False
+                await self._stage(held, delivered)
+        return True
+
+    async def _stage(self, held: _Held, delivered: Delivered) -> None:
+        if held.staged == 0:
+            held.since_s = self._system.clock.monotonic_s()
+        table = self._source.table(delivered)
+        staged = Staged(held.owned, delivered.first, delivered.end, table)
+        await self._system.offload.run(lambda: self._sink.write(staged))
+        held.staged_end = delivered.end
+        held.bytes += table.nbytes
+        if self._full(held):
+            await self._commit(held)
+
+    def _full(self, held: _Held) -> bool:
+        roll = self._sink.roll
+        waited = self._system.clock.monotonic_s() - held.since_s
+        return held.staged >= roll.events_max or held.bytes >= roll.bytes_max or waited >= roll.seconds
+
+    async def _commit(self, held: _Held) -> None:
+        with emit.span("penstock.sink.commit", sink=self._sink.name, events=held.staged):
+            held.position = await self._patiently(lambda: self._sink.commit(held.owned))
+        held.staged_end = max(held.staged_end, held.position)
+        held.bytes = 0
+
+    def _draft(self, held: _Held) -> Draft:
+        events = held.position - held.settled
+        held.settled = held.position
+        return Draft(held.owned.partition, held.position, events=events)
+
+    async def _patiently(self, act: Callable[[], T]) -> T:
+        """Do it, again and again while the target says "not now"; the last try before an end may still fail."""
+        pause_s = PAUSE_FIRST_S
+        while True:
+            try:
+                return await self._system.offload.run(act)
+            except TransientError as exc:
+                if self._stopping():
+                    raise
+                emit.count("penstock_sink_waits_total", sink=self._sink.name)
+                emit.log(logging.WARNING, "sink waits", sink=self._sink.name, reason=str(exc))
+                await self._system.clock.sleep(pause_s)
+                pause_s = min(PAUSE_MAX_S, pause_s * 2)
+
+
+def _never() -> bool:
+    return False

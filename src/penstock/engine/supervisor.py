@@ -1,0 +1,108 @@
+"""Runs the parts of a program side by side: sources, handlers, flows and sinks, until they end or are stopped."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from penstock.engine.group import GroupState
+from penstock.system.ports import Clock
+
+REPORT_EVERY_S = 0.25
+
+
+class Node(Protocol):
+    """Something that runs: a group or a source."""
+
+    state: GroupState
+
+    async def run(self) -> None:
+        """Until it ends, or `stop` was called."""
+        ...
+
+    def stop(self) -> None:
+        """Finish what is in hand, then end."""
+        ...
+
+
+class Part(msgspec.Struct, frozen=True):
+    """A node and the topics it writes."""
+
+    node: Node
+    writes: frozenset[str]
+
+
+Progress = Callable[[Sequence[GroupState]], None]
+
+
+class Supervisor:
+    """Starts every part, and stops all of them when one fails."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._parts: list[Part] = []
+        self._over: set[int] = set()
+        self._stopping = False
+
+    def add(self, node: Node, *, writes: frozenset[str]) -> None:
+        """Take a part on; before `run`."""
+        self._parts.append(Part(node, writes))
+
+    def ended(self, topic: str) -> Callable[[], bool]:
+        """Whether no part will write `topic` any more."""
+
+        def none_left() -> bool:
+            return all(id(part) in self._over for part in self._parts if topic in part.writes)
+
+        return none_left
+
+    @property
+    def states(self) -> list[GroupState]:
+        """Every part's state, in the order they were added."""
+        return [part.node.state for part in self._parts]
+
+    def stop(self) -> None:
+        """Drain: every part finishes what is in hand and commits it."""
+        self._stopping = True
+        for part in self._parts:
+            part.node.stop()
+
+    async def run(self, on_progress: Progress | None = None) -> None:
+        """Until every part has ended.
+
+        Raises:
+            PenstockError: the first failure of a part; the others were drained.
+        """
+        tasks = [asyncio.ensure_future(self._one(part)) for part in self._parts]
+        reporter = asyncio.ensure_future(self._report(on_progress)) if on_progress is not None else None
+        try:
+            await asyncio.gather(*tasks, return_exceptions=True)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            if reporter is not None:
+                reporter.cancel()
+        if on_progress is not None:
+            on_progress(self.states)
+        for task in tasks:
+            error = None if task.cancelled() else task.exception()
+            if error is not None:
+                raise error
+
+    async def _one(self, part: Part) -> None:
+        try:
+            await part.node.run()
+        except Exception:
+            self.stop()
+            raise
+        finally:
+            self._over.add(id(part))
+
+    async def _report(self, on_progress: Progress) -> None:
+        while True:
+            await self._clock.sleep(REPORT_EVERY_S)
+            on_progress(self.states)

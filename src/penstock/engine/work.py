@@ -1,0 +1,65 @@
+"""What a consumer group does with deliveries, as the engine sees it: deliveries in, drafts of steps out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import Protocol
+
+import msgspec
+
+from penstock.channel.api import Assigned, Delivery, LedgerWrite, Subscription
+from penstock.event.batch import NewBatch
+from penstock.system.slots import Slot
+
+
+class Draft(msgspec.Struct, frozen=True):
+    """A step to be: everything of `partition` below `after` is settled, with these outputs and ledger entries.
+
+    `events` and `dead` count what the step settles, for reports.
+    """
+
+    partition: int
+    after: int
+    outputs: Sequence[NewBatch] = ()
+    ledger: Sequence[LedgerWrite] = ()
+    references: Sequence[tuple[str, int, int, int]] = ()
+    events: int = 0
+    dead: int = 0
+
+
+class Stopping(Protocol):
+    """Whether the engine wants to end; work looks at it between slices and while it waits."""
+
+    def __call__(self) -> bool:
+        """True when no new work should be begun."""
+        ...
+
+
+class Work(Protocol):
+    """One group's work. Called from the group's task only.
+
+    State of drafts that were not committed is forgotten: after a failure the partition is assigned anew, with the
+    ledger as last committed.
+    """
+
+    subscription: Subscription
+
+    async def assigned(self, assigned: Assigned, slot: Slot | None) -> Sequence[LedgerWrite]:
+        """Take over a partition with its ledger; the entries returned are committed before anything is worked on."""
+        ...
+
+    def process(self, delivery: Delivery, stopping: Stopping) -> AsyncGenerator[Draft]:
+        """Drafts that settle the delivery from its beginning, in order; ends early when `stopping()`."""
+        ...
+
+    def due(self, *, everything: bool) -> AsyncGenerator[Draft]:
+        """Drafts of what was kept back (a sink's staged events): what is due by now, or `everything` before an end."""
+        ...
+
+    def committed(self, draft: Draft) -> None:
+        """The draft is permanent."""
+        ...
+
+    async def close(self) -> None:
+        """Let targets and threads go; nothing is committed by it. May be called twice."""
+        ...

@@ -1,0 +1,1 @@
+"""Emits spans, counters and log fields at every boundary; exporters live elsewhere."""
