@@ -1,0 +1,8 @@
+"""Types of topics: Python classes to JSON and columns and back, checked, described and compared."""
+
+from penstock.schema.columns import ColumnsSchema
+from penstock.schema.compat import Change, check_backward
+from penstock.schema.schema import Invalid, Schema, schema_of
+from penstock.schema.shapes import Field, scale
+
+__all__ = ["Change", "ColumnsSchema", "Field", "Invalid", "Schema", "check_backward", "scale", "schema_of"]

@@ -1,0 +1,159 @@
+"""Whether a reader with a new schema can read everything that was written with an old one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from penstock.schema.reading import INT_MAX, INT_MIN
+
+Description = dict[str, Any]
+
+# New readers that take every value of the old kind, as JSON and as columns.
+_WIDER = {("int", "float"), ("enum", "str"), ("literal", "str"), ("enum", "int"), ("literal", "int")}
+_UPPER = ("le", "lt", "max_length")
+_LOWER = ("ge", "gt", "min_length")
+
+
+class Change(msgspec.Struct, frozen=True):
+    """One change that breaks: the field's path, what changed, and the way out."""
+
+    path: str
+    what: str
+    way_out: str
+
+
+def check_backward(old: Description, new: Description) -> list[Change]:
+    """Every change because of which a reader with `new` could not read what was written with `old`; often none."""
+    return list(_node(old, new, ""))
+
+
+def _node(old: Description, new: Description, path: str) -> Iterator[Change]:
+    if "columns" in {old["kind"], new["kind"]}:
+        yield from _columns(old, new, path)
+        return
+    if old.get("optional") and not new.get("optional"):
+        yield Change(path, "was optional and is required now", "keep it optional")
+    if old["kind"] != new["kind"] and not _widened(old, new):
+        yield Change(path, f"was {_name(old)} and is {_name(new)} now", "add a field of another name and keep this one")
+        return
+    if new["kind"] in {"enum", "literal"}:
+        yield from _values(old, new, path)
+    yield from _limits(old, new, path)
+    if new["kind"] == "decimal":
+        yield from _decimal(old, new, path)
+    if new["kind"] in {"list", "dict"}:
+        yield from _node(old["item"], new["item"], path + ("[]" if new["kind"] == "list" else "{}"))
+    if new["kind"] == "struct":
+        yield from _struct(old, new, path)
+    if new["kind"] == "union":
+        yield from _union(old, new, path)
+
+
+def _name(kind: Description) -> str:
+    if kind["kind"] == "columns":
+        return "a type of columns only"
+    return kind["kind"]
+
+
+def _widened(old: Description, new: Description) -> bool:
+    pair = (old["kind"], new["kind"])
+    if pair in {("enum", "literal"), ("literal", "enum")}:
+        return True
+    if pair not in _WIDER:
+        return False
+    if pair == ("int", "float"):
+        return False
+    return isinstance(old["values"][0], str) == (new["kind"] == "str")
+
+
+def _values(old: Description, new: Description, path: str) -> Iterator[Change]:
+    gone = [v for v in old["values"] if v not in new["values"]]
+    if gone:
+        text = ", ".join(map(str, gone))
+        yield Change(path, f"the values {text} are gone", "keep them: events that hold them are recorded")
+
+
+def _limits(old: Description, new: Description, path: str) -> Iterator[Change]:
+    before, now = dict(old.get("limits", {})), dict(new.get("limits", {}))
+    for name, value in now.items():
+        had = before.get(name)
+        if name in _UPPER:
+            fine = had is not None and had <= value
+        elif name in _LOWER:
+            fine = had is not None and had >= value
+        else:
+            fine = had == value
+        if not fine and not _vacuous(name, value):
+            text = f"a new limit {name} = {value}" if had is None else f"the limit {name} was {had} and is {value} now"
+            yield Change(path, text, "keep the limit as it was: recorded events may lie beyond the new one")
+
+
+def _vacuous(name: str, value: Any) -> bool:
+    return (
+        (name == "min_length" and value == 0)
+        or (name == "ge" and value <= INT_MIN)
+        or (name == "le" and value >= INT_MAX)
+    )
+
+
+def _decimal(old: Description, new: Description, path: str) -> Iterator[Change]:
+    if (old.get("scale"), old.get("digits")) != (new.get("scale"), new.get("digits")):
+        yield Change(path, "the scale of the decimal changed", "add a field of another name and keep this one")
+
+
+def _struct(old: Description, new: Description, path: str) -> Iterator[Change]:
+    before = {f.get("wire", f["name"]): f for f in old["fields"]}
+    now = {f.get("wire", f["name"]): f for f in new["fields"]}
+    for wire, field in now.items():
+        where = f"{path}.{field['name']}" if path else field["name"]
+        had = before.get(wire)
+        if had is None:
+            if "default" not in field and "made" not in field:
+                yield Change(where, "is new and required", "give it a default")
+            continue
+        if had["name"] != field["name"]:
+            yield Change(
+                where, f"was called {had['name']} in columns", "keep the name and rename only in JSON, or back"
+            )
+        if "default" not in field and "made" not in field and ("default" in had or "made" in had):
+            yield Change(
+                where, "had a default and has none now", "keep the default: recorded events may lack the field"
+            )
+        yield from _node(had["type"], field["type"], where)
+    if new.get("closed"):
+        for wire in before:
+            if wire not in now:
+                where = f"{path}.{wire}" if path else wire
+                yield Change(where, "is gone while unknown fields are refused", "take forbid_unknown_fields away")
+    if "tag" in old and "tag" in new and old["tag"] != new["tag"]:
+        yield Change(path, f"the tag was {old['tag'][1]} and is {new['tag'][1]} now", "keep the tag")
+
+
+def _union(old: Description, new: Description, path: str) -> Iterator[Change]:
+    now = {tuple(m["tag"]): m for m in new["members"]}
+    for member in old["members"]:
+        tag = tuple(member["tag"])
+        if tag not in now:
+            yield Change(path, f"the member {tag[1]} is gone", "keep it: events that hold it are recorded")
+        else:
+            yield from _struct(member, now[tag], f"{path}<{tag[1]}>")
+
+
+def _columns(old: Description, new: Description, path: str) -> Iterator[Change]:
+    if old["kind"] != new["kind"]:
+        yield Change(path, f"was {_name(old)} and is {_name(new)} now", "write to a topic of another name")
+        return
+    before = {name: (kind, nullable) for name, kind, nullable in old["fields"]}
+    for name, kind, nullable in new["fields"]:
+        if name not in before:
+            if not nullable:
+                yield Change(name, "is new and may not be null", "let it be null")
+            continue
+        had, was_nullable = before[name]
+        if had != kind:
+            yield Change(name, f"was {had} and is {kind} now", "write to a topic of another name, or cast it back")
+        if was_nullable and not nullable:
+            yield Change(name, "could be null and may not be now", "let it be null")
