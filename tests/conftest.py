@@ -7,6 +7,8 @@ import os
 import hypothesis
 import pytest
 
+from tests.faults.report import FaultPlugin
+
 # Examples take what they take: with a time limit the verdict would depend on what else the machine does.
 hypothesis.settings.register_profile("penstock", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("penstock")
@@ -32,6 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
     seed = session_seed()
     if config.getoption("--hypothesis-seed") is None:
         config.option.hypothesis_seed = seed
+    config.pluginmanager.register(FaultPlugin(), "penstock-faults")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
