@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from itertools import accumulate
 from operator import attrgetter
 from typing import Any
 from uuid import UUID, uuid5
 
 from penstock.channel.typed import TypedTopic
-from penstock.event.batch import Columns, Delivered
+from penstock.event.batch import Columns, Delivered, Rows
 from penstock.event.envelope import RecordedEvent
 from penstock.event.partition import canonical_key
 
@@ -24,7 +26,7 @@ def moment(us: int) -> datetime:
 
 
 def step_of(origin: str) -> str:
-    """``group:topic:partition`` of a step's origin: without the floor it began at, which another run may set elsewhere."""
+    """``group:topic:partition`` of a step's origin: not the floor it began at, which another run may set elsewhere."""
     return origin.rpartition(":")[0]
 
 
@@ -48,12 +50,8 @@ class Identity:
         delivered = self._delivered
         cause = self.attribute("cause", index)
         if cause is not None:
-            same = 0
-            causes = delivered.payload.attributes["cause"]
-            while index - same > 0 and causes[index - same - 1] == cause:
-                same += 1
-            writer = step_of(delivered.origin)
-            return str(uuid5(_NAMESPACE, f"{writer}:{cause}:{delivered.topic}:{delivered.partition}:{same}"))
+            number = self.attribute("number", index) or 0
+            return str(uuid5(_NAMESPACE, f"{step_of(delivered.origin)}:{cause}:{delivered.topic}:{number}"))
         position = delivered.first + index - delivered.base
         return f"{delivered.origin}/{delivered.partition}/{position}"
 
@@ -63,8 +61,15 @@ class Identity:
         if isinstance(payload, Columns):
             assert self._topic.schema is not None
             return self._topic.schema.columns_to_lines(payload.table.slice(index, 1))[0]
-        start = sum(payload.lengths[:index]) + index
+        start = self._starts[index]
         return payload.body[start : start + payload.lengths[index]]
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        """Where each event of a batch of rows begins."""
+        payload = self._delivered.payload
+        assert isinstance(payload, Rows)
+        return [0, *accumulate(length + 1 for length in payload.lengths)]
 
     def key(self, index: int) -> bytes | None:
         """The event's key in canonical bytes; None when it has none."""
