@@ -61,7 +61,7 @@ class App:
     def topic(  # noqa: PLR0913 - every option by name, one face for users
         self,
         name: str,
-        type: type[T] | None = None,  # noqa: A002 - the field's word
+        type: type[T] | None = None,
         *,
         key: str | None = None,
         time: str | None = None,

@@ -255,7 +255,7 @@ class Client:
 
 
 async def identity(opened: Opened, name: str | None) -> tuple[str, int, int]:
-    """(producer, epoch, next sequence): a new name, or the next epoch of a named producer, which fences the last one."""
+    """(producer, epoch, next sequence): a new name, or a named producer's next epoch, which fences the last one."""
     if name is None:
         return opened.system.new_id(), 0, 0
     last = await opened.channel.producer(name)

@@ -25,7 +25,18 @@ _TEXTS = ("id", "type", "source", "subject", "correlationid", "causationid", "tr
 class Parcel:
     """Encoded events for one topic, in order, and once published, their outcomes."""
 
-    __slots__ = ("_refused", "answer", "attributes", "bodies", "error", "first_batch", "keys", "packed", "size", "topic")
+    __slots__ = (
+        "_refused",
+        "answer",
+        "attributes",
+        "bodies",
+        "error",
+        "first_batch",
+        "keys",
+        "packed",
+        "size",
+        "topic",
+    )
 
     def __init__(self, topic: TypedTopic[Any]) -> None:
         self.topic = topic
@@ -45,10 +56,7 @@ class Parcel:
         """Take one event on; returns its index. One that cannot be encoded is rejected, alone."""
         index = len(self.bodies)
         try:
-            if type(event) is NewEvent:
-                body = self._wrapped(event, index)
-            else:
-                body = self.topic.encode(event)
+            body = self._wrapped(event, index) if type(event) is NewEvent else self.topic.encode(event)
         except (PermanentError, TypeError, ValueError) as exc:
             self._refused[index] = str(exc)
             body = b""
@@ -165,7 +173,7 @@ def assemble(parcels: Iterable[Parcel], *, producer: str, epoch: int, sequence: 
 
 
 def together(parcels: Sequence[Parcel]) -> bool:
-    """Whether all of it can be stored; if not, nothing is: every other event is rejected because of the first bad one."""
+    """Whether all of it can be stored; if not, nothing is: the others are rejected because of the first bad one."""
     for parcel in parcels:
         parcel.pack()
     bad = next((p for p in parcels if p.packed is not None and p.packed.refused), None)

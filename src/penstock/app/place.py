@@ -28,7 +28,7 @@ def program_base(frame: FrameType | None = None) -> Path:
 
 def caller(depth: int) -> FrameType:
     """The frame `depth` calls above the caller's."""
-    return sys._getframe(depth + 1)  # noqa: SLF001 - the one way to learn which file declares an app
+    return sys._getframe(depth + 1)
 
 
 def find_log(base: Path) -> Path:

@@ -86,7 +86,9 @@ def _in_order(flows: dict[str, Flowed]) -> list[Flowed]:
     ordered: list[Flowed] = []
     left = dict(flows)
     while left:
-        ready = [name for name, flowed in left.items() if not (isinstance(flowed.source, str) and flowed.source in left)]
+        ready = [
+            name for name, flowed in left.items() if not (isinstance(flowed.source, str) and flowed.source in left)
+        ]
         if not ready:
             msg = f"{', '.join(sorted(left))} read each other in a circle"
             raise ConfigError(msg, path="flows")

@@ -125,9 +125,7 @@ def _supervised(app: App, plan: Plan, opened: Opened, options: RunOptions) -> Su
         supervisor.add(Group(opened.channel, work, system=opened.system, slots=slots, ended=ended), writes=writes)
 
     for sourced in app.sources.values():
-        source = sourced.spec.open_source(
-            app.base, sourced.name, event_bytes_max=sourced.into.spec.event_bytes_max
-        )
+        source = sourced.spec.open_source(app.base, sourced.name, event_bytes_max=sourced.into.spec.event_bytes_max)
         dead = opened.topic(f"source.{sourced.name}{SUFFIX}")
         run = SourceRun(
             opened.channel,
@@ -165,7 +163,10 @@ def _add_flows(plan: Plan, opened: Opened, add: _Add) -> None:
         topic = opened.topic(planned.topic)
         subscription = _subscription(planned.sink.name, planned.topic, "sink")
         past = _Past(opened, planned.topic)
-        add(SinkWork(planned.sink.config.open(), subscription, topic, past=past, system=opened.system), writes=frozenset())
+        add(
+            SinkWork(planned.sink.config.open(), subscription, topic, past=past, system=opened.system),
+            writes=frozenset(),
+        )
 
 
 class _Past:
@@ -175,8 +176,8 @@ class _Past:
         self._channel = opened.channel
         self._topic = topic
 
-    def tip(self, partition: int) -> int:
-        return self._channel.tips(self._topic)[partition]
+    async def tip(self, partition: int) -> int:
+        return (await self._channel.tips(self._topic))[partition]
 
     async def read(self, partition: int, offset: int) -> Sequence[Delivered]:
         return await self._channel.read(self._topic, partition, offset, events_max=READ_EVENTS_MAX)

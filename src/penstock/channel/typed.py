@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
-from itertools import pairwise
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -63,7 +63,9 @@ class TypedTopic(Generic[T]):
         msg = f"topic {self.name} has no type and takes bytes; found {type(event).__name__}"
         raise DecodeError(msg)
 
-    def pack(self, bodies: list[bytes], *, keys: Sequence[Key] | None = None, attributes: Attributes | None = None) -> Packed:
+    def pack(
+        self, bodies: list[bytes], *, keys: Sequence[Key] | None = None, attributes: Attributes | None = None
+    ) -> Packed:
         """Validate encoded events and lay them out by partition, keeping their order within each.
 
         Args:
@@ -152,7 +154,7 @@ class TypedTopic(Generic[T]):
             indexes = members[number]
             for position, index in enumerate(indexes):
                 place[index] = (len(batches), position)
-            part = {name: [values[i] for i in indexes] for name, values in stored.items()}
+            part = {name: _chosen(values, indexes) for name, values in stored.items()}
             chosen = None if times is None else [times[i] for i in indexes]
             batches.append(self._batch(number, [bodies[i] for i in indexes], part, chosen))
         return Packed(batches, place, refused)
@@ -182,16 +184,14 @@ class TypedTopic(Generic[T]):
         if self.spec.key is None or self.spec.partitions == 1:
             return [self.columns_batch(0, table, given)]
         encoded = pc.dictionary_encode(table.column(self.spec.key))
-        per_key = partitions_of(
-            [canonical_key(k) for k in encoded.dictionary.to_pylist()], self.spec.partitions
-        )
+        per_key = partitions_of([canonical_key(k) for k in encoded.dictionary.to_pylist()], self.spec.partitions)
         numbers = pc.fill_null(pc.take(pa.array(per_key, pa.int32()), encoded.indices), partition_of(None, 1))
         out: list[NewBatch] = []
         for number in sorted(set(per_key) | ({0} if encoded.null_count else set())):
             indexes = pc.indices_nonzero(pc.equal(numbers, number))
             if len(indexes) == 0:
                 continue
-            part = {name: [values[i] for i in indexes.to_pylist()] for name, values in given.items()}
+            part = {name: _chosen(values, indexes.to_pylist()) for name, values in given.items()}
             out.append(self.columns_batch(number, table.take(indexes), part))
         return out
 
@@ -269,11 +269,7 @@ class TypedTopic(Generic[T]):
         return self.schema.columns_to_lines(payload.table)
 
 
-def contiguous(batches: Sequence[Delivered]) -> bool:
-    """Whether the batches follow one another without a gap."""
-    return all(a.end == b.first for a, b in pairwise(batches))
-
-
-def spec_names(specs: Mapping[str, Topic]) -> list[str]:
-    """Names, sorted; for messages."""
-    return sorted(specs)
+def _chosen(values: Sequence[Any], indexes: Sequence[int]) -> Sequence[Any]:
+    """The values at `indexes`; packed numbers stay packed."""
+    picked = [values[index] for index in indexes]
+    return array(values.typecode, picked) if isinstance(values, array) else picked

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from array import array
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -35,7 +36,8 @@ def shape_of(function: Callable[..., Any], *, name: str) -> Shape:
     parameters = [
         p
         for p in inspect.signature(function).parameters.values()
-        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and (p.default is p.empty or p.name in {"ctx", "context"})
+        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        and (p.default is p.empty or p.name in {"ctx", "context"})
     ]
     if len(parameters) not in (1, 2):
         msg = f"{function!r} takes {len(parameters)} positional parameters; expected (event) or (event, ctx)"
@@ -101,16 +103,22 @@ async def call_async(
     return offset
 
 
-def flatten(out: list[Any], causes: list[int]) -> tuple[list[Any], list[int]]:
-    """Spread handlers' lists, tuples and generators into single results, each with its cause."""
+def flatten(out: list[Any], causes: list[int]) -> tuple[list[Any], array[int], array[int] | None]:
+    """Spread handlers' lists, tuples and generators into single results.
+
+    Returns:
+        The results, the offset of each one's event, and each one's number among the results of its event (None when
+        no event gave more than one).
+    """
     if not any(issubclass(kind, list | tuple | Iterator) for kind in set(map(type, out))):
-        return out, causes
+        return out, array("q", causes), None
     results: list[Any] = []
-    offsets: list[int] = []
+    offsets = array("q")
+    numbers = array("q")
     for result, cause in zip(out, causes, strict=True):
         many = result if isinstance(result, list | tuple | Iterator) else (result,)
-        for one in many:
-            if one is not None:
-                results.append(one)
-                offsets.append(cause)
-    return results, offsets
+        for number, one in enumerate(one for one in many if one is not None):
+            results.append(one)
+            offsets.append(cause)
+            numbers.append(number)
+    return results, offsets, numbers if any(numbers) else None

@@ -59,7 +59,13 @@ class FlowWork:
     """
 
     def __init__(
-        self, stage: Stage, subscription: Subscription, topics: FlowTopics, *, system: System, retry: Retry | None = None
+        self,
+        stage: Stage,
+        subscription: Subscription,
+        topics: FlowTopics,
+        *,
+        system: System,
+        retry: Retry | None = None,
     ) -> None:
         self.subscription = subscription
         self._stage = stage

@@ -310,34 +310,36 @@ class HandlerWork:
             reason = f"handler {self._spec.name} returned an event but has no into=; name the topic, or return None"
             self._refuse(gathered, dict.fromkeys(gathered.causes, reason))
             return []
-        results, causes = flatten(gathered.out, gathered.causes)
+        results, causes, numbers = flatten(gathered.out, gathered.causes)
+        attributes = {"cause": causes} if numbers is None else {"cause": causes, "number": numbers}
         refused: dict[int, str] = {}
         try:
             bodies = list(map(self._into.encode, results))
         except (PermanentError, TypeError):
-            bodies, causes = self._encoded_each(results, causes, refused)
-        packed = self._into.pack(bodies, attributes={"cause": array("q", causes)})
-        refused |= {causes[index]: reason for index, reason in packed.refused.items()}
+            bodies = self._encoded_each(results, causes, refused)
+        packed = self._into.pack(bodies, attributes=attributes)
+        for index, reason in packed.refused.items():
+            refused.setdefault(causes[index], reason)
         if not refused:
             return packed.batches
         self._refuse(gathered, refused)
         keep = [index for index, cause in enumerate(causes) if cause not in refused]
-        kept = array("q", [causes[index] for index in keep])
-        return self._into.pack([bodies[index] for index in keep], attributes={"cause": kept}).batches if keep else []
+        if not keep:
+            return []
+        kept = {name: array("q", [values[index] for index in keep]) for name, values in attributes.items()}
+        return self._into.pack([bodies[index] for index in keep], attributes=kept).batches
 
-    def _encoded_each(
-        self, results: list[Any], causes: list[int], refused: dict[int, str]
-    ) -> tuple[list[bytes], list[int]]:
+    def _encoded_each(self, results: list[Any], causes: Sequence[int], refused: dict[int, str]) -> list[bytes]:
+        """One body per result; of one that cannot be encoded it is empty, and its event's reason noted."""
         assert self._into is not None
         bodies: list[bytes] = []
-        kept: list[int] = []
         for result, cause in zip(results, causes, strict=True):
             try:
                 bodies.append(self._into.encode(result))
-                kept.append(cause)
             except (PermanentError, TypeError) as exc:
                 refused[cause] = str(exc)
-        return bodies, kept
+                bodies.append(b"")
+        return bodies
 
     def _refuse(self, gathered: _Gathered, refused: dict[int, str]) -> None:
         for offset, reason in sorted(refused.items()):

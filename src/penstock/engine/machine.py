@@ -63,8 +63,10 @@ class _Place(msgspec.Struct):
 
 
 class Membership:
-    """One membership, from joining to leaving. Steps of a partition follow one another: each begins where the last
-    one ended, whether or not that one has been answered yet; the channel applies them in order or not at all.
+    """One membership, from joining to leaving.
+
+    Steps of a partition follow one another: each begins where the last one ended, whether or not that one has been
+    answered yet; the channel applies them in order or not at all.
     """
 
     def __init__(self, group: str) -> None:

@@ -27,7 +27,7 @@ PAUSE_MAX_S = 2.0
 class Past(Protocol):
     """What a sink may ask of its topic's log outside its group."""
 
-    def tip(self, partition: int) -> int:
+    async def tip(self, partition: int) -> int:
         """The offset after the log's last event."""
         ...
 
@@ -81,7 +81,7 @@ class SinkWork:
             log=assigned.log,
             incarnation=assigned.incarnation,
             floor=0,  # a target that holds nothing gets everything: the log's floor is not the target's
-            tip=self._past.tip(assigned.owned.partition),
+            tip=await self._past.tip(assigned.owned.partition),
         )
         position = await self._patiently(lambda: self._sink.claim(claim))
         self._held[assigned.owned.partition] = _Held(assigned.owned, position, position, assigned.floor, assigned.floor)

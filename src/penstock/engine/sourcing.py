@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, Protocol
 
 from penstock.channel.api import Acked, Channel, Producers, Publish, Refused, Unknown
 from penstock.channel.typed import TypedTopic
@@ -20,6 +20,10 @@ BYTES_MAX = 4_000_000
 POLL_S = 0.5
 RETRY_FIRST_S = 0.05
 RETRY_MAX_S = 5.0
+
+
+class SourceChannel(Channel, Producers, Protocol):
+    """What a source needs of its channel: that it remembers producers."""
 
 
 class SourceRun:
@@ -39,7 +43,7 @@ class SourceRun:
 
     def __init__(
         self,
-        channel: Channel,
+        channel: SourceChannel,
         source: Source,
         into: TypedTopic[Any],
         *,
@@ -89,7 +93,6 @@ class SourceRun:
 
     async def _through(self) -> None:
         producer = f"source.{self._source.name}"
-        assert isinstance(self._channel, Producers)
         last = None if self._republish else await self._channel.producer(producer)
         sequence, position = (0, b"") if last is None else (last.sequence + 1, last.note)
         await self._system.offload.run(lambda: self._source.open(self._into.schema, position))

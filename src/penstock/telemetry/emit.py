@@ -9,7 +9,7 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 logger = logging.getLogger("penstock")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -26,8 +26,8 @@ class Collector(Protocol):
 
 
 class _Telemetry:
-    counters: dict[tuple[str, Labels], float] = {}
-    collector: Collector | None = None
+    counters: ClassVar[dict[tuple[str, Labels], float]] = {}
+    collector: ClassVar[Collector | None] = None
 
 
 def count(name: str, by: float = 1, **labels: str) -> None:

@@ -88,7 +88,9 @@ def check(flight: FlightDeparted) -> Departure:
 named = (
     app.flow("named", departures)
     .join(airlines(), on="carrier")
-    .select("carrier", pl.col("name").alias("airline"), "flight", "origin", "dest", "scheduled", "departed", "delay_min")
+    .select(
+        "carrier", pl.col("name").alias("airline"), "flight", "origin", "dest", "scheduled", "departed", "delay_min"
+    )
     .to(parquet(OUT / "lake/departures"))
 )
 carrier_delay = (

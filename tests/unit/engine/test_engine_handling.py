@@ -1,0 +1,259 @@
+"""Handlers on the memory channel: what they return, refuse, raise, and what a death leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from penstock.channel.api import Publish
+from penstock.delivery.retry import Retry
+from penstock.engine.context import Context
+from penstock.errors import ConfigError, Reject
+from penstock.event.batch import NewBatch, Rows
+from penstock.system.slots import MemorySlot
+from tests.unit.engine.engine_kit import Bill, Kit, Order
+
+
+def orders(count: int, start: int = 0) -> list[Order]:
+    return [Order(n, f"c{n % 3}", 10 * n) for n in range(start, start + count)]
+
+
+async def test_results_reach_the_topic_in_the_order_of_each_key(kit: Kit) -> None:
+    source = await kit.topic("orders", Order, key="customer")
+    into = await kit.topic("bills", Bill, key="customer")
+    await kit.publish(source, orders(100))
+
+    def bill(order: Order) -> Bill:
+        return Bill(order.id, order.customer, order.amount / 100)
+
+    group = await kit.handler(bill, source, into)
+    await group.run()
+    found = await kit.events(into)
+    for customer in ("c0", "c1", "c2"):
+        ids = [b.id for b in found if b.customer == customer]
+        assert ids == [o.id for o in orders(100) if o.customer == customer]
+    assert (group.state.events, group.state.state) == (100, "done")
+
+
+@pytest.mark.parametrize("many", [list, tuple, iter])
+async def test_one_many_or_none(kit: Kit, many: type) -> None:
+    source = await kit.topic("orders", Order, partitions=1)
+    into = await kit.topic("bills", Bill, partitions=1)
+    await kit.publish(source, orders(4))
+
+    async def split(order: Order) -> object:
+        return None if order.id == 0 else many([Bill(order.id, str(n), n) for n in range(order.id)])
+
+    await (await kit.handler(split, source, into)).run()
+    assert [(b.id, b.total) for b in await kit.events(into)] == [(1, 0), (2, 0), (2, 1), (3, 0), (3, 1), (3, 2)]
+
+
+async def test_a_rejected_event_lies_among_the_dead_letters_with_its_bytes_and_the_reason(kit: Kit) -> None:
+    source = await kit.topic("orders", Order, key="customer", partitions=1)
+    await kit.publish(source, orders(10))
+    calls: list[int] = []
+
+    def pay(order: Order) -> None:
+        calls.append(order.id)
+        if order.id == 7:
+            raise Reject("no such account")
+
+    group = await kit.handler(pay, source)
+    await group.run()
+    (letter,) = await kit.letters("pay")
+    assert letter.body == b'{"id":7,"customer":"c1","amount":70}'
+    assert (letter.reason, letter.error, letter.attempts, letter.offset) == ("no such account", "Reject", 1, 7)
+    assert letter.topic == "orders"
+    assert calls == list(range(10))
+    assert group.state.dead == 1
+
+
+async def test_an_exception_is_retried_in_place_with_pauses_and_given_up_with_its_stack(kit: Kit) -> None:
+    source = await kit.topic("orders", Order, partitions=1)
+    await kit.publish(source, orders(5))
+    calls: list[int] = []
+
+    def flaky(order: Order, ctx: Context) -> None:
+        calls.append(order.id)
+        if order.id == 1 and ctx.attempt < 3:
+            raise ConnectionError("not yet")
+        if order.id == 3:
+            raise ValueError("never")
+
+    await (await kit.handler(flaky, source, retry=Retry(3, first_s=1, factor=2))).run()
+    assert calls == [0, 1, 1, 1, 2, 3, 3, 3, 4]
+    (letter,) = await kit.letters("flaky")
+    assert (letter.offset, letter.attempts, letter.error, letter.reason) == (3, 3, "ValueError", "never")
+    assert "in flaky" in letter.stack
+    assert sum(kit.clock.slept_s) == pytest.approx(2 * (1 + 2), abs=0.5)
+
+
+async def test_bytes_that_no_longer_decode_are_given_up_alone(kit: Kit) -> None:
+    source = await kit.topic("orders", Order, partitions=1)
+    bodies = [b'{"id":1,"customer":"a","amount":1}', b'{"id":"x"}', b'{"id":3,"customer":"a","amount":1}']
+    await kit.publish_batches([NewBatch("orders", 0, 3, Rows.of(bodies))])
+    seen: list[int] = []
+
+    def see(order: Order) -> None:
+        seen.append(order.id)
+
+    await (await kit.handler(see, source)).run()
+    (letter,) = await kit.letters("see")
+    assert (letter.offset, letter.error, letter.body) == (1, "DecodeError", bodies[1])
+    assert seen == [1, 3]
+
+
+async def test_what_cannot_be_published_takes_all_that_its_event_gave_along(kit: Kit) -> None:
+    source = await kit.topic("orders", Order, partitions=1)
+    into = await kit.topic("bills", Bill, partitions=1)
+    await kit.publish(source, orders(3))
+
+    def wrong(order: Order) -> list[Bill]:
+        second: object = "not a number" if order.id == 1 else 2.0
+        return [Bill(order.id, "a", 1.0), Bill(order.id, "a", second)]  # type: ignore[arg-type]
+
+    await (await kit.handler(wrong, source, into)).run()
+    assert [b.id for b in await kit.events(into)] == [0, 0, 2, 2]
+    (letter,) = await kit.letters("wrong")
+    assert letter.offset == 1
+    assert "total" in letter.reason
+
+
+async def test_a_result_without_a_topic_is_a_dead_letter(kit: Kit) -> None:
+    source = await kit.topic("orders", Order, partitions=1)
+    await kit.publish(source, orders(2))
+
+    def lost(order: Order) -> Order:
+        return order
+
+    await (await kit.handler(lost, source)).run()
+    assert [("into=" in letter.reason, letter.offset) for letter in await kit.letters("lost")] == [(True, 0), (True, 1)]
+
+
+async def test_stopped_in_a_pause_the_event_is_not_settled(kit: Kit) -> None:
+    source = await kit.topic("orders", Order, partitions=1)
+    await kit.publish(source, orders(5))
+
+    def stuck(order: Order) -> None:
+        if order.id == 2:
+            group.stop()
+            raise ConnectionError("down")
+
+    group = await kit.handler(stuck, source, retry=Retry(1000, first_s=30), ended=None)
+    await group.run()
+    assert group.state.events == 2
+    calls: list[int] = []
+
+    def well(order: Order) -> None:
+        calls.append(order.id)
+
+    well.__name__ = "stuck"
+    await (await kit.handler(well, source)).run()
+    assert calls == [2, 3, 4]
+
+
+async def test_an_event_that_kills_its_process_is_charged_runs_alone_and_is_given_up(kit: Kit) -> None:
+    source = await kit.topic("orders", Order, partitions=1)
+    await kit.publish(source, orders(6))
+    words = bytearray(32)
+
+    class Dead(BaseException):
+        """What a kill looks like from inside: nothing runs after it."""
+
+    seen: list[int] = []
+
+    def killer(order: Order) -> None:
+        seen.append(order.id)
+        if order.id == 3:
+            raise Dead
+
+    for _ in range(3):
+        group = await kit.handler(killer, source, slots=lambda _: MemorySlot(words), retry=Retry(3))
+        with pytest.raises(Dead):
+            await group.run()
+        kit.channel.seize("killer")
+    await (await kit.handler(killer, source, slots=lambda _: MemorySlot(words), retry=Retry(3))).run()
+    (letter,) = await kit.letters("killer")
+    assert (letter.offset, letter.error, letter.attempts) == (3, "ProcessDied", 3)
+    assert seen[-2:] == [4, 5]
+    assert seen.count(3) == 3
+
+
+async def test_a_step_ends_in_time_and_goes_on_in_the_next(kit: Kit) -> None:
+    source = await kit.topic("orders", Order, partitions=1)
+    await kit.publish(source, orders(1000))
+
+    def slow(order: Order) -> None:
+        kit.clock._now_s += 0.01
+
+    group = await kit.handler(slow, source)
+    await group.run()
+    assert group.state.events == 1000
+    assert 15 <= group.state.steps <= 40  # ten seconds of work, half a second each
+
+
+async def test_a_second_member_waits_and_takes_over(kit: Kit) -> None:
+    source = await kit.topic("orders", Order, partitions=1)
+    seen: list[str] = []
+
+    def both(order: Order) -> None:
+        seen.append(order.customer)
+
+    first = await kit.handler(both, source, ended=None)
+    second = await kit.handler(both, source, ended=None)
+    running = asyncio.ensure_future(first.run())
+    while first.state.state != "idle":
+        await asyncio.sleep(0)
+    waiting = asyncio.ensure_future(second.run())
+    while second.state.state != "waiting":
+        await asyncio.sleep(0)
+    assert "test" in second.state.reason
+    first.stop()
+    await running
+    await kit.publish(source, orders(3))
+    while second.state.events < 3:
+        await asyncio.sleep(0)
+    second.stop()
+    await waiting
+    assert seen == ["c0", "c1", "c2"]
+
+
+async def test_ids_of_results_do_not_depend_on_where_steps_end(kit: Kit) -> None:
+    source = await kit.topic("orders", Order, key="customer")
+    into = await kit.topic("bills", Bill, key="customer")
+    await kit.publish(source, orders(20))
+
+    def twice(order: Order) -> list[Bill]:
+        return [Bill(order.id, order.customer, 1.0), Bill(order.id, order.customer, 2.0)]
+
+    await (await kit.handler(twice, source, into)).run()
+
+    def ids(batches: object) -> Iterator[tuple[int, str]]:
+        from penstock.engine.context import Identity
+
+        for batch in batches:  # type: ignore[attr-defined]
+            identity = Identity(batch, into)
+            for index in range(batch.count):
+                yield into.events(batch)[index].id, identity.id(index)
+
+    found = [p for n in range(4) for p in ids(await kit.channel.read("bills", n, 0, events_max=1000))]
+    assert len({identity for _, identity in found}) == 40
+    single = [p for n in range(4) for o in range(11) for p in ids(await kit.channel.read("bills", n, o, events_max=1))]
+    assert set(single) == set(found)
+
+
+def test_a_handler_of_the_wrong_shape_is_refused_before_the_start() -> None:
+    from penstock.engine.calling import shape_of
+
+    with pytest.raises(ConfigError, match="handlers.three.*expected \\(event\\) or \\(event, ctx\\)"):
+        shape_of(lambda a, b, c: None, name="three")
+
+
+async def test_publishes_of_one_sequence_are_one(kit: Kit) -> None:
+    source = await kit.topic("orders", Order, partitions=1)
+    batches = source.pack([source.encode(order) for order in orders(2)]).batches
+    first = await kit.channel.publish(Publish("p", 0, 0, batches))
+    again = await kit.channel.publish(Publish("p", 0, 0, batches))
+    assert (first.first, again.first, again.repeated) == ([0], [0], True)  # type: ignore[union-attr]

@@ -1,0 +1,88 @@
+"""What a member decides, value by value; no loop, no channel."""
+
+from __future__ import annotations
+
+from penstock.channel.api import (
+    Assigned,
+    Committed,
+    Delivery,
+    FencedOff,
+    Idle,
+    LedgerWrite,
+    Lost,
+    Owned,
+    Revoking,
+    Unknown,
+)
+from penstock.engine.machine import Begin, Handle, Membership, Rejoin, Rest, without
+from penstock.engine.work import Draft
+from penstock.event.batch import Delivered, Rows
+
+OWNED = Owned("t", 0, epoch=3)
+
+
+def assigned(floor: int = 0, holes: tuple[int, ...] = ()) -> Assigned:
+    return Assigned(OWNED, floor, holes, (), "log", 1)
+
+
+def delivered(first: int, count: int) -> Delivered:
+    rows = Rows.of([b"%d" % offset for offset in range(first, first + count)])
+    return Delivered("t", 0, first, count, rows, recorded_us=0)
+
+
+def member(floor: int = 0, holes: tuple[int, ...] = ()) -> Membership:
+    membership = Membership("g")
+    assert isinstance(membership.taken(assigned(floor, holes)), Begin)
+    return membership
+
+
+def test_steps_follow_one_another_before_they_are_answered() -> None:
+    membership = member(floor=5)
+    first, second = membership.step(Draft(0, 8)), membership.step(Draft(0, 12))
+    assert (first.settle.floor_before, first.settle.floor_after) == (5, 8)
+    assert (second.settle.floor_before, second.settle.floor_after) == (8, 12)
+    assert first.owned == second.owned == OWNED
+
+
+def test_a_step_that_only_remembers_moves_nothing() -> None:
+    step = member(floor=5).ledger_step(0, [LedgerWrite("attempts", b"k", b"v")])
+    assert (step.settle.floor_before, step.settle.floor_after) == (5, 5)
+
+
+def test_what_is_settled_above_the_floor_is_left_out_and_stays_settled() -> None:
+    membership = member(floor=2, holes=(3, 6))
+    action = membership.taken(Delivery(OWNED, [delivered(2, 6)]))
+    assert isinstance(action, Handle)
+    bodies = [body for part in action.delivery.batches for body in part.payload.bodies()]
+    assert bodies == [b"2", b"4", b"5", b"7"]
+    assert membership.step(Draft(0, 4)).settle.holes == [6]
+    assert membership.step(Draft(0, 8)).settle.holes == []
+
+
+def test_a_delivery_of_holes_only_is_nothing_to_do() -> None:
+    assert isinstance(member(holes=(0, 1)).taken(Delivery(OWNED, [delivered(0, 2)])), Rest)
+
+
+def test_runs_between_holes() -> None:
+    parts = without(delivered(10, 5), frozenset({10, 12, 14, 99}))
+    assert [(part.first, part.count) for part in parts] == [(11, 1), (13, 1)]
+    assert [part.payload.bodies() for part in parts] == [[b"11"], [b"13"]]
+
+
+def test_answers_that_end_a_membership() -> None:
+    membership = member()
+    assert membership.answered(Committed()) is None
+    assert isinstance(membership.answered(FencedOff("epoch 4")), Rejoin)
+    assert isinstance(membership.answered(Unknown("disk")), Rejoin)
+
+
+def test_values_that_end_a_membership() -> None:
+    membership = member()
+    assert isinstance(membership.taken(Lost(OWNED, "lease")), Rejoin)
+    assert isinstance(membership.taken(Revoking(OWNED)), Rejoin)
+    assert membership.taken(Idle("another owner")) == Rest("another owner")
+
+
+def test_a_delivery_of_an_epoch_that_is_not_ours_is_not_worked_on() -> None:
+    assert isinstance(member().taken(Delivery(Owned("t", 0, epoch=2), [delivered(0, 1)])), Rejoin)
+    assert isinstance(Membership("g").taken(Delivery(OWNED, [delivered(0, 1)])), Rejoin)
