@@ -7,150 +7,222 @@ thread runs it. Source: flat combining, Hendler et al., SPAA 2010, applied to gr
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
-from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 Q = TypeVar("Q")
 R = TypeVar("R")
 
+_WATCH_S_MIN = 0.01
+
+
+Mutex = threading.Lock
+
+
+class Ended(Exception):
+    """The combiner was closed before the request was queued."""
+
 
 class Waiting(Generic[Q, R]):
-    """One request, its size in bytes and its future answer."""
+    """One request, its size in bytes, since when it waits, and its future answer."""
 
-    __slots__ = ("answer", "request", "size")
+    __slots__ = ("answer", "request", "since", "size")
 
     def __init__(self, request: Q, size: int) -> None:
         self.request = request
         self.size = size
+        self.since = time.monotonic()
         self.answer: Future[R] = Future()
 
 
+@dataclass(frozen=True, slots=True)
 class Gate:
-    """The lock between processes, as the combiner needs it; both calls hold it afterwards."""
+    """The lock between processes, as the combiner needs it; `enter` and a `try_enter` that says True hold it.
 
-    def __init__(self, enter: Callable[[], None], try_enter: Callable[[], bool]) -> None:
-        self.enter = enter
-        self.try_enter = try_enter
+    `busy(waited_s)` makes the error for a request that waited too long while somebody else was inside.
+    """
+
+    enter: Callable[[], None]
+    try_enter: Callable[[], bool]
+    busy: Callable[[float], Exception]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bytes of one round and of the queue (`submit` blocks above), and how long the gate may be another's."""
+
+    round_bytes_max: int
+    queued_bytes_max: int
+    gate_wait_s: float
 
 
 class Combiner(Generic[Q, R]):
-    """Collects requests and serves them in rounds of at most `round_bytes_max`.
+    """Collects requests and serves them, in the order they came, in rounds.
 
-    `serve(batch)` is called with the gate entered and must leave it; it answers every request of the batch.
-    Requests are served in the order they came. At most `queued_bytes_max` wait; `submit` blocks above that.
+    `serve(batch)` is called with the gate entered and must leave it; it answers every request of the batch and never
+    raises; the batch is empty when everybody has given up. `finish()` is called once, at the end, with the gate
+    entered, and must leave it too.
     """
 
     def __init__(
-        self,
-        serve: Callable[[list[Waiting[Q, R]]], None],
-        gate: Gate,
-        *,
-        round_bytes_max: int,
-        queued_bytes_max: int,
+        self, serve: Callable[[list[Waiting[Q, R]]], None], gate: Gate, *, limits: Limits, finish: Callable[[], None]
     ) -> None:
         self._serve = serve
         self._gate = gate
-        self._round_bytes_max = round_bytes_max
-        self._queued_bytes_max = queued_bytes_max
+        self._limits = limits
+        self._finish = finish
         self._queue: deque[Waiting[Q, R]] = deque()
         self._queued_bytes = 0
         self._state = threading.Condition()
         self._serving = threading.Lock()
         self._closing = False
+        self._stuck = threading.Event()
+        self._stuck_since = 0.0
+        self._ended = threading.Event()
+        self._watcher: threading.Thread | None = None
         self._thread = threading.Thread(target=self._work, name="penstock-commit", daemon=True)
         self._thread.start()
 
     def submit(self, request: Q, size: int) -> Future[R]:
-        """Queue a request for the worker thread; the future is answered in that thread."""
-        waiting: Waiting[Q, R] = Waiting(request, size)
-        self._enqueue(waiting)
-        return waiting.answer
+        """Queue a request for the worker thread; the future is answered in another thread.
 
-    def serve_now(self, request: Q, size: int, *, wait_s: float) -> R:
-        """Queue a request and serve it in this thread when nobody else is serving.
+        Cancelling the future withdraws a request that was not taken up.
 
         Raises:
-            TimeoutError: not answered within `wait_s`; the request has been withdrawn, it was not taken up.
+            Ended: the combiner was closed; nothing was queued.
         """
         waiting: Waiting[Q, R] = Waiting(request, size)
+        with self._state:
+            while self._queued_bytes > self._limits.queued_bytes_max and not self._closing:
+                self._state.wait()
+            if self._closing:
+                raise Ended
+            self._queue.append(waiting)
+            self._queued_bytes += size
+            self._state.notify_all()
+        return waiting.answer
+
+    def serve_now(self, request: Q, size: int) -> R:
+        """Serve a request in this thread when nobody else is serving; otherwise queue it and wait for its answer."""
         if self._serving.acquire(blocking=False):
             try:
                 with self._state:
                     alone = not self._queue and not self._closing
                 if alone and self._gate.try_enter():
+                    waiting: Waiting[Q, R] = Waiting(request, size)
                     self._serve([waiting])
                     return waiting.answer.result()
             finally:
                 self._serving.release()
-        self._enqueue(waiting)
-        try:
-            return waiting.answer.result(timeout=wait_s)
-        except FutureTimeout:
-            if self._withdraw(waiting):
-                raise TimeoutError from None
-            return waiting.answer.result()  # it was taken up: its commit is under way and will answer
+        return self.submit(request, size).result()
 
-    def _enqueue(self, waiting: Waiting[Q, R]) -> None:
+    def full(self) -> bool:
+        """Whether `submit` would block now."""
+        return self._queued_bytes > self._limits.queued_bytes_max
+
+    def close(self) -> bool:
+        """Serve what is queued, then finish. May be called twice, not from the worker.
+
+        Returns:
+            False when somebody else did not leave the gate in time: who waited was told, and the worker finishes
+            whenever it gets in.
+        """
         with self._state:
-            while self._queued_bytes > self._queued_bytes_max and not self._closing:
-                self._state.wait()
-            if self._closing:
-                msg = "closed"
-                raise RuntimeError(msg)
-            self._queue.append(waiting)
-            self._queued_bytes += waiting.size
+            self._closing = True
             self._state.notify_all()
-
-    def _withdraw(self, waiting: Waiting[Q, R]) -> bool:
-        with self._state:
-            try:
-                self._queue.remove(waiting)
-            except ValueError:
+        while self._thread.is_alive():
+            self._thread.join(self._limits.gate_wait_s)
+            if self._stuck.is_set() and not self._ended.is_set():
                 return False
-            self._queued_bytes -= waiting.size
+        return True
+
+    # -- the worker ------------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        try:
+            while self._wait_for_work():
+                with self._serving:
+                    self._enter()
+                    self._serve(self._take())
+            with self._serving:
+                self._enter()
+                self._finish()
+        except OSError as exc:
+            self._give_up(exc)
+        finally:
+            self._ended.set()
+            self._stuck.set()  # lets the watcher see the end
+
+    def _give_up(self, error: OSError) -> None:
+        """The lock itself failed: nobody will be served any more, and everybody who waits is told."""
+        with self._state:
+            self._closing = True
+            left = list(self._queue)
+            self._queue.clear()
             self._state.notify_all()
-            return True
+        for waiting in left:
+            if waiting.answer.set_running_or_notify_cancel():
+                waiting.answer.set_exception(error)
+
+    def _wait_for_work(self) -> bool:
+        with self._state:
+            while not self._queue and not self._closing:
+                self._state.wait()
+            return bool(self._queue)
+
+    def _enter(self) -> None:
+        if self._gate.try_enter():
+            return
+        if self._watcher is None:
+            self._watcher = threading.Thread(target=self._watch, name="penstock-watch", daemon=True)
+            self._watcher.start()
+        self._stuck_since = time.monotonic()
+        self._stuck.set()
+        self._gate.enter()
+        self._stuck.clear()
 
     def _take(self) -> list[Waiting[Q, R]]:
         batch: list[Waiting[Q, R]] = []
         size = 0
         with self._state:
-            while self._queue and (not batch or size + self._queue[0].size <= self._round_bytes_max):
+            while self._queue and (not batch or size + self._queue[0].size <= self._limits.round_bytes_max):
                 waiting = self._queue.popleft()
-                size += waiting.size
-                batch.append(waiting)
-            self._queued_bytes -= size
+                self._queued_bytes -= waiting.size
+                if waiting.answer.set_running_or_notify_cancel():
+                    size += waiting.size
+                    batch.append(waiting)
             self._state.notify_all()
         return batch
 
-    def _work(self) -> None:
+    # -- the watcher: flock has no time-out, so somebody else must tell those who wait ------------------------------
+
+    def _watch(self) -> None:
         while True:
-            with self._state:
-                while not self._queue and not self._closing:
-                    self._state.wait()
-                if not self._queue:
-                    return
-            with self._serving:
-                self._gate.enter()
-                self._serve(self._take())
+            self._stuck.wait()
+            if self._ended.is_set():
+                return
+            self._ended.wait(max(self._expire(), _WATCH_S_MIN))
 
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Nobody serves for the time of the block; requests queue up meanwhile. The gate is the caller's to enter."""
-        with self._serving:
-            yield
-
-    def full(self) -> bool:
-        """Whether `submit` would block now."""
-        return self._queued_bytes > self._queued_bytes_max
-
-    def close(self) -> None:
-        """Serve what is queued, then stop the worker; may be called twice, not from the worker."""
+    def _expire(self) -> float:
+        """Tell those who waited too long for the gate; how long until the next one has."""
+        expired: list[tuple[Waiting[Q, R], float]] = []
+        limit_s = self._limits.gate_wait_s
+        now = time.monotonic()
         with self._state:
-            self._closing = True
+            while self._stuck.is_set() and self._queue:
+                waited_s = now - max(self._queue[0].since, self._stuck_since)
+                if waited_s < limit_s:
+                    break
+                waiting = self._queue.popleft()
+                self._queued_bytes -= waiting.size
+                expired.append((waiting, waited_s))
+            delay = limit_s - (now - max(self._queue[0].since, self._stuck_since)) if self._queue else limit_s
             self._state.notify_all()
-        self._thread.join()
+        for waiting, waited_s in expired:
+            if waiting.answer.set_running_or_notify_cancel():
+                waiting.answer.set_exception(self._gate.busy(waited_s))
+        return delay

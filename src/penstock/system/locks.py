@@ -3,27 +3,38 @@
 Plain flock is unfair: a process that releases and takes again wins nearly always. Here everybody first takes the
 turnstile, then the lock, then lets the turnstile go: whoever waits for the lock holds the turnstile, so the last
 holder queues behind it.
+
+An inherited flock is held until the last copy of its descriptor is closed, so a forked child closes its copies at once.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import threading
+import time
+from contextlib import suppress
 from pathlib import Path
+
+_HOLDER_BYTES = 41
 
 
 class FairLock:
     """One exclusive lock per directory of files `turn` and `lock`; owned by one thread at a time.
 
-    flock has no time-out: `acquire` may block as long as another process holds the lock; `try_acquire` never does.
-    A forked child must call `abandon` before anything else: an inherited flock is held until the last copy of the
-    descriptor is closed.
+    flock has no time-out: `acquire` may block as long as another process holds the lock; `try_acquire` never does, and
+    `acquire_within` gives up.
     """
 
     def __init__(self, directory: Path) -> None:
         flags = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC
         self._turn = os.open(directory / "turn", flags, 0o644)
-        self._lock = os.open(directory / "lock", flags, 0o644)
+        try:
+            self._lock = os.open(directory / "lock", flags, 0o644)
+        except OSError:
+            os.close(self._turn)
+            raise
+        _OPEN.add(self)
 
     def acquire(self) -> None:
         """Wait for the lock, in order of arrival as far as flock is fair among waiters of the turnstile."""
@@ -49,24 +60,54 @@ class FairLock:
         self._publish_holder()
         return True
 
+    def acquire_within(self, wait_s: float) -> bool:
+        """Queue for the lock for `wait_s` seconds at most.
+
+        Returns:
+            False: given up. Then this object is of no more use: it closes itself when its place in the queue comes up.
+        """
+        if self.try_acquire():
+            return True
+        mutex = threading.Lock()
+        state = {"got": False, "forsaken": False}
+
+        def queue() -> None:
+            self.acquire()
+            with mutex:
+                state["got"] = True
+                if state["forsaken"]:
+                    self.close()
+
+        thread = threading.Thread(target=queue, name="penstock-lock", daemon=True)
+        thread.start()
+        thread.join(wait_s)
+        with mutex:
+            state["forsaken"] = not state["got"]
+            return state["got"]
+
     def release(self) -> None:
         """Let the next one in."""
         fcntl.flock(self._lock, fcntl.LOCK_UN)
 
-    def holder_pid(self) -> int:
-        """The process that took the lock last; 0 when none ever did."""
-        text = os.pread(self._lock, 20, 0)
-        return int(text) if text.strip().isdigit() else 0
+    def holder(self) -> tuple[int, float]:
+        """The process that took the lock last, and how many seconds ago; (0, 0.0) when none ever did."""
+        words = os.pread(self._lock, _HOLDER_BYTES, 0).split()
+        if len(words) != 2 or not all(word.isdigit() for word in words):  # noqa: PLR2004  pid and time
+            return 0, 0.0
+        return int(words[0]), max(0.0, (time.monotonic_ns() - int(words[1])) / 1e9)
 
     def close(self) -> None:
-        """Close both descriptors; a held lock is released."""
-        os.close(self._lock)
-        os.close(self._turn)
-
-    abandon = close
+        """Close both descriptors; a held lock is released. May be called twice."""
+        _OPEN.discard(self)
+        if self._lock >= 0:
+            lock, turn, self._lock, self._turn = self._lock, self._turn, -1, -1
+            os.close(lock)
+            os.close(turn)
 
     def _publish_holder(self) -> None:
-        os.pwrite(self._lock, b"%020d" % os.getpid(), 0)
+        """Only messages need it: the monotonic clock is the machine's, so other processes can tell how long it is."""
+        with suppress(OSError):
+            os.pwrite(self._lock, b"%020d %020d" % (os.getpid(), time.monotonic_ns()), 0)
 
 
 class FileLock:
@@ -80,6 +121,7 @@ class FileLock:
         """Take it if it is free, and write `label` for others to read; never blocks."""
         if self._fd is None:
             self._fd = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+            _OPEN.add(self)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -97,6 +139,18 @@ class FileLock:
 
     def close(self) -> None:
         """Release and close; may be called twice."""
+        _OPEN.discard(self)
         if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
+            fd, self._fd = self._fd, None
+            os.close(fd)
+
+
+_OPEN: set[FairLock | FileLock] = set()
+
+
+def _after_fork_in_child() -> None:
+    for lock in list(_OPEN):
+        lock.close()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
 Hook = Callable[[str], None]
 
@@ -28,7 +28,7 @@ def reached(name: str) -> None:
 
 
 @contextmanager
-def hooked(hook: Hook) -> Iterator[None]:
+def hooked(hook: Hook) -> Generator[None, None, None]:
     """Install `hook` for the time of the block. One at a time per process."""
     before = _Points.hook
     _Points.hook = hook
