@@ -17,11 +17,15 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from penstock.event.batch import Delivered, NewBatch
+from penstock.log import decide
 
-HOLES_MAX = 10_000
+HOLES_MAX = decide.HOLES_MAX
+NOTE_BYTES_MAX = 64 * 1024
 PARTITIONS_DEFAULT = 4
 PARTITIONS_MAX = 4096
 EVENT_BYTES_MAX_DEFAULT = 1_000_000
+TOGETHER_BYTES_MAX = 256 * 1024 * 1024
+"""What one publish or one step may write, uncompressed."""
 
 
 class Capabilities(msgspec.Struct, frozen=True):
@@ -32,6 +36,8 @@ class Capabilities(msgspec.Struct, frozen=True):
     holds: what can be held back while the rest goes on. ledger: kept by the channel or by an external store.
     idempotent_publish: a (producer, epoch, sequence) published twice is stored once and answered alike.
     durability: D0 memory, D1 survives the process, D2 survives a power loss of one disk, D3 replicated.
+    remembers_producers: has `Producers`. blocking: has `Blocking`. columnar: has `Columnar`. Without the power the
+    method is missing or raises `Unsupported`.
     """
 
     order: Literal["key", "partition", "none"]
@@ -44,6 +50,9 @@ class Capabilities(msgspec.Struct, frozen=True):
     idempotent_publish: bool
     fenced: bool
     durability: Literal["D0", "D1", "D2", "D3"]
+    remembers_producers: bool = False
+    blocking: bool = False
+    columnar: bool = False
 
 
 class TopicSpec(msgspec.Struct, frozen=True):
@@ -77,12 +86,15 @@ class Publish(msgspec.Struct, frozen=True):
 
     `sequence` counts up by one per publish of this (producer, epoch). A repeated sequence is answered with the
     original offsets and stores nothing; the same sequence with other content is refused; a lower epoch is refused.
+    `note` (at most NOTE_BYTES_MAX) becomes permanent with the events, as the producer's newest: a source keeps its
+    position there. It is no part of the content.
     """
 
     producer: str
     epoch: int
     sequence: int
     batches: Sequence[NewBatch]
+    note: bytes = b""
 
 
 class Acked(msgspec.Struct, frozen=True):
@@ -102,6 +114,30 @@ class Unknown(msgspec.Struct, frozen=True):
     """It may or may not be stored. Publishing the same sequence again is safe and tells."""
 
     reason: str
+
+
+class ProducerState(msgspec.Struct, frozen=True):
+    """The newest stored publish of a producer, and the note that came with it."""
+
+    epoch: int
+    sequence: int
+    note: bytes
+
+
+class Scan(msgspec.Struct, frozen=True):
+    """What to read of a partition, for a query.
+
+    Offsets from `start` to before `end` (None: as far as recorded). `columns` names the columns wanted (None: all).
+    A time range [`time_from_us`, `time_to_us`) in event time leaves out whatever lies outside it *for certain*.
+    """
+
+    topic: str
+    partition: int
+    start: int = 0
+    end: int | None = None
+    columns: Sequence[str] | None = None
+    time_from_us: int | None = None
+    time_to_us: int | None = None
 
 
 class GroupSpec(msgspec.Struct, frozen=True):
@@ -244,7 +280,8 @@ class Intake(Protocol):
         Raises:
             Rejected: the step breaks a rule by itself (a floor that moves back, too many holes, an output over its
                 topic's limit); nothing of it was stored and the assignment goes on.
-            LogFull: nothing of it was stored; make room and commit the same step again.
+                TransientError: nothing of it was stored (LogFull: make room; LogBusy: another process holds the log);
+                commit the same step again.
         """
         ...
 
@@ -272,7 +309,14 @@ class Channel(Protocol):
         ...
 
     async def publish(self, publish: Publish) -> Acked | Refused | Unknown:
-        """Store one publish, atomically where `step` is atomic. Cancelling the call leaves the outcome unknown."""
+        """Store one publish, atomically where `step` is atomic. Cancelling the call leaves the outcome unknown.
+
+        Raises:
+            TransientError: nothing of it was stored (LogFull: make room; LogBusy: another process holds the log);
+                publish the same sequence again.
+            CorruptionError: the log is not what it was; open it again to see.
+            Closed: the channel was closed.
+        """
         ...
 
     async def join(self, subscription: Subscription) -> Intake:
@@ -294,4 +338,48 @@ class Channel(Protocol):
 
     async def close(self) -> None:
         """Let everything go: members leave, waiting calls end with `Closed`; acked work stays. May be called twice."""
+        ...
+
+
+class Producers(Protocol):
+    """A channel that remembers its producers: the power `remembers_producers`."""
+
+    async def producer(self, name: str) -> ProducerState | None:
+        """The newest stored publish of the producer; None when it never published, or is forgotten.
+
+        A producer that has sent a note is not forgotten.
+        """
+        ...
+
+
+class Blocking(Protocol):
+    """A channel that publishes without an event loop: the power `blocking`."""
+
+    def publish_blocking(self, publish: Publish) -> Acked | Refused | Unknown:
+        """As `Channel.publish`, and blocks; may be called from any thread while the channel is open.
+
+        It commits in the calling thread when nobody else is committing: no hand-over between threads.
+        """
+        ...
+
+
+class Columnar(Protocol):
+    """A channel that reads parts of what is recorded, for queries: the power `columnar`."""
+
+    async def scan(self, scan: Scan, *, events_max: int) -> Sequence[Delivered]:
+        """Recorded events that the scan may want, in offset order, whole blocks cut to its offsets.
+
+        At most about `events_max` events, though always one block; empty when there is nothing (more). Go on with
+        `start` = the end of the last one. There may be gaps between them: blocks outside the time range are left out
+        unread. Events outside it that lie in a block which meets it are delivered: filter them. Batches of columns
+        hold those of the wanted columns that they were written with; batches of rows come as they are.
+
+        Raises:
+            ConfigError: no such topic or partition.
+            CorruptionError: stored data is not what was stored; nothing is skipped.
+        """
+        ...
+
+    async def tips(self, topic: str) -> Sequence[int]:
+        """Of each partition the offset that its next event will get."""
         ...

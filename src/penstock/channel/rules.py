@@ -10,21 +10,26 @@ from zlib import crc32
 import msgspec
 
 from penstock.channel.api import (
-    HOLES_MAX,
+    NOTE_BYTES_MAX,
     PARTITIONS_MAX,
+    TOGETHER_BYTES_MAX,
     FencedOff,
     GroupSpec,
     Publish,
-    Settle,
+    Scan,
     Step,
     Topic,
     TopicSpec,
 )
-from penstock.errors import ConfigError, DeclaredDifferently, Rejected
+from penstock.errors import ConfigError, DeclaredDifferently, Rejected, SchemaIncompatible
 from penstock.event.batch import Columns, Delivered, NewBatch, Rows
+from penstock.log import blocks, decide
 
 OFFSET_MAX = 2**62
-"""No partition's next offset passes this: refused, never wrapped."""
+"""No partition's next offset passes this, and a channel's own limit may be lower: refused, never wrapped."""
+
+PRODUCER_CHARACTERS_MAX = 200
+_INTEGER_MAX = 2**63 - 1
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,200}")
 _DEVICES = re.compile(r"(?i:con|prn|aux|nul|com[1-9]|lpt[1-9])(\..*)?")
@@ -66,8 +71,8 @@ def check_topic(spec: TopicSpec, existing: Iterable[str]) -> None:
     path = f"topics.{spec.name}"
     if not 1 <= spec.partitions <= PARTITIONS_MAX:
         raise ConfigError(f"{spec.partitions}; expected 1 to {PARTITIONS_MAX}", path=f"{path}.partitions")
-    if spec.event_bytes_max < 1:
-        raise ConfigError(f"{spec.event_bytes_max}; expected at least 1", path=f"{path}.event_bytes_max")
+    if not 1 <= spec.event_bytes_max <= TOGETHER_BYTES_MAX:
+        raise ConfigError(f"{spec.event_bytes_max}; expected 1 to {TOGETHER_BYTES_MAX}", path=f"{path}.event_bytes_max")
     if spec.disorder_s is not None and not spec.disorder_s >= 0:
         raise ConfigError(f"{spec.disorder_s}; expected 0 or more seconds", path=f"{path}.disorder_s")
     twin = case_twin(spec.name, existing)
@@ -89,6 +94,21 @@ def unknown_name(name: str, known: Sequence[str], *, what: str) -> str:
     return f"no {what} {name!r} here; {listed} Declare it, or correct the name"
 
 
+def check_place(topics: Mapping[str, Topic], topic: str, partition: int, offset: int) -> Topic:
+    """The topic, when it is declared and has this partition.
+
+    Raises:
+        ConfigError: no such topic (close names are listed), partition or offset.
+    """
+    known = topics.get(topic)
+    if known is None:
+        raise ConfigError(unknown_name(topic, list(topics), what="topic"), path=f"topics.{topic}")
+    if not 0 <= partition < known.spec.partitions or offset < 0:
+        msg = f"partition {partition}, offset {offset}; expected 0 to {known.spec.partitions - 1}, and 0 or more"
+        raise ConfigError(msg, path=f"topics.{topic}")
+    return known
+
+
 def declaration_difference(old: TopicSpec, new: TopicSpec) -> str | None:
     """In which fields two declarations of one topic differ, in words; None when they agree.
 
@@ -107,6 +127,23 @@ def check_declared_alike(old: TopicSpec, new: TopicSpec) -> None:
     if found:
         msg = f"topic {old.name}: {found}; declare it as it was, or use another topic name"
         raise DeclaredDifferently(msg)
+
+
+def check_evolution(old: TopicSpec, new: TopicSpec) -> None:
+    """Whether events recorded with `old` can be read with `new`.
+
+    Raises:
+        SchemaIncompatible: names every change that prevents it.
+    """
+    if old.schema is None or new.schema is None or old.schema == new.schema:
+        return
+    from penstock.schema import check_backward  # noqa: PLC0415  loaded on use: most programs never change a type
+
+    breaking = check_backward(dict(old.schema), dict(new.schema))
+    if breaking:
+        text = "; ".join(f"{change.path}: {change.what} ({change.way_out})" for change in breaking)
+        msg = f"topic {new.name}: the type changed so that recorded events could not be read: {text}"
+        raise SchemaIncompatible(msg)
 
 
 def group_difference(old: GroupSpec, new: GroupSpec) -> str | None:
@@ -148,6 +185,9 @@ def refuse_batches(
         tips: (topic, partition) → the offset its next event gets; a missing one counts as 0.
     """
     wanted: dict[tuple[str, int], int] = {}
+    total = sum(map(bytes_of, batches))
+    if total > TOGETHER_BYTES_MAX:
+        return f"{total} bytes at once; at most {TOGETHER_BYTES_MAX} are stored together: split them"
     for index, batch in enumerate(batches):
         reason = _refuse_batch(batch, topics.get(batch.topic))
         if reason:
@@ -161,7 +201,7 @@ def refuse_batches(
     return ""
 
 
-def _refuse_batch(batch: NewBatch, topic: Topic | None) -> str:
+def _refuse_batch(batch: NewBatch, topic: Topic | None) -> str:  # noqa: PLR0911  one check after the other
     if topic is None:
         return f"topic {batch.topic!r} is not declared; declare it first (open)"
     spec = topic.spec
@@ -173,28 +213,63 @@ def _refuse_batch(batch: NewBatch, topic: Topic | None) -> str:
     for name, values in batch.payload.attributes.items():
         if len(values) != batch.count:
             return f"topic {spec.name}: attribute {name} has {len(values)} values for {batch.count} events"
-    return _refuse_size(batch, spec)
+    for name, time in (("time_min_us", batch.time_min_us), ("time_max_us", batch.time_max_us)):
+        if time is not None and not -_INTEGER_MAX <= time <= _INTEGER_MAX:
+            return f"topic {spec.name}: {name} is {time}; expected microseconds since 1970 in 64 bits"
+    if isinstance(batch.payload, Rows):
+        return _refuse_rows(batch.payload, spec)
+    return _refuse_columns(batch.payload, spec)
 
 
-def _refuse_size(batch: NewBatch, spec: TopicSpec) -> str:
-    limit = spec.event_bytes_max
-    way_out = f"raise topics.{spec.name}.event_bytes_max, or publish a reference to the data"
-    if not isinstance(batch.payload, Rows):
-        if spec.schema is None:
-            return f"topic {spec.name} is of raw bytes and the payload is columns; publish rows, or declare a type"
-        size = batch.payload.table.nbytes
-        if size > limit * batch.count:
-            return f"topic {spec.name}: {batch.count} events in {size} bytes; the limit is {limit} each: {way_out}"
-        return ""
-    if len(batch.payload.body) != sum(batch.payload.lengths) + batch.count - 1:
+def _refuse_rows(rows: Rows, spec: TopicSpec) -> str:
+    count, total = len(rows.lengths), sum(rows.lengths)
+    if len(rows.body) != total + count - 1:
         return (
-            f"topic {spec.name}: {len(batch.payload.body)} body bytes, and lengths that add up to "
-            f"{sum(batch.payload.lengths)}; expected {batch.count - 1} newlines more than the lengths"
+            f"topic {spec.name}: {len(rows.body)} body bytes, and lengths that add up to {total}; expected {count - 1} "
+            "newlines more than the lengths"
         )
-    for index, size in enumerate(batch.payload.lengths):
-        if size > limit:
-            return f"topic {spec.name}: event {index} has {size} bytes; the limit is {limit}: {way_out}"
+    size = max(rows.lengths)
+    if size <= spec.event_bytes_max:
+        return ""
+    return f"topic {spec.name}: event {rows.lengths.index(size)} has {size} bytes; {_limit(spec)}"
+
+
+def _refuse_columns(columns: Columns, spec: TopicSpec) -> str:
+    if spec.arrow is None:
+        return f"topic {spec.name} has no Arrow schema and the payload is columns; publish rows, or declare a type"
+    table, expected = columns.table, blocks.arrow_schema(spec.arrow)
+    if not table.schema.equals(expected):
+        found = ", ".join(f"{f.name}: {f.type}" for f in table.schema if f not in list(expected)) or "another order"
+        wanted = ", ".join(f"{f.name}: {f.type}{'' if f.nullable else ' not null'}" for f in expected)
+        return f"topic {spec.name}: columns that differ from the declared ones ({found}); expected {wanted}: cast them"
+    if table.nbytes > spec.event_bytes_max * table.num_rows:
+        return f"topic {spec.name}: {table.num_rows} events in {table.nbytes} bytes, on average more; {_limit(spec)}"
     return ""
+
+
+def _limit(spec: TopicSpec) -> str:
+    return (
+        f"the limit is {spec.event_bytes_max}: raise topics.{spec.name}.event_bytes_max, or store the body elsewhere "
+        "and publish a reference"
+    )
+
+
+def bytes_of(batch: NewBatch | Delivered) -> int:
+    """About how many bytes a batch takes in memory."""
+    return len(batch.payload.body) if isinstance(batch.payload, Rows) else batch.payload.table.nbytes
+
+
+def refuse_publish(publish: Publish) -> str:
+    """Why nobody could store this publish, whatever its batches; empty when one could."""
+    name = publish.producer
+    if not 1 <= len(name) <= PRODUCER_CHARACTERS_MAX or not name.isprintable():
+        return f"producer {name[:50]!r}: expected 1 to {PRODUCER_CHARACTERS_MAX} printable characters"
+    for field, value in (("epoch", publish.epoch), ("sequence", publish.sequence)):
+        if not 0 <= value < OFFSET_MAX:
+            return f"producer {name}: {field} is {value}; expected 0 to {OFFSET_MAX - 1}"
+    if len(publish.note) > NOTE_BYTES_MAX:
+        return f"producer {name}: a note of {len(publish.note)} bytes; at most {NOTE_BYTES_MAX} are kept"
+    return "" if publish.batches else f"producer {name}: a publish without batches; expected at least one"
 
 
 def content_of(batches: Sequence[NewBatch]) -> int:
@@ -243,43 +318,22 @@ class Repeat(msgspec.Struct, frozen=True):
     first: Sequence[int]
 
 
-class Refuse(msgspec.Struct, frozen=True):
-    """Store nothing; the reason names producer, epoch and sequence."""
-
-    reason: str
-
-
-def decide_sequence(stored: Producer | None, publish: Publish, content: int) -> Fresh | Repeat | Refuse:
+def decide_sequence(stored: Producer | None, publish: Publish, content: int) -> Fresh | Repeat | decide.Refused:
     """What a publish's (producer, epoch, sequence) means, given what is stored of the producer.
 
-    A producer's first sequence in an epoch is 0; a higher epoch starts again at 0 and ends the lower ones. `content`
-    is `content_of(publish.batches)`.
+    `content` is `content_of(publish.batches)`. See `penstock.log.decide.sequence`.
     """
-    expected = 0
-    if stored is not None and publish.epoch < stored.epoch:
-        return Refuse(
-            f"producer {publish.producer}: epoch {publish.epoch} is over, epoch {stored.epoch} has been seen; "
-            "a newer client uses this name, this one must stop"
-        )
-    if stored is not None and publish.epoch == stored.epoch:
-        expected = stored.expected
-    where = f"producer {publish.producer}, epoch {publish.epoch}"
-    if publish.sequence > expected:
-        return Refuse(
-            f"{where}: sequence {publish.sequence} where {expected} was expected; an earlier publish did not arrive, "
-            "publish it first"
-        )
-    if publish.sequence == expected:
+    who = (publish.producer, publish.epoch, publish.sequence)
+    newest = None if stored is None else (stored.epoch, stored.expected - 1)
+    meant = decide.sequence(publish.producer, newest, epoch=publish.epoch, number=publish.sequence)
+    if isinstance(meant, decide.Refused):
+        return meant
+    if meant == "next":
         return Fresh()
     answer = None if stored is None else stored.answers.get((publish.epoch, publish.sequence))
     if answer is None:
-        return Refuse(f"{where}: sequence {publish.sequence} was stored, longer ago than answers are remembered")
-    if answer.content != content:
-        return Refuse(
-            f"{where}: sequence {publish.sequence} was published with other content; a sequence names one content, "
-            "take the next number"
-        )
-    return Repeat(answer.first)
+        return decide.forgotten(*who)
+    return Repeat(answer.first) if answer.content == content else decide.conflict(*who)
 
 
 # -- steps ---------------------------------------------------------------------------------------------------------
@@ -305,34 +359,23 @@ def decide_step(progress: Progress, step: Step, *, tip: int) -> Progress | Fence
         Rejected: the step breaks a rule by itself; nothing of it may be stored.
     """
     settle = step.settle
-    if step.owned.epoch != progress.epoch:
-        return FencedOff(f"{_where(step)}: epoch {step.owned.epoch} is over; epoch {progress.epoch} owns it now")
-    if settle.floor_before != progress.floor:
-        return FencedOff(f"{_where(step)}: the step starts at floor {settle.floor_before}, found {progress.floor}")
-    reason = _refuse_settle(settle, tip)
-    if reason:
-        raise Rejected(f"{_where(step)}: {reason}; nothing of the step was stored")
-    holes = sorted({hole for hole in settle.holes if hole >= settle.floor_after})
-    return Progress(progress.epoch, settle.floor_after, holes)
+    move = decide.Move(step.owned.epoch, settle.floor_before, settle.floor_after, settle.holes)
+    decided = decide.step(where(step), (progress.epoch, progress.floor), move, tip=tip)
+    if isinstance(decided, decide.Fence):
+        return FencedOff(decided.reason)
+    if isinstance(decided, decide.Refused):
+        raise Rejected(f"{decided.reason}; nothing of the step was stored")
+    return Progress(progress.epoch, settle.floor_after, decided)
 
 
-def _refuse_settle(settle: Settle, tip: int) -> str:
-    if settle.floor_after < settle.floor_before:
-        return f"a step from floor {settle.floor_before} back to {settle.floor_after}; floors never move back"
-    if settle.floor_after > tip:
-        return f"floor {settle.floor_after} after the step, and the partition ends at {tip}; expected no more than that"
-    if len(settle.holes) > HOLES_MAX:
-        return (
-            f"{len(settle.holes)} holes above the floor; at most {HOLES_MAX} are kept: settle the lowest events first"
-        )
-    outside = next((hole for hole in settle.holes if not 0 <= hole < tip), None)
-    if outside is not None:
-        return f"hole {outside}, and the partition ends at {tip}; expected offsets of recorded events"
-    return ""
-
-
-def _where(step: Step) -> str:
+def where(step: Step) -> str:
+    """Group, topic and partition of a step, for people."""
     return f"group {step.group}, topic {step.owned.topic}, partition {step.owned.partition}"
+
+
+def origin_of(step: Step) -> str:
+    """Who wrote a step's outputs; ids of outputs without their own are derived from it, so no two steps share one."""
+    return f"{step.group}:{step.owned.topic}:{step.owned.partition}:{step.settle.floor_before}"
 
 
 # -- what is handed out --------------------------------------------------------------------------------------------
@@ -351,11 +394,30 @@ def head(delivered: Delivered, count: int) -> Delivered:
     return msgspec.structs.replace(delivered, count=count, payload=payload)
 
 
+def cut(batches: Sequence[Delivered], offset: int, events_max: int) -> list[Delivered]:
+    """The events from `offset` on, at most `events_max`, of batches in offset order."""
+    out: list[Delivered] = []
+    for batch in batches:
+        if events_max <= 0:
+            break
+        if batch.end > offset:
+            out.append(head(batch.tail(offset), events_max))
+            events_max -= out[-1].count
+    return out
+
+
+def meets(batch: Delivered, scan: Scan) -> bool:
+    """Whether the batch may hold events of the scan's time range; one of unknown times may."""
+    early = scan.time_from_us is not None and batch.time_max_us is not None and batch.time_max_us < scan.time_from_us
+    late = scan.time_to_us is not None and batch.time_min_us is not None and batch.time_min_us >= scan.time_to_us
+    return not early and not late
+
+
 def within(batches: Sequence[Delivered], bytes_max: int) -> Sequence[Delivered]:
     """As many of the batches, from the first on, as fit in about `bytes_max` bytes; at least one if there is one."""
     size = 0
     for index, batch in enumerate(batches):
-        size += len(batch.payload.body) if isinstance(batch.payload, Rows) else batch.payload.table.nbytes
+        size += bytes_of(batch)
         if size > bytes_max and index:
             return batches[:index]
     return batches

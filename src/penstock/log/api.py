@@ -15,34 +15,36 @@ Range = tuple[int, int, int]
 
 
 class Block(msgspec.Struct, frozen=True):
-    """Encoded events for one partition, not yet placed. `size` is the uncompressed payload size in bytes."""
+    """Encoded events for one partition, not yet placed.
+
+    `size` is the uncompressed payload size in bytes, `crc` the CRC-32 of `data`: taken where the block is encoded, so
+    that the commit thread need not touch the bytes.
+    """
 
     pid: int
     count: int
     schema_id: int
     size: int
     data: bytes
+    crc: int
     time_min_us: int | None = None
     time_max_us: int | None = None
 
 
 class Append(msgspec.Struct, frozen=True):
-    """Publish blocks as (producer, epoch, sequence); `content` is a checksum of what the caller published.
-
-    The checksum tells a repetition from another content under the same sequence.
-    """
+    """Publish blocks as (producer, epoch, sequence); `note` is remembered with the producer's newest sequence."""
 
     producer: str
     epoch: int
     sequence: int
     blocks: Sequence[Block]
-    content: int
+    note: bytes = b""
 
 
 class Advance(msgspec.Struct, frozen=True):
     """One step of a group on one partition: outputs, ledger and progress, all or nothing.
 
-    `ledger` holds (space, key, value or None to remove); `references` (pid, first, end) of further inputs.
+    `ledger` holds (space, key, value or None to remove); `references` further inputs that the outputs depend on.
     """
 
     group_id: int
@@ -58,11 +60,14 @@ class Advance(msgspec.Struct, frozen=True):
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """Become the owner of these partitions for the group: every epoch goes up by one."""
+    """Become the owner of these partitions for the group: every epoch goes up by one.
+
+    `spaces` limits the ledger that is handed out; empty means all of it.
+    """
 
     group_id: int
     pids: Sequence[int]
-    latest: bool = False
+    spaces: Sequence[str] = ()
 
 
 class Appended(msgspec.Struct, frozen=True):
@@ -105,7 +110,10 @@ Result = Appended | Refusal | Overtaken | Claimed
 
 
 class Stored(msgspec.Struct, frozen=True):
-    """A block as it lies in the log; the checksum has been verified."""
+    """A block as it lies in the log; the checksum has been verified.
+
+    `base` is the first offset that the request which wrote it got in this partition.
+    """
 
     pid: int
     first: int
@@ -113,9 +121,32 @@ class Stored(msgspec.Struct, frozen=True):
     schema_id: int
     recorded_us: int
     origin: str
+    base: int
     data: bytes
     time_min_us: int | None
     time_max_us: int | None
+
+
+class Span(msgspec.Struct, frozen=True):
+    """Part of a partition: offsets from `start` to before `end`, of blocks whose event times meet [from, to).
+
+    A limit that is None does not limit; a block whose event times are unknown meets every range.
+    """
+
+    pid: int
+    start: int
+    end: int
+    time_from_us: int | None = None
+    time_to_us: int | None = None
+
+
+class ProducerRow(msgspec.Struct, frozen=True):
+    """The newest stored publish of a producer, and the note that came with it."""
+
+    name: str
+    epoch: int
+    sequence: int
+    note: bytes
 
 
 class StepRecord(msgspec.Struct, frozen=True):

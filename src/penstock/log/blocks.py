@@ -1,9 +1,10 @@
 """The two kinds of block on disk: `rows` (original bytes) and `columns` (an Arrow record batch), told by a byte.
 
 Layout: kind (1 byte: R or C), codec (1 byte: 0 none, 1 LZ4 frame), two zero bytes, then three little-endian u32:
-size of the attributes, size of the payload before compression, number of events; then the attributes (msgpack, as
-they are), then the payload. A rows payload is one u32 length per event followed by the bodies joined by newlines; a
-columns payload is one Arrow IPC record batch message, whose buffers Arrow compresses itself, without its schema.
+size of the attributes, size of the payload before compression, number of events; then the attributes (msgpack; an
+array of 64-bit integers as extension 1, its little-endian bytes), then the payload. A rows payload is one u32 length
+per event followed by the bodies joined by newlines; a columns payload is one Arrow IPC record batch message, whose
+buffers Arrow compresses itself, without its schema.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import struct
 import sys
 from array import array
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +28,28 @@ _HEADER = struct.Struct("<cBxxIII")
 _ROWS, _COLUMNS = b"R", b"C"
 _PLAIN, _LZ4 = 0, 1
 COMPRESS_FROM = 512
+_INTS = 1
 _pack = msgspec.msgpack.Encoder().encode
-_unpack = msgspec.msgpack.Decoder().decode
+
+Payload = Rows | Columns
+
+
+def _extension(code: int, data: memoryview) -> array[int]:
+    if code != _INTS:
+        msg = f"attributes of unknown kind {code}; expected {_INTS}: the log was written by a newer version"
+        raise BlockDamaged(msg)
+    return _swapped(array("q", data.tobytes()))
+
+
+_unpack = msgspec.msgpack.Decoder(ext_hook=_extension).decode
+
+
+def _swapped(values: array[int]) -> array[int]:
+    """Between the machine's byte order and little-endian; the values themselves where there is nothing to do."""
+    if sys.byteorder == "big":
+        values = values[:]
+        values.byteswap()
+    return values
 
 
 @lru_cache(maxsize=1)
@@ -39,16 +61,18 @@ def _codec() -> Any:
 
 
 def _attributes(attributes: Attributes) -> bytes:
-    return _pack({k: list(v) for k, v in attributes.items()}) if attributes else b""
+    return _pack({name: _packable(values) for name, values in attributes.items()}) if attributes else b""
+
+
+def _packable(values: Any) -> Any:
+    if isinstance(values, array) and values.typecode == "q":
+        return msgspec.msgpack.Ext(_INTS, _swapped(values).tobytes())
+    return values if isinstance(values, list) else list(values)
 
 
 def encode_rows(rows: Rows) -> tuple[bytes, int]:
     """The block of these rows, and its size before compression."""
-    lengths = rows.lengths
-    if sys.byteorder == "big":
-        lengths = array("I", lengths)
-        lengths.byteswap()
-    raw = lengths.tobytes() + rows.body
+    raw = _swapped(rows.lengths).tobytes() + rows.body
     attributes = _attributes(rows.attributes)
     codec, payload = _PLAIN, raw
     if len(raw) >= COMPRESS_FROM:
@@ -80,13 +104,13 @@ def _schema_message(schema: pa.Schema) -> pa.Buffer:
     return schema.serialize()
 
 
-def decode(data: bytes, *, arrow: bytes | None, columns: list[int] | None = None) -> Rows | Columns:
+def decode(data: bytes, *, arrow: bytes | None, columns: Sequence[str] | None = None) -> Payload:
     """The payload of a block whose checksum has been verified.
 
     Args:
         data: the block.
         arrow: the serialised Arrow schema the block was written with; needed for blocks of columns.
-        columns: read only these fields (indexes into the schema); None reads all.
+        columns: of blocks of columns decode only those of these that the schema has, in its order; None decodes all.
 
     Raises:
         BlockDamaged: the layout contradicts itself.
@@ -100,9 +124,7 @@ def decode(data: bytes, *, arrow: bytes | None, columns: list[int] | None = None
         msg = f"a block of unknown kind {kind!r}; expected R or C: the log was written by a newer version"
         raise BlockDamaged(msg)
     raw = _codec().decompress(memoryview(data)[start:], size, asbytes=True) if codec == _LZ4 else data[start:]
-    lengths = array("I", raw[: 4 * count])
-    if sys.byteorder == "big":
-        lengths.byteswap()
+    lengths = _swapped(array("I", raw[: 4 * count]))
     body = raw[4 * count :]
     if sum(lengths) + max(count - 1, 0) != len(body):
         msg = f"a block of {count} rows whose lengths sum to {sum(lengths)} but hold {len(body)} bytes"
@@ -115,16 +137,49 @@ def kind_of(data: bytes) -> str:
     return "columns" if data[:1] == _COLUMNS else "rows"
 
 
-def _read_columns(payload: memoryview, arrow: bytes | None, columns: list[int] | None, count: int) -> pa.RecordBatch:
+@lru_cache(maxsize=256)
+def arrow_schema(arrow: bytes) -> pa.Schema:
+    """The schema of its serialised form."""
+    import pyarrow as pa  # noqa: PLC0415
+
+    return pa.ipc.read_schema(pa.BufferReader(arrow))
+
+
+def _read_columns(
+    payload: memoryview, arrow: bytes | None, columns: Sequence[str] | None, count: int
+) -> pa.RecordBatch:
     import pyarrow as pa  # noqa: PLC0415
 
     if arrow is None:
         msg = "a block of columns without a recorded schema; expected the topic's schema in the log"
         raise BlockDamaged(msg)
-    options = pa.ipc.IpcReadOptions(included_fields=columns, use_threads=False) if columns is not None else None
-    with pa.ipc.open_stream(pa.BufferReader(b"".join((arrow, payload))), options=options) as reader:
-        table = reader.read_next_batch()
+    chosen = None if columns is None else [i for i, name in enumerate(arrow_schema(arrow).names) if name in columns]
+    if chosen == []:
+        return pa.RecordBatch.from_struct_array(pa.array([{}] * count, pa.struct([])))
+    options = None if chosen is None else pa.ipc.IpcReadOptions(included_fields=chosen, use_threads=False)
+    try:
+        with pa.ipc.open_stream(pa.BufferReader(b"".join((arrow, payload))), options=options) as reader:
+            table = reader.read_next_batch()
+    except pa.ArrowInvalid as exc:
+        msg = f"a block of columns that its recorded schema does not fit: {exc}"
+        raise BlockDamaged(msg) from exc
     if table.num_rows != count:
         msg = f"a block of columns with {table.num_rows} rows; its header says {count}"
         raise BlockDamaged(msg)
     return table
+
+
+def same(one: Payload, other: Payload) -> bool:
+    """Whether two payloads hold the same events: equal bytes, or equal values of equal types (NaN equals NaN)."""
+    if {n: list(v) for n, v in one.attributes.items()} != {n: list(v) for n, v in other.attributes.items()}:
+        return False
+    if isinstance(one, Rows) or isinstance(other, Rows):
+        return isinstance(one, Rows) and isinstance(other, Rows) and _rows(one) == _rows(other)
+    if not one.table.schema.equals(other.table.schema):
+        return False
+    # Arrow holds NaN unequal to itself; the spelling does not, and tells -0.0 from 0.0.
+    return one.table.equals(other.table) or repr(one.table.to_pylist()) == repr(other.table.to_pylist())
+
+
+def _rows(rows: Rows) -> tuple[bytes, array[int]]:
+    return rows.body, rows.lengths

@@ -37,16 +37,14 @@ def folded_twin(db: apsw.Connection, name: str) -> str | None:
 
 def create_topic(db: apsw.Connection, name: str, spec: bytes, *, partitions: int) -> int:
     """Create a topic and its partitions; returns its id. Inside the caller's transaction."""
-    db.execute(
-        "INSERT INTO topic(name, folded, spec, schema_id, chk) VALUES(?,?,?,0,0)", (name, name.casefold(), spec)
-    )
+    db.execute("INSERT INTO topic(name, folded, spec, schema_id, chk) VALUES(?,?,?,0,0)", (name, name.casefold(), spec))
     identity = db.last_insert_rowid()
     _recheck(db, identity, name, spec, 0)
     for number in range(partitions):
         db.execute("INSERT INTO partition(topic_id, number, next, chk) VALUES(?,?,0,0)", (identity, number))
         pid = db.last_insert_rowid()
         if pid > PID_MAX:
-            msg = f"topic {name}: {partitions} more partitions pass the log's limit of {PID_MAX}; use fewer, or another log"
+            msg = f"topic {name}: {partitions} more partitions pass the log's {PID_MAX}; use fewer, or another log"
             raise ConfigError(msg, path=f"topics.{name}.partitions")
         db.execute("UPDATE partition SET chk = ? WHERE pid = ?", (row_check(pid, identity, number, 0), pid))
     return identity
@@ -71,9 +69,7 @@ def add_schema(db: apsw.Connection, topic_id: int, description: bytes, arrow: by
     ).fetchone()
     if row is not None:
         return row[0]
-    db.execute(
-        "INSERT INTO schema(topic_id, description, arrow, chk) VALUES(?,?,?,0)", (topic_id, description, arrow)
-    )
+    db.execute("INSERT INTO schema(topic_id, description, arrow, chk) VALUES(?,?,?,0)", (topic_id, description, arrow))
     identity = db.last_insert_rowid()
     check = row_check(identity, topic_id, description, arrow)
     db.execute("UPDATE schema SET chk = ? WHERE id = ?", (check, identity))

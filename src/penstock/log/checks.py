@@ -30,8 +30,3 @@ def verify_row(what: str, check: int, *values: Any) -> None:
             "is failing. Nothing was used or changed; restore a backup, or run `penstock doctor`"
         )
         raise RecordDamaged(msg)
-
-
-def block_check(data: bytes, *header: Any) -> int:
-    """CRC-32 over a block's placed header and its bytes."""
-    return crc32(data, crc32(_pack(header)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
 from typing import Literal
@@ -10,12 +11,13 @@ import apsw
 
 from penstock.errors import ConfigError, CorruptionError, IOFailed, LogBusy, LogFull, PenstockError
 from penstock.log.ddl import APPLICATION_ID, PAGE_BYTES
+from penstock.system.points import reached
 
 Durability = Literal["full", "normal"]
 
 # 3.7.0 to 3.51.2 can lose commits when a WAL is reset while a reader looks (sqlite.org, release notes of 3.51.3).
 SQLITE_MIN = (3, 51, 3)
-AUTOCHECKPOINT_PAGES = 2048
+CHECKPOINT_PAGES = 2048
 _BUSY_MS = 2000
 
 
@@ -32,14 +34,16 @@ def check_sqlite(version: str) -> None:
         raise ConfigError(msg, path="log.sqlite")
 
 
-def connect(path: Path, durability: Durability) -> apsw.Connection:
+def connect(path: Path, durability: Durability, *, create: bool = False) -> apsw.Connection:
     """A connection to an existing log, or to a file being created.
 
     Raises:
         ConfigError: a pragma did not take, or the SQLite version is affected.
+        apsw.CantOpenError: there is no such file, and `create` is off.
     """
     check_sqlite(apsw.sqlite_lib_version())
-    db = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE)
+    flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if create else 0)
+    db = apsw.Connection(str(path), flags=flags)
     try:
         db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         db.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
@@ -58,7 +62,7 @@ def _pragmas(durability: Durability) -> list[tuple[str, int | str]]:
         ("auto_vacuum", 2),
         ("journal_mode", "wal"),
         ("synchronous", 2 if durability == "full" else 1),
-        ("wal_autocheckpoint", AUTOCHECKPOINT_PAGES),
+        ("wal_autocheckpoint", 0),  # see `checkpoint`
         ("cell_size_check", 1),
         ("temp_store", 2),
     ]
@@ -71,13 +75,33 @@ def _set(db: apsw.Connection, name: str, value: int | str) -> None:
     db.execute(f"PRAGMA {name} = {value}")
     row = db.execute(f"PRAGMA {name}").fetchone()
     if row is None or row[0] != value:
-        msg = f"PRAGMA {name} is {None if row is None else row[0]!r}; expected {value!r}: the file is not a Penstock log"
+        msg = (
+            f"PRAGMA {name} is {None if row is None else row[0]!r}; expected {value!r}: the file is not a Penstock log"
+        )
         raise ConfigError(msg, path=f"log.{name}")
 
 
 def mark(db: apsw.Connection) -> None:
     """Write the application id into a new file's header."""
     db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+
+
+def checkpoint(db: apsw.Connection) -> bool:
+    """Copy what the write-ahead log holds into the file, as far as no reader needs it; whether it was all of it.
+
+    SQLite's own automatic checkpoint does the same and ignores every error, also that of a failed sync, after which
+    the next one would take the lost pages for written. Here only two errors are harmless: the write-ahead log stays.
+
+    Raises:
+        apsw.Error: the disk failed.
+    """
+    reached("log.checkpoint")
+    try:
+        pages, copied = db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+    except (apsw.FullError, apsw.BusyError):
+        return False
+    reached("log.checkpointed")
+    return pages == copied
 
 
 _TABLE: list[tuple[type[Exception], type[PenstockError], str]] = [
@@ -92,9 +116,19 @@ _TABLE: list[tuple[type[Exception], type[PenstockError], str]] = [
 ]
 
 
+_ERRNO: dict[int, tuple[type[PenstockError], str]] = {
+    errno.ENOSPC: (LogFull, "the disk is full; free room, then try again"),
+    errno.EDQUOT: (LogFull, "the disk quota is used up; free room, then try again"),
+    errno.EACCES: (ConfigError, "not allowed; change the owner or mode of the log's files"),
+    errno.EPERM: (ConfigError, "not allowed; change the owner or mode of the log's files"),
+    errno.EROFS: (ConfigError, "the file system is read-only; mount it writable, or name another directory"),
+}
+
+
 def translate(exc: Exception, where: Path) -> PenstockError:
-    """Our error for one of SQLite's: the one table of them."""
+    """Our error for one of SQLite's or the operating system's: the one table of them."""
     for theirs, ours, text in _TABLE:
         if isinstance(exc, theirs):
             return ours(f"{where}: {text} ({type(exc).__name__}: {exc})")
-    return IOFailed(f"{where}: {type(exc).__name__}: {exc}")
+    ours, text = _ERRNO.get(getattr(exc, "errno", 0) or 0, (IOFailed, "the disk or the system failed"))
+    return ours(f"{where}: {text} ({type(exc).__name__}: {exc})")

@@ -26,10 +26,13 @@ CREATE TABLE grp(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, spec BLOB NO
 CREATE TABLE partition(pid INTEGER PRIMARY KEY, topic_id INTEGER NOT NULL, number INTEGER NOT NULL,
     next INTEGER NOT NULL, chk INTEGER NOT NULL, UNIQUE(topic_id, number));         -- placed.py
 CREATE TABLE block(at INTEGER PRIMARY KEY, count INTEGER NOT NULL, schema_id INTEGER NOT NULL,
-    recorded_us INTEGER NOT NULL, time_min INTEGER, time_max INTEGER, size INTEGER NOT NULL, origin TEXT NOT NULL, crc INTEGER NOT NULL, data BLOB NOT NULL);  -- placed.py
-CREATE TABLE producer(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, seen_us INTEGER NOT NULL);  -- producers.py
+    recorded_us INTEGER NOT NULL, time_min INTEGER, time_max INTEGER, size INTEGER NOT NULL, origin TEXT NOT NULL,
+    since INTEGER NOT NULL, crc INTEGER NOT NULL, chk INTEGER NOT NULL, data BLOB NOT NULL);  -- placed.py
+CREATE TABLE producer(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, kept INTEGER NOT NULL,
+    seen_us INTEGER NOT NULL, chk INTEGER NOT NULL);                                -- producers.py
+CREATE INDEX producer_gone ON producer(kept, seen_us);                              -- producers.py
 CREATE TABLE sequence(producer_id INTEGER NOT NULL, epoch INTEGER NOT NULL, number INTEGER NOT NULL,
-    content INTEGER NOT NULL, ranges BLOB NOT NULL, chk INTEGER NOT NULL,
+    content INTEGER NOT NULL, ranges BLOB NOT NULL, note BLOB NOT NULL, chk INTEGER NOT NULL,
     PRIMARY KEY(producer_id, epoch, number)) WITHOUT ROWID;                         -- producers.py
 CREATE TABLE progress(group_id INTEGER NOT NULL, pid INTEGER NOT NULL, epoch INTEGER NOT NULL, floor INTEGER NOT NULL,
     holes BLOB NOT NULL, steps INTEGER NOT NULL, chk INTEGER NOT NULL, PRIMARY KEY(group_id, pid)) WITHOUT ROWID;

@@ -7,21 +7,24 @@ from pathlib import Path
 
 from penstock.errors import LogReplaced, LogTruncated
 from penstock.log.store import Identity
+from penstock.log.witness import NAME as WITNESS
 from penstock.log.witness import Seen
 
 DATABASE = "log.db"
+FILES = (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", WITNESS)
 
 
 class FileGuard:
-    """Remembers the inodes of the database and its write-ahead log; `check` before every commit.
+    """Remembers the inodes of the log's files; `check` before every commit.
 
     A commit into a write-ahead log whose name is gone would be acked and lost (somebody who thought himself alone has
-    checkpointed and deleted it).
+    checkpointed and deleted it). Beside another `-shm` two processes would write over each other's commits, and
+    another witness means that somebody has accepted a loss.
     """
 
     def __init__(self, directory: Path) -> None:
-        self._paths = [directory / DATABASE, directory / f"{DATABASE}-wal"]
-        self._inodes = [path.stat().st_ino for path in self._paths]
+        self._paths = [str(directory / name) for name in FILES]
+        self._inodes = [os.stat(path).st_ino for path in self._paths]
 
     def check(self) -> None:
         """Compare.

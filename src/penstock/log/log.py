@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 import os
-import threading
-import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import apsw
 import msgspec
 
 from penstock.errors import (
     Closed,
+    ConfigError,
     CorruptionError,
     IOFailed,
     LogBusy,
-    LogFull,
+    LogReplaced,
+    LogTruncated,
     OutcomeUnknown,
     PenstockError,
+    WitnessDamaged,
 )
 from penstock.log import opening, placed
-from penstock.log.api import Advance, Append, Claim, Request, Result, Stored
-from penstock.log.connection import Durability, connect, translate
+from penstock.log.api import Advance, Append, Claim, Request, Result, Span, Stored
+from penstock.log.connection import CHECKPOINT_PAGES, Durability, checkpoint, connect, translate
 from penstock.log.guard import DATABASE, FileGuard
 from penstock.log.guard import compare as compare_witness
 from penstock.log.store import Identity, Store
-from penstock.log.witness import Seen, Witness
-from penstock.system.combine import Combiner, Gate, Waiting
+from penstock.log.witness import Seen
+from penstock.system.combine import Combiner, Ended, Gate, Limits, Mutex, Waiting
 from penstock.system.locks import FairLock
 from penstock.system.points import reached
 from penstock.system.ports import System
@@ -42,15 +44,23 @@ QUEUED_BYTES_MAX = 16_000_000
 
 
 class LogConfig(msgspec.Struct, frozen=True):
-    """How a log is opened.
+    """How one program opens a log; others may open it otherwise, each has the durability it asked for.
 
     durability: `full` syncs every commit (D2: survives a power loss); `normal` syncs at checkpoints (D1: survives the
-    process). lock_wait_s: how long a caller waits while another process holds the log.
+    process). lock_wait_s: how long a caller waits while another process holds the log. network: allow a network file
+    system, whose locks and syncs cannot be trusted.
     """
 
     durability: Durability = "full"
     create: bool = True
     lock_wait_s: float = 10.0
+    network: bool = False
+
+
+class Work(msgspec.Struct, frozen=True):
+    """A declaration: a change of the catalogue, in a transaction of its own."""
+
+    work: Callable[[apsw.Connection], Any]
 
 
 class Log:
@@ -66,28 +76,32 @@ class Log:
         self.system = system
         self._pid = os.getpid()
         self._failed: PenstockError | None = None
+        self._pages = 0
         self._lock = FairLock(directory)
-        opening.enter(self._lock, directory, system, wait_s=config.lock_wait_s, pause=time.sleep)
-        try:
+        opening.enter(self._lock, directory, wait_s=config.lock_wait_s)
+        with ExitStack() as undo:
+            undo.callback(self._lock.close)
             if config.create:
                 opening.create_if_missing(directory, system)
             self._db, self.identity, self._witness = opening.open_checked(directory, config.durability)
+            undo.callback(self._witness.close)
+            undo.callback(self._db.close)
             self._reader = connect(directory / DATABASE, config.durability)
+            undo.callback(self._reader.close)
             self._reader.execute("PRAGMA query_only = 1")
             self._guard = FileGuard(directory)
-        except BaseException:
-            self._lock.close()
-            raise
+            undo.pop_all()
         self._lock.release()
+        self._db.set_wal_hook(self._grown)
         self._store = Store(self._db)
-        self._reading = threading.Lock()
+        self._reading = Mutex()
         self._announcer = Announcer(directory / "wake")
         self._waiters = 0
-        self._combiner: Combiner[Request, Result] = Combiner(
+        self._combiner: Combiner[Request | Work, Any] = Combiner(
             self._serve,
-            Gate(self._lock.acquire, self._lock.try_acquire),
-            round_bytes_max=ROUND_BYTES_MAX,
-            queued_bytes_max=QUEUED_BYTES_MAX,
+            Gate(self._lock.acquire, self._lock.try_acquire, self._busy),
+            limits=Limits(ROUND_BYTES_MAX, QUEUED_BYTES_MAX, config.lock_wait_s),
+            finish=self._finish,
         )
         _OPEN.add(self)
 
@@ -103,125 +117,164 @@ class Log:
         config = config or LogConfig()
         directory = directory.absolute()
         if not config.create and not (directory / DATABASE).exists() and not (directory / "witness").exists():
-            msg = f"{directory} holds no log; name the directory of one (it contains {DATABASE}), or run the program first"
-            raise opening.ConfigError(msg, path="log.path")
-        opening.check_directory(directory)
-        return cls(directory, config, system)
+            msg = f"{directory} holds no log; name the directory of one (with a {DATABASE}), or run the program first"
+            raise ConfigError(msg, path="log.path")
+        opening.check_directory(directory, network=config.network)
+        try:
+            return cls(directory, config, system)
+        except (apsw.Error, OSError) as exc:
+            raise translate(exc, directory) from exc
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
     def submit(self, request: Request) -> Future[Result]:
         """Queue a request for the next commit; the future is answered in the commit thread.
 
-        The future raises LogFull (nothing stored), OutcomeUnknown (open again and look) or CorruptionError. Blocks
-        while more than QUEUED_BYTES_MAX wait.
+        The future raises LogFull or LogBusy (nothing stored, try again), OutcomeUnknown (open again and look) or
+        CorruptionError. Blocks while more than QUEUED_BYTES_MAX wait. Cancelling it withdraws a request that is still
+        waiting; afterwards its outcome is unknown.
         """
-        self._check_usable()
-        return self._combiner.submit(request, _size(request))
+        return self._submit(request)
 
-    def apply(self, request: Request, *, wait_s: float | None = None) -> Result:
+    def apply(self, request: Request) -> Result:
         """Commit a request and wait for it, in this thread when nobody else is committing.
 
         Raises:
-            LogBusy: another process held the log longer than `wait_s`; nothing was stored.
-            LogFull, OutcomeUnknown, CorruptionError: as for `submit`.
+            LogBusy, LogFull, OutcomeUnknown, CorruptionError: as for `submit`.
         """
         self._check_usable()
-        limit = self.config.lock_wait_s if wait_s is None else wait_s
         try:
-            return self._combiner.serve_now(request, _size(request), wait_s=limit)
-        except TimeoutError:
-            raise LogBusy(opening.busy_text(self._lock, self.directory, limit)) from None
+            return self._combiner.serve_now(request, _size(request))
+        except Ended:
+            raise self._closed() from None
 
     def busy(self) -> bool:
         """Whether `submit` would block: the caller should wait (back-pressure)."""
         return self._combiner.full()
 
-    def write(self, work: Callable[[apsw.Connection], T]) -> T:
+    def write(self, work: Callable[[apsw.Connection], T]) -> Future[T]:
         """Run a declaration (a change of the catalogue) in a transaction of its own; rare and small.
 
-        Raises:
-            LogBusy: as for `apply`.
+        The future raises what `work` raises, and nothing was stored then, or as for `submit`.
         """
-        self._check_usable()
-        with self._combiner.paused():
-            opening.enter(
-                self._lock, self.directory, self.system, wait_s=self.config.lock_wait_s, pause=time.sleep
-            )
-            try:
-                self._check_whole()
-                result = self._store.write(work)
-                self._witnessed(self._store.commits())
-            except apsw.Error as exc:
-                raise translate(exc, self.directory) from exc
-            finally:
-                self._lock.release()
-        return result
+        return self._submit(Work(work))
 
-    def _serve(self, batch: list[Waiting[Request, Result]]) -> None:
-        """One round, in whichever thread leads: check, commit, witness, let the next in, wake, answer."""
+    def _submit(self, request: Request | Work) -> Future[Any]:
+        self._check_usable()
         try:
-            outcome: list[Result] | PenstockError = self._commit([w.request for w in batch]) if batch else []
+            return self._combiner.submit(request, _size(request))
+        except Ended:
+            raise self._closed() from None
+
+    def _serve(self, batch: list[Waiting[Request | Work, Any]]) -> None:
+        """One round, in whichever thread leads: check, commit, witness, let the next in, wake, answer.
+
+        When the write-ahead log is long, the answers go out first: nobody waits for the checkpoint but the next writer.
+        """
+        outcome = self._commit([waiting.request for waiting in batch]) if batch else []
+        if self._pages < CHECKPOINT_PAGES or self._failed is not None:
+            self._lock.release()
+            self._answer(batch, outcome)
+            return
+        self._answer(batch, outcome)
+        try:
+            self._checkpoint()
         finally:
             self._lock.release()
-        if isinstance(outcome, PenstockError):
-            for waiting in batch:
-                waiting.answer.set_exception(outcome)
-            return
-        if self._failed is None and batch:
-            self._announcer.announce(_touched([w.request for w in batch]))
-        for waiting, result in zip(batch, outcome, strict=True):
-            waiting.answer.set_result(result)
 
-    def _commit(self, requests: Sequence[Request]) -> list[Result] | PenstockError:
+    def _answer(self, batch: list[Waiting[Request | Work, Any]], outcome: list[Any]) -> None:
+        touched = _touched([w.request for w in batch])
+        if touched:
+            with suppress(OSError):  # a wake-up that is lost costs its waiter one look later, the commit stands
+                self._announcer.announce(touched)
+        for waiting, result in zip(batch, outcome, strict=True):
+            if isinstance(result, Exception):
+                waiting.answer.set_exception(result)
+            else:
+                waiting.answer.set_result(result)
+
+    def _commit(self, requests: list[Request | Work]) -> list[Any]:
+        """One answer per request, exceptions among them. Declarations are committed alone."""
         if self._failed is not None:
-            return OutcomeUnknown(f"{self.directory}: the log was closed by an earlier error ({self._failed})")
+            error = OutcomeUnknown(f"{self.directory}: the log was closed by an earlier error ({self._failed})")
+            return [error for _ in requests]
+        if len(requests) > 1 and any(isinstance(request, Work) for request in requests):
+            return self._each(requests)
         try:
-            self._check_whole()
-            results, commits = self._store.apply(requests, now_us=self.system.clock.now_us())
+            results, commits = self._transact(requests)
             self._witnessed(commits)
-        except apsw.FullError as exc:
-            return LogFull(str(translate(exc, self.directory)))
-        except apsw.BusyError as exc:
-            return translate(exc, self.directory)
-        except (apsw.Error, OSError) as exc:
-            return self._fail(translate(exc, self.directory))
-        except CorruptionError as exc:
-            self._failed = exc
-            return exc
+        except Exception as exc:  # noqa: BLE001  the thread that answers for everybody must live on
+            return self._refused(requests, exc)
         return results
 
-    def _check_whole(self) -> None:
+    def _each(self, requests: list[Request | Work]) -> list[Any]:
+        return [answer for request in requests for answer in self._commit([request])]
+
+    def _refused(self, requests: list[Request | Work], exc: Exception) -> list[Any]:
+        """Answers after an error: what concerns the log concerns everybody, else each one is tried alone."""
+        if isinstance(exc, LogReplaced | LogTruncated | WitnessDamaged):
+            self._failed = error = exc
+        elif isinstance(exc, apsw.FullError | apsw.BusyError):
+            error = translate(exc, self.directory)
+        elif isinstance(exc, apsw.IOError | apsw.CorruptError | apsw.NotADBError | OSError):
+            error = self._fail(translate(exc, self.directory))
+        elif len(requests) > 1:
+            return self._each(requests)
+        else:
+            error = translate(exc, self.directory) if isinstance(exc, apsw.Error) else exc
+        return [error for _ in requests]
+
+    def _transact(self, requests: list[Request | Work]) -> tuple[list[Any], int]:
+        first = requests[0]
+        if isinstance(first, Work):
+            result, commits = self._store.write(first.work, check=self._check_whole)
+            return [result], commits
+        plain = [request for request in requests if not isinstance(request, Work)]
+        return self._store.apply(plain, now_us=self.system.clock.now_us(), check=self._check_whole)
+
+    def _check_whole(self, commits: int) -> None:
         self._guard.check()
-        seen = self._witness.read()
-        compare_witness(seen, self.identity, self._store.commits(), self.directory)
+        compare_witness(self._witness.read(), self.identity, commits, self.directory)
 
     def _witnessed(self, commits: int) -> None:
+        """At `normal` a commit may be lost with the power, so only checkpoints are witnessed there."""
+        self._commits = commits
         if self.config.durability == "full":
-            reached("log.witness")
-            self._witness.write(Seen(self.identity.log, self.identity.incarnation, commits))
+            self._witness_now()
+
+    def _witness_now(self) -> None:
+        reached("log.witness")
+        self._witness.write(Seen(self.identity.log, self.identity.incarnation, self._commits))
+
+    def _grown(self, _db: apsw.Connection, _name: str, pages: int) -> int:
+        self._pages = pages
+        return apsw.SQLITE_OK
+
+    def _checkpoint(self) -> None:
+        try:
+            if checkpoint(self._db) and self.config.durability == "normal":
+                self._witness_now()
+        except (apsw.Error, OSError) as exc:
+            self._fail(translate(exc, self.directory))
 
     def _fail(self, error: PenstockError) -> PenstockError:
         """Fail-stop: after an I/O error nobody knows what the disk holds until the log is opened again."""
         self._failed = error
         return OutcomeUnknown(f"{error}; the outcome is unknown, and this log object is closed: open the log again")
 
+    def _busy(self, waited_s: float) -> Exception:
+        return LogBusy(opening.busy_text(self._lock, self.directory, waited_s))
+
     # -- reading ---------------------------------------------------------------------------------------------------
 
-    def read(self, pid: int, offset: int, *, events_max: int, bytes_max: int = 8_000_000, name: str = "") -> list[Stored]:
-        """Whole blocks from the one that holds `offset` on; copied out, the read transaction is over on return.
-
-        Raises:
-            BlockDamaged: naming topic, partition and offsets.
-        """
-        return self.look(
-            lambda db: placed.read(db, pid, offset, events_max=events_max, bytes_max=bytes_max, name=name)
-        )
+    def read(self, span: Span, *, events_max: int, bytes_max: int = 8_000_000, name: str = "") -> list[Stored]:
+        """See `placed.read`; copied out, the read transaction is over on return."""
+        return self.look(lambda db: placed.read(db, span, events_max=events_max, bytes_max=bytes_max, name=name))
 
     def look(self, work: Callable[[apsw.Connection], T]) -> T:
         """Run a read of the tables on the reading connection; short, and nothing of it stays open."""
-        self._check_usable()
         with self._reading:
+            self._check_usable()
             try:
                 return work(self._reader)
             except apsw.Error as exc:
@@ -229,6 +282,7 @@ class Log:
 
     def waiter(self, pids: Iterable[int]) -> Waiter:
         """A FIFO that becomes readable when one of the partitions gets events; the caller closes it."""
+        self._check_usable()
         self._waiters += 1
         return Waiter(self.directory / "wake", f"{id(self):x}-{self._waiters}", pids)
 
@@ -243,7 +297,7 @@ class Log:
             raise Closed(msg)
         if self._failed is not None:
             if isinstance(self._failed, Closed | CorruptionError):
-                raise self._failed
+                raise type(self._failed)(str(self._failed))
             msg = f"{self.directory}: closed by an earlier error ({self._failed}); open the log again"
             raise IOFailed(msg)
 
@@ -253,50 +307,52 @@ class Log:
         return self._failed
 
     def close(self) -> None:
-        """Finish what is queued and let everything go; may be called twice."""
+        """Finish what is queued and let everything go; may be called twice.
+
+        While another process holds the log longer than `lock_wait_s`, who waited is told and the files are let go
+        later, in the background.
+        """
         if self not in _OPEN or self._pid != os.getpid():
             return
         _OPEN.discard(self)
         self._combiner.close()
-        self._failed = self._failed or Closed(f"{self.directory}: this log object was closed; open it again")
-        self._announcer.close()
-        self._lock.acquire()
-        try:
+
+    def _finish(self) -> None:
+        """The commit thread's last act, under the writers' lock: closing may touch the files like a write."""
+        self._failed = self._failed or self._closed()
+        with self._reading:
+            self._announcer.close()
             self._reader.close()
             self._db.close()
             self._witness.close()
-        finally:
             self._lock.close()
 
-    def _abandon(self) -> None:
-        """In a forked child: let go of the inherited locks, and never touch SQLite's files."""
-        self._lock.abandon()
+    def _closed(self) -> Closed:
+        return Closed(f"{self.directory}: this log object was closed; open it again")
 
 
-def _size(request: Request) -> int:
+def _size(request: Request | Work) -> int:
     match request:
         case Append(blocks=blocks):
             return 200 + sum(len(b.data) for b in blocks)
         case Advance(blocks=blocks, ledger=ledger):
             return 200 + sum(len(b.data) for b in blocks) + sum(len(k) + len(v or b"") for _, k, v in ledger)
-        case Claim():
+        case Claim() | Work():
             return 200
 
 
-def _touched(requests: Sequence[Request]) -> set[int]:
-    return {block.pid for r in requests if not isinstance(r, Claim) for block in r.blocks}
+def _touched(requests: Sequence[Request | Work]) -> set[int]:
+    return {block.pid for r in requests if isinstance(r, Append | Advance) for block in r.blocks}
 
 
 _OPEN: set[Log] = set()
-_INHERITED: list[Log] = []  # keeps a child's copies alive: closing them would drop nothing good
+_INHERITED: list[Log] = []  # a child's copies live on unused: SQLite must not be touched there, not even to close
 
 
 def _after_fork_in_child() -> None:
-    for log in list(_OPEN):
-        log._abandon()  # noqa: SLF001
-        _INHERITED.append(log)
+    _INHERITED.extend(_OPEN)
     _OPEN.clear()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
-__all__ = ["Identity", "Log", "LogConfig", "Witness"]
+__all__ = ["Identity", "Log", "LogConfig"]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import apsw
 
-from penstock.errors import ConfigError, LogBusy, LogTruncated
+from penstock.errors import ConfigError, LogBusy, LogTruncated, WitnessDamaged
 from penstock.log.connection import Durability, connect, mark, translate
-from penstock.log.guard import DATABASE, compare
-from penstock.log.store import Identity, Store
+from penstock.log.guard import DATABASE, FILES, compare
+from penstock.log.store import CREATED, Identity, Store
 from penstock.log.witness import NAME as WITNESS
 from penstock.log.witness import Seen, Witness
 from penstock.system.files import remove, rename_synced, sync_directory, sync_file
@@ -22,11 +22,11 @@ from penstock.system.ports import System
 NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "afs", "ceph"})
 
 
-def check_directory(directory: Path) -> None:
-    """Make the directory if need be, and refuse one that cannot hold a log.
+def check_directory(directory: Path, *, network: bool = False) -> None:
+    """Refuse a directory that cannot hold a log, before anything is made; then make it if need be.
 
     Raises:
-        ConfigError: it is a file, a link, not ours, not writable, or on a network file system.
+        ConfigError: it is a file, a link, not ours, not writable, or on a network file system (unless `network`).
     """
     if directory.is_symlink():
         msg = f"{directory} is a symbolic link; name the directory it points to ({directory.resolve()})"
@@ -34,28 +34,32 @@ def check_directory(directory: Path) -> None:
     if directory.exists() and not directory.is_dir():
         msg = f"{directory} is a file; expected a directory: name another one"
         raise ConfigError(msg, path="log.path")
+    standing = next(path for path in (directory, *directory.parents) if path.exists())
+    if not standing.is_dir() or not os.access(standing, os.W_OK | os.X_OK):
+        msg = f"{standing} is not writable by this user; change its owner or mode, or name another directory"
+        raise ConfigError(msg, path="log.path")
+    kind = file_system(standing)
+    if kind in NETWORK_FILE_SYSTEMS and not network:
+        msg = (
+            f"{directory} is on a network file system ({kind}), where locks and syncs cannot be trusted; use a disk of "
+            "this machine, or allow it with LogConfig(network=True) at the risk of losing the log"
+        )
+        raise ConfigError(msg, path="log.path")
+    for name in (*FILES, "turn", "lock"):
+        _check_file(directory / name)
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
         msg = f"{directory} cannot be made ({exc.strerror}); make it, or name another directory"
         raise ConfigError(msg, path="log.path") from exc
-    if not os.access(directory, os.W_OK | os.X_OK):
-        msg = f"{directory} is not writable by this user; change its owner or mode, or name another directory"
-        raise ConfigError(msg, path="log.path")
-    for name in (DATABASE, WITNESS):
-        _check_file(directory / name)
-    kind = file_system(directory)
-    if kind in NETWORK_FILE_SYSTEMS:
-        msg = f"{directory} is on a network file system ({kind}), where locks and syncs cannot be trusted; use a disk"
-        raise ConfigError(msg, path="log.path")
 
 
 def _check_file(path: Path) -> None:
-    if not path.is_symlink() and not path.exists():
-        return
     if path.is_symlink():
         msg = f"{path} is a symbolic link; put the file itself there"
         raise ConfigError(msg, path="log.path")
+    if not path.exists():
+        return
     if not path.is_file():
         msg = f"{path} is not a file; name another directory"
         raise ConfigError(msg, path="log.path")
@@ -83,46 +87,37 @@ def file_system(directory: Path) -> str:
     return kind
 
 
-def enter(lock: FairLock, directory: Path, system: System, *, wait_s: float, pause: Callable[[float], None]) -> None:
-    """Take the writers' lock within `wait_s`.
+def enter(lock: FairLock, directory: Path, *, wait_s: float) -> None:
+    """Take the writers' lock within `wait_s`; after a failure the lock object is of no more use.
 
     Raises:
         LogBusy: naming the process that holds it.
     """
-    started = system.clock.monotonic_s()
-    while not lock.try_acquire():
-        waited = system.clock.monotonic_s() - started
-        if waited > wait_s:
-            raise LogBusy(busy_text(lock, directory, waited))
-        pause(0.005)
+    if not lock.acquire_within(wait_s):
+        raise LogBusy(busy_text(lock, directory, wait_s))
 
 
 def busy_text(lock: FairLock, directory: Path, waited_s: float) -> str:
-    """Who holds the log, for how long at least, and the way out."""
+    """Who holds the log, for how long, and the way out."""
+    pid, held_s = lock.holder()
     return (
-        f"{directory}: process {lock.holder_pid()} has held the log's writer lock for {waited_s:.1f} s; "
-        "continue or end that process (a stopped one holds it until it dies), reading goes on meanwhile"
+        f"{directory}: process {pid} took the log's writer lock {held_s:.1f} s ago, this one waited {waited_s:.1f} s "
+        "for it; continue or end that process (a stopped one holds it until it dies). Nothing was stored, reading goes on"
     )
 
 
 def create_if_missing(directory: Path, system: System) -> None:
     """Make a new log when there is none: first the witness, then the database under its final name.
 
+    The witness of a log that is being made has seen no commit; its creation is the first one.
+
     Raises:
-        LogTruncated: a witness tells of commits, but the database is gone.
+        LogTruncated: something tells of commits, but the database is gone.
     """
     database = directory / DATABASE
     if database.exists():
         return
-    if (directory / WITNESS).exists():
-        witness = Witness.open(directory)
-        try:
-            seen = witness.read()
-        finally:
-            witness.close()
-        if seen.commits > 0:
-            msg = f"{database} is missing, though its witness has seen {seen.commits} commits; put the file back"
-            raise LogTruncated(msg)
+    _check_nothing_lost(directory)
     scratch = directory / "log.new"
     for name in ("log.new", "log.new-wal", "log.new-shm"):
         remove(directory / name)
@@ -136,8 +131,27 @@ def create_if_missing(directory: Path, system: System) -> None:
     sync_directory(directory.parent)
 
 
+def _check_nothing_lost(directory: Path) -> None:
+    database = directory / DATABASE
+    way_out = "put the file back; to start an empty log, name another directory"
+    for suffix in ("-wal", "-shm"):
+        left = database.with_name(database.name + suffix)
+        if left.exists():
+            msg = f"{database} is missing, though its {left.name} is there; {way_out}"
+            raise LogTruncated(msg)
+    if (directory / WITNESS).exists():
+        witness = Witness.open(directory)
+        try:
+            seen = witness.read()
+        finally:
+            witness.close()
+        if seen.commits > 0:
+            msg = f"{database} is missing, though its witness has seen {seen.commits} commits; {way_out}"
+            raise LogTruncated(msg)
+
+
 def _create_database(path: Path, log: str, *, now_us: int) -> None:
-    db = connect(path, "full")
+    db = connect(path, "full", create=True)
     try:
         mark(db)
         Store(db).create(log, now_us=now_us)
@@ -155,44 +169,61 @@ def open_checked(directory: Path, durability: Durability) -> tuple[apsw.Connecti
         ConfigError, CorruptionError: see the messages; nothing was changed.
     """
     database = directory / DATABASE
-    witness = Witness.open(directory)
-    try:
+    with ExitStack() as undo:
+        witness = Witness.open(directory)
+        undo.callback(witness.close)
         seen = witness.read()
-        try:
-            db = connect(database, durability)
-        except apsw.Error as exc:
-            raise translate(exc, database) from exc
-        try:
-            store = Store(db)
-            identity = store.identity()
-            compare(seen, identity, store.commits(), database)
-        except apsw.Error as exc:
-            db.close()
-            raise translate(exc, database) from exc
-        except BaseException:
-            db.close()
-            raise
-    except BaseException:
-        witness.close()
-        raise
+        db = connect(database, durability)
+        undo.callback(db.close)
+        store = Store(db)
+        identity = store.identity()
+        compare(seen, identity, store.commits(), database)
+        if seen.commits == 0:  # it was made just now, or its maker died here
+            sync_directory(directory)
+            witness.write(Seen(identity.log, identity.incarnation, CREATED))
+            witness.sync()
+        undo.pop_all()
     return db, identity, witness
 
 
-def accept_loss(directory: Path, system: System, *, pause: Callable[[float], None]) -> Identity:
+def accept_loss(directory: Path, *, wait_s: float = 10.0) -> Identity:
     """Accept a log as it is after a loss: raise its incarnation and write a new witness.
 
-    Groups go on from their recorded floors; sinks that know the old incarnation stop with `LogRegressed`.
+    Groups go on from their recorded floors; sinks that know the old incarnation stop with `LogRegressed`. Programs
+    that have the log open must open it again.
+
+    Raises:
+        ConfigError: there is no database to accept.
+        LogBusy: another process holds the log.
     """
+    if not (directory / DATABASE).exists():
+        msg = f"{directory} holds no {DATABASE}; put one there (a backup), or name another directory to start empty"
+        raise ConfigError(msg, path="log.path")
     lock = FairLock(directory)
+    enter(lock, directory, wait_s=wait_s)
     try:
-        enter(lock, directory, system, wait_s=10, pause=pause)
         db = connect(directory / DATABASE, "full")
         try:
             store = Store(db)
-            identity = store.raise_incarnation()
+            identity = store.raise_incarnation(above=_seen_incarnation(directory))
             Witness.create(directory, Seen(identity.log, identity.incarnation, store.commits()))
         finally:
             db.close()
+    except apsw.Error as exc:
+        raise translate(exc, directory) from exc
     finally:
         lock.close()
     return identity
+
+
+def _seen_incarnation(directory: Path) -> int:
+    try:
+        witness = Witness.open(directory)
+    except WitnessDamaged:
+        return 0
+    try:
+        return witness.read().incarnation
+    except WitnessDamaged:
+        return 0
+    finally:
+        witness.close()

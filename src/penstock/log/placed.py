@@ -3,113 +3,166 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from zlib import crc32
 
 import apsw
+import msgspec
 
-from penstock.errors import BlockDamaged, LogTruncated
-from penstock.log.api import Block, Stored
-from penstock.log.checks import block_check, row_check, verify_row
+from penstock.errors import BlockDamaged, Rejected
+from penstock.log.api import Block, Span, Stored
+from penstock.log.checks import row_check, verify_row
 from penstock.log.ddl import OFFSET_BITS, OFFSET_MAX
 
-_COLUMNS = "at, count, schema_id, recorded_us, origin, time_min, time_max, size, crc"
+# A block is left out by its header alone: its bytes are the last column, and SQLite then does not read their pages.
+_SELECT = """
+SELECT at, count, schema_id, recorded_us, origin, since, time_min, time_max, size, crc, chk,
+    CASE WHEN (?4 IS NULL OR time_max IS NULL OR time_max >= ?4) AND (?5 IS NULL OR time_min IS NULL OR time_min < ?5)
+    THEN data END
+FROM block WHERE at >= coalesce((SELECT max(at) FROM block WHERE at BETWEEN ?1 AND ?2), ?2) AND at < ?3 ORDER BY at
+"""
+_INSERT = """
+INSERT INTO block(at, count, schema_id, recorded_us, origin, since, time_min, time_max, size, crc, chk, data)
+VALUES(?,?,?,?,?,?,?,?,?,?,?,?)
+"""
+
+
+class Tip(msgspec.Struct):
+    """Where a partition ends: the offset its next event gets."""
+
+    topic_id: int
+    number: int
+    offset: int
+
+
+def tip(db: apsw.Connection, pid: int) -> Tip | None:
+    """The partition's end; None when there is no such partition."""
+    row = db.execute("SELECT topic_id, number, next, chk FROM partition WHERE pid = ?", (pid,)).fetchone()
+    if row is None:
+        return None
+    topic_id, number, offset, check = row
+    verify_row(f"partition {number} of topic id {topic_id}", check, pid, topic_id, number, offset)
+    return Tip(topic_id, number, offset)
 
 
 def next_offset(db: apsw.Connection, pid: int) -> int:
-    """The offset the next event of the partition will get."""
-    row = db.execute("SELECT topic_id, number, next, chk FROM partition WHERE pid = ?", (pid,)).fetchone()
-    if row is None:
+    """The offset the next event of the partition will get.
+
+    Raises:
+        Rejected: there is no such partition.
+    """
+    found = tip(db, pid)
+    if found is None:
         msg = f"partition id {pid} is not in this log; expected one of a declared topic"
-        raise LogTruncated(msg)
-    topic_id, number, offset, check = row
-    verify_row(f"partition {number} of topic id {topic_id}", check, pid, topic_id, number, offset)
-    return offset
+        raise Rejected(msg)
+    return found.offset
 
 
-def has_room(db: apsw.Connection, blocks: Sequence[Block]) -> str | None:
-    """None when every block's partition can take its events; else the reason why not."""
+def room(db: apsw.Connection, blocks: Sequence[Block]) -> dict[int, Tip] | str:
+    """The tips of the blocks' partitions when each can take its events; else the reason why not."""
+    tips: dict[int, Tip] = {}
     wanted: dict[int, int] = {}
     for block in blocks:
-        wanted[block.pid] = wanted.get(block.pid, 0) + block.count
-    for pid, count in wanted.items():
-        if next_offset(db, pid) + count > OFFSET_MAX:
-            return f"partition id {pid} is at offset {next_offset(db, pid)}; {count} more pass the limit of 2^{OFFSET_BITS}"
-    return None
-
-
-def place(db: apsw.Connection, blocks: Sequence[Block], *, origin: str, now_us: int) -> list[int]:
-    """Append the blocks in order, inside the caller's transaction; returns each one's first offset."""
-    first: list[int] = []
-    tips: dict[int, tuple[int, int, int]] = {}
-    for block in blocks:
         if block.pid not in tips:
-            row = db.execute("SELECT topic_id, number FROM partition WHERE pid = ?", (block.pid,)).fetchone()
-            assert row is not None
-            tips[block.pid] = (next_offset(db, block.pid), row[0], row[1])
-        offset, topic_id, number = tips[block.pid]
-        header = (block.pid, offset, block.count, block.schema_id, now_us, origin, block.time_min_us, block.time_max_us)
-        db.execute(
-            "INSERT INTO block(at, count, schema_id, recorded_us, origin, time_min, time_max, size, crc, data)"
-            " VALUES(?,?,?,?,?,?,?,?,?,?)",
-            (block.pid << OFFSET_BITS | offset, *header[2:], block.size, block_check(block.data, *header), block.data),
-        )
+            found = tip(db, block.pid)
+            if found is None:
+                return f"partition id {block.pid} is not in this log; expected one of a declared topic"
+            tips[block.pid] = found
+        wanted[block.pid] = wanted.get(block.pid, 0) + block.count
+        if tips[block.pid].offset + wanted[block.pid] > OFFSET_MAX:
+            return (
+                f"partition id {block.pid} is at offset {tips[block.pid].offset}; {wanted[block.pid]} more pass the "
+                f"limit of 2^{OFFSET_BITS}"
+            )
+    return tips
+
+
+def place(db: apsw.Connection, blocks: Sequence[Block], tips: dict[int, Tip], *, origin: str, now_us: int) -> list[int]:
+    """Append the blocks in order, inside the caller's transaction; returns each one's first offset.
+
+    `tips` are those of `room`, and are moved.
+    """
+    first: list[int] = []
+    base: dict[int, int] = {}
+    for block in blocks:
+        end = tips[block.pid]
+        offset = end.offset
+        since = offset - base.setdefault(block.pid, offset)
+        times = (block.time_min_us, block.time_max_us, block.size)
+        header = (block.pid << OFFSET_BITS | offset, block.count, block.schema_id, now_us, origin, since, *times)
+        db.execute(_INSERT, (*header, block.crc, row_check(*header, block.crc), block.data))
         first.append(offset)
-        tips[block.pid] = (offset + block.count, topic_id, number)
-    for pid, (offset, topic_id, number) in tips.items():
-        check = row_check(pid, topic_id, number, offset)
-        db.execute("UPDATE partition SET next = ?, chk = ? WHERE pid = ?", (offset, check, pid))
+        end.offset = offset + block.count
+    for pid in base:
+        end = tips[pid]
+        check = row_check(pid, end.topic_id, end.number, end.offset)
+        db.execute("UPDATE partition SET next = ?, chk = ? WHERE pid = ?", (end.offset, check, pid))
     return first
 
 
-def read(  # noqa: PLR0913
-    db: apsw.Connection, pid: int, offset: int, *, events_max: int, bytes_max: int, name: str = ""
-) -> list[Stored]:
-    """Whole blocks from the one that holds `offset` on; at least one unless `offset` is the end.
+def read(db: apsw.Connection, span: Span, *, events_max: int, bytes_max: int, name: str = "") -> list[Stored]:
+    """Whole blocks that meet the span, in order; at least one when there is one.
+
+    Every block on the way is checked, and that none is missing; the bytes of those that are left out are not read.
 
     Raises:
-        BlockDamaged: a block's checksum does not match, or a block is missing; the offsets are named.
+        BlockDamaged: a checksum does not match, or a block is missing; the offsets are named.
     """
+    name = name or f"partition id {span.pid}"
+    out: list[Stored] = []
     with db:
-        return list(_read(db, pid, offset, limits=(events_max, bytes_max), name=name))
+        out.extend(_read(db, span, limits=(events_max, bytes_max), name=name))
+    return out
 
 
-def _read(
-    db: apsw.Connection, pid: int, offset: int, *, limits: tuple[int, int], name: str
-) -> Iterator[Stored]:
+def _read(db: apsw.Connection, span: Span, *, limits: tuple[int, int], name: str) -> Iterator[Stored]:
     events_max, bytes_max = limits
-    rows = db.execute(
-        f"SELECT {_COLUMNS}, data FROM block WHERE at >= "  # noqa: S608
-        "coalesce((SELECT max(at) FROM block WHERE at BETWEEN ?1 AND ?2), ?2) AND at <= ?3 ORDER BY at",
-        (pid << OFFSET_BITS, pid << OFFSET_BITS | offset, pid << OFFSET_BITS | OFFSET_MAX),
-    )
-    expected = offset
+    low = span.pid << OFFSET_BITS
+    # In a partition's key space OFFSET_MAX is never an event's offset, so the end may be cut there.
+    bounds = (low, low | min(span.start, OFFSET_MAX), low | min(span.end, OFFSET_MAX))
+    expected = span.start
     events = size_sum = 0
-    for at, count, schema_id, recorded_us, origin, time_min, time_max, size, crc, data in rows:
-        first = at & OFFSET_MAX
-        if first > expected:
-            break
-        header = (pid, first, count, schema_id, recorded_us, origin, time_min, time_max)
-        _verify(crc, data, header, name=name)
-        if first + count <= expected:
-            break
-        yield Stored(pid, first, count, schema_id, recorded_us, origin, data, time_min, time_max)
-        events += first + count - expected
-        size_sum += size
-        expected = first + count
-        if events >= events_max or size_sum >= bytes_max:
-            return
-    end = next_offset(db, pid)
+    try:
+        for *header, crc, check, data in db.execute(_SELECT, (*bounds, span.time_from_us, span.time_to_us)):
+            at, count, schema_id, recorded_us, origin, since, time_min, time_max, size = header
+            first = at & OFFSET_MAX
+            _verify(name, header, crc=crc, check=check, data=data)
+            if first > expected:
+                break
+            if first + count <= expected:
+                continue
+            new = first + count - expected
+            expected = first + count
+            if data is None:
+                continue
+            base = first - since
+            yield Stored(span.pid, first, count, schema_id, recorded_us, origin, base, data, time_min, time_max)
+            events += new
+            size_sum += size
+            if events >= events_max or size_sum >= bytes_max:
+                return
+    except apsw.CorruptError as exc:
+        msg = f"{name}, offset {expected}: the file's pages are damaged here ({exc}); others can be read. {_WAY_OUT}"
+        raise BlockDamaged(msg) from exc
+    end = min(next_offset(db, span.pid), span.end)
     if expected < end:
-        msg = f"{name or f'partition id {pid}'}: no block holds offset {expected}, though the log goes up to {end}"
+        msg = f"{name}: no block holds offset {expected}, though the log goes up to {end}. {_WAY_OUT}"
         raise BlockDamaged(msg)
 
 
-def _verify(crc: int, data: bytes, header: tuple[object, ...], *, name: str) -> None:
-    found = block_check(data, *header)
-    if found != crc:
-        pid, first, count = header[:3]
-        msg = (
-            f"{name or f'partition id {pid}'}, offsets {first} to {first + count - 1}: "  # type: ignore[operator]
-            f"stored checksum {crc}, computed {found}; "
-            "these events cannot be read. Others can; restore a backup, or run `penstock doctor`"
-        )
-        raise BlockDamaged(msg)
+_WAY_OUT = "Nothing is skipped by itself: restore a backup, or run `penstock doctor`"
+
+
+def _verify(name: str, header: list[int], *, crc: int, check: int, data: bytes | None) -> None:
+    found = row_check(*header, crc)
+    if found != check:
+        what = f"of its header is {check}, computed {found}"
+    elif data is not None and crc32(data) != crc:
+        what = f"is {crc}, computed {crc32(data)}"
+    else:
+        return
+    first = header[0] & OFFSET_MAX
+    msg = (
+        f"{name}, offsets {first} to {first + header[1] - 1}: the stored checksum {what}; these events cannot be read, "
+        f"others can. {_WAY_OUT}"
+    )
+    raise BlockDamaged(msg)

@@ -2,78 +2,129 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import apsw
 import msgspec
 
-from penstock.log.api import Append, Appended, Range, Refusal
+from penstock.log import blocks, catalogue, decide, placed
+from penstock.log.api import Append, Appended, Block, ProducerRow, Range, Refusal, Span
 from penstock.log.checks import row_check, verify_row
 
 SEQUENCES_KEPT = 100_000
 PRODUCER_EXPIRES_US = 30 * 86_400 * 1_000_000
 _SEEN_EVERY_US = 60 * 1_000_000
+_ROWS_AT_ONCE = 1000
 
 _pack = msgspec.msgpack.Encoder().encode
 _ranges = msgspec.msgpack.Decoder(list[Range]).decode
 
 
-def producer_id(db: apsw.Connection, name: str, *, now_us: int) -> int:
-    """The producer's number, given at its first publish."""
-    row = db.execute("SELECT id, seen_us FROM producer WHERE name = ?", (name,)).fetchone()
+def producer_id(db: apsw.Connection, request: Append, *, now_us: int) -> int:
+    """The producer's number, given at its first publish. One that ever sent a note is kept for good."""
+    name, kept = request.producer, bool(request.note)
+    row = db.execute("SELECT id, kept, seen_us, chk FROM producer WHERE name = ?", (name,)).fetchone()
     if row is None:
-        db.execute("INSERT INTO producer(name, seen_us) VALUES(?, ?)", (name, now_us))
-        return db.last_insert_rowid()
-    if abs(now_us - row[1]) > _SEEN_EVERY_US:
-        db.execute("UPDATE producer SET seen_us = ? WHERE id = ?", (now_us, row[0]))
-    return row[0]
+        db.execute("INSERT INTO producer(name, kept, seen_us, chk) VALUES(?, ?, ?, 0)", (name, kept, now_us))
+        identity = db.last_insert_rowid()
+    else:
+        identity, was_kept, seen_us, check = row
+        verify_row(f"producer {name}", check, identity, name, was_kept, seen_us)
+        if abs(now_us - seen_us) <= _SEEN_EVERY_US and was_kept >= kept:
+            return identity
+        kept = bool(was_kept or kept)
+    check = row_check(identity, name, int(kept), now_us)
+    db.execute("UPDATE producer SET kept = ?, seen_us = ?, chk = ? WHERE id = ?", (kept, now_us, check, identity))
+    return identity
 
 
-def decide(db: apsw.Connection, producer: int, request: Append) -> Appended | Refusal | None:
-    """None when the sequence is the next one; else the answer of a repetition, or why it is refused."""
+def newest(db: apsw.Connection, name: str) -> ProducerRow | None:
+    """The newest stored publish of a producer; None when it never published, or is forgotten."""
+    row = db.execute("SELECT id, kept, seen_us, chk FROM producer WHERE name = ?", (name,)).fetchone()
+    if row is None:
+        return None
+    verify_row(f"producer {name}", row[3], row[0], name, row[1], row[2])
+    return _newest(db, row[0], name)
+
+
+def _newest(db: apsw.Connection, producer: int, name: str) -> ProducerRow | None:
     last = db.execute(
-        "SELECT epoch, number FROM sequence WHERE producer_id = ? ORDER BY epoch DESC, number DESC LIMIT 1",
+        "SELECT epoch, number, content, ranges, note, chk FROM sequence WHERE producer_id = ? "
+        "ORDER BY epoch DESC, number DESC LIMIT 1",
         (producer,),
     ).fetchone()
     if last is None:
-        expected = 0
-    elif request.epoch < last[0]:
-        return Refusal(
-            f"producer {request.producer}: epoch {request.epoch} is over, the log has seen {last[0]}; "
-            "a newer client uses this name, this one must stop"
-        )
-    else:
-        expected = last[1] + 1 if request.epoch == last[0] else 0
-    if request.sequence == expected:
         return None
-    if request.sequence > expected:
-        return Refusal(
-            f"producer {request.producer}: sequence {request.sequence} where {expected} was expected; "
-            "an earlier publish did not arrive, publish it first"
-        )
-    return _repeated(db, producer, request)
+    epoch, number, content, ranges, note, check = last
+    verify_row(f"producer {name}, sequence {number}", check, producer, epoch, number, content, ranges, note)
+    return ProducerRow(name, epoch, number, note)
+
+
+def decide_append(db: apsw.Connection, producer: int, request: Append) -> Appended | Refusal | None:
+    """None when the sequence is the next one; else the answer of a repetition, or why it is refused."""
+    last = _newest(db, producer, request.producer)
+    found = None if last is None else (last.epoch, last.sequence)
+    meant = decide.sequence(request.producer, found, epoch=request.epoch, number=request.sequence)
+    if isinstance(meant, decide.Refused):
+        return Refusal(meant.reason)
+    return None if meant == "next" else _repeated(db, producer, request)
 
 
 def _repeated(db: apsw.Connection, producer: int, request: Append) -> Appended | Refusal:
+    who = (request.producer, request.epoch, request.sequence)
     row = db.execute(
-        "SELECT content, ranges, chk FROM sequence WHERE producer_id = ? AND epoch = ? AND number = ?",
+        "SELECT content, ranges, note, chk FROM sequence WHERE producer_id = ? AND epoch = ? AND number = ?",
         (producer, request.epoch, request.sequence),
     ).fetchone()
-    where = f"producer {request.producer}, epoch {request.epoch}, sequence {request.sequence}"
     if row is None:
-        return Refusal(f"{where}: older than the {SEQUENCES_KEPT} sequences the log remembers; it was stored then")
-    content, ranges, check = row
-    verify_row(where, check, producer, request.epoch, request.sequence, content, ranges)
-    if content != request.content:
-        return Refusal(f"{where}: was published with other content; a sequence names one content, take the next number")
-    return Appended([first for _, first, _ in _ranges(ranges)], repeated=True)
+        return Refusal(decide.forgotten(*who).reason)
+    content, ranges, note, check = row
+    named = f"producer {request.producer}, sequence {request.sequence}"
+    verify_row(named, check, producer, request.epoch, request.sequence, content, ranges, note)
+    places = _ranges(ranges)
+    if content != content_of(request.blocks) and not _lies_there(db, request.blocks, places):
+        return Refusal(decide.conflict(*who).reason)
+    return Appended([first for _, first, _ in places], repeated=True)
+
+
+def content_of(new: Sequence[Block]) -> int:
+    """A checksum of what is published: of the encoded bytes, and where they are to go.
+
+    Equal checksums mean equal content. Unequal ones need not mean other content: another version of the compression
+    library encodes the same events in other bytes. Then what was stored is decoded and compared (`_lies_there`).
+    """
+    return row_check([(b.pid, b.count, b.time_min_us, b.time_max_us, b.crc) for b in new])
+
+
+def _lies_there(db: apsw.Connection, new: Sequence[Block], places: Sequence[Range]) -> bool:
+    """Whether the events of these blocks are the ones that lie at `places`."""
+    if [(b.pid, b.count) for b in new] != [(pid, count) for pid, _, count in places]:
+        return False
+    for block, (pid, first, count) in zip(new, places, strict=True):
+        span = Span(pid, first, first + count)
+        stored = placed.read(db, span, events_max=count, bytes_max=1 << 40)
+        if len(stored) != 1 or (stored[0].first, stored[0].count) != (first, count):
+            return False
+        was = stored[0]
+        if (was.time_min_us, was.time_max_us) != (block.time_min_us, block.time_max_us):
+            return False
+        if not blocks.same(_decoded(db, was.data, was.schema_id), _decoded(db, block.data, block.schema_id)):
+            return False
+    return True
+
+
+def _decoded(db: apsw.Connection, data: bytes, schema_id: int) -> blocks.Payload:
+    schema = catalogue.schema(db, schema_id) if schema_id else None
+    return blocks.decode(data, arrow=None if schema is None else schema[1])
 
 
 def remember(db: apsw.Connection, producer: int, request: Append, first: list[int]) -> None:
     """Record where the sequence's blocks lie, and forget what is older than the horizon."""
     ranges = _pack([(b.pid, f, b.count) for b, f in zip(request.blocks, first, strict=True)])
-    check = row_check(producer, request.epoch, request.sequence, request.content, ranges)
+    values = (producer, request.epoch, request.sequence, content_of(request.blocks), ranges, request.note)
     db.execute(
-        "INSERT INTO sequence(producer_id, epoch, number, content, ranges, chk) VALUES(?,?,?,?,?,?)",
-        (producer, request.epoch, request.sequence, request.content, ranges, check),
+        "INSERT INTO sequence(producer_id, epoch, number, content, ranges, note, chk) VALUES(?,?,?,?,?,?,?)",
+        (*values, row_check(*values)),
     )
     if request.sequence >= SEQUENCES_KEPT:
         db.execute(
@@ -82,12 +133,22 @@ def remember(db: apsw.Connection, producer: int, request: Append, first: list[in
         )
 
 
-def expire(db: apsw.Connection, *, now_us: int, producers_max: int = 100) -> int:
-    """Forget some producers unseen for the stated time, with their sequences; how many were forgotten."""
-    gone = db.execute(
-        "SELECT id FROM producer WHERE seen_us < ? LIMIT ?", (now_us - PRODUCER_EXPIRES_US, producers_max)
+def expire(db: apsw.Connection, *, now_us: int) -> int:
+    """Forget a producer unseen for the stated time, some of its sequences at a time; how many rows were removed.
+
+    Producers that ever sent a note are kept: it may be all that tells a source where it stopped reading.
+    """
+    row = db.execute(
+        "SELECT id FROM producer WHERE kept = 0 AND seen_us < ? ORDER BY seen_us LIMIT 1",
+        (now_us - PRODUCER_EXPIRES_US,),
+    ).fetchone()
+    if row is None:
+        return 0
+    old = db.execute(
+        "SELECT epoch, number FROM sequence WHERE producer_id = ? LIMIT ?", (row[0], _ROWS_AT_ONCE)
     ).fetchall()
-    for (identity,) in gone:
-        db.execute("DELETE FROM sequence WHERE producer_id = ?", (identity,))
-        db.execute("DELETE FROM producer WHERE id = ?", (identity,))
-    return len(gone)
+    for epoch, number in old:
+        db.execute("DELETE FROM sequence WHERE producer_id = ? AND epoch = ? AND number = ?", (row[0], epoch, number))
+    if len(old) < _ROWS_AT_ONCE:
+        db.execute("DELETE FROM producer WHERE id = ?", (row[0],))
+    return len(old) + 1

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import apsw
 import msgspec
 
 from penstock.errors import RecordDamaged
-from penstock.log.api import Advance, Held, Overtaken, ProgressRow, Range, Refusal, StepRecord
+from penstock.log import decide
+from penstock.log.api import Advance, Claim, Held, Overtaken, ProgressRow, Range, Refusal, StepRecord
 from penstock.log.checks import row_check, verify_row
 
 _pack = msgspec.msgpack.Encoder().encode
 _ints = msgspec.msgpack.Decoder(list[int]).decode
 _ranges = msgspec.msgpack.Decoder(list[Range]).decode
-HOLES_MAX = 10_000
 
 
 def progress_of(db: apsw.Connection, group_id: int, pid: int) -> tuple[ProgressRow, int] | None:
@@ -38,44 +41,53 @@ def _write(db: apsw.Connection, row: ProgressRow, steps: int) -> None:
     )
 
 
-def claim(db: apsw.Connection, group_id: int, pid: int, *, start: int) -> Held:
-    """Raise the epoch and hand out what the group has on the partition; `start` is the floor of a new group."""
-    found = progress_of(db, group_id, pid)
-    row, steps = found if found is not None else (ProgressRow(group_id, pid, 0, start, ()), 0)
-    row = msgspec.structs.replace(row, epoch=row.epoch + 1)
-    _write(db, row, steps)
-    return Held(pid, row.epoch, row.floor, row.holes, ledger_of(db, group_id, pid))
+def begin(db: apsw.Connection, group_id: int, pid: int, *, floor: int) -> None:
+    """Where a new group starts on the partition; nobody owns it yet."""
+    _write(db, ProgressRow(group_id, pid, 0, floor, ()), 0)
 
 
-def ledger_of(db: apsw.Connection, group_id: int, pid: int) -> list[tuple[str, bytes, bytes]]:
-    """Every entry (space, key, value) of the group's ledger for the partition, in key order."""
+def claim(db: apsw.Connection, request: Claim) -> list[Held]:
+    """Raise every epoch, and hand out what the group has on each partition."""
+    out: list[Held] = []
+    for pid in request.pids:
+        found = progress_of(db, request.group_id, pid)
+        row, steps = found if found is not None else (ProgressRow(request.group_id, pid, 0, 0, ()), 0)
+        row = msgspec.structs.replace(row, epoch=row.epoch + 1)
+        _write(db, row, steps)
+        ledger = ledger_of(db, request.group_id, pid, spaces=request.spaces)
+        out.append(Held(pid, row.epoch, row.floor, row.holes, ledger))
+    return out
+
+
+def ledger_of(
+    db: apsw.Connection, group_id: int, pid: int, *, spaces: Sequence[str] = ()
+) -> list[tuple[str, bytes, bytes]]:
+    """Entries (space, key, value) of the group's ledger for the partition, in key order; of all spaces by default."""
     entries: list[tuple[str, bytes, bytes]] = []
+    chosen = f" AND space IN ({','.join('?' * len(spaces))})" if spaces else ""
     for space, key, value, check in db.execute(
-        "SELECT space, key, value, chk FROM ledger WHERE group_id = ? AND pid = ? ORDER BY space, key", (group_id, pid)
+        f"SELECT space, key, value, chk FROM ledger WHERE group_id = ? AND pid = ?{chosen} ORDER BY space, key",
+        (group_id, pid, *spaces),
     ):
         verify_row(f"ledger of group id {group_id}, space {space}", check, group_id, pid, space, key, value)
         entries.append((space, key, value))
     return entries
 
 
-def decide(db: apsw.Connection, request: Advance) -> Overtaken | Refusal | None:
-    """None when the step may be applied; this is the fence, and it runs inside the committing transaction."""
+def decide_advance(db: apsw.Connection, request: Advance, *, tip: int) -> list[int] | Overtaken | Refusal:
+    """The holes above the floor after the step, or why it is not applied; runs inside the committing transaction."""
     found = progress_of(db, request.group_id, request.pid)
     if found is None:
         return Overtaken(f"group id {request.group_id} never claimed partition id {request.pid}")
     row = found[0]
-    if row.epoch != request.epoch:
-        return Overtaken(f"epoch {request.epoch} is over; epoch {row.epoch} owns the partition now")
-    if row.floor != request.before:
-        return Overtaken(f"the step starts at floor {request.before}; the log has {row.floor}")
-    if request.after < request.before:
-        return Refusal(f"a step from floor {request.before} back to {request.after}; floors never move back")
-    if len(request.holes) > HOLES_MAX:
-        return Refusal(f"{len(request.holes)} holes above the floor; at most {HOLES_MAX} are kept")
-    return None
+    move = decide.Move(request.epoch, request.before, request.after, request.holes)
+    decided = decide.step(request.origin, (row.epoch, row.floor), move, tip=tip)
+    if isinstance(decided, decide.Fence):
+        return Overtaken(decided.reason)
+    return Refusal(decided.reason) if isinstance(decided, decide.Refused) else decided
 
 
-def advance(db: apsw.Connection, request: Advance, first: list[int], *, now_us: int) -> None:
+def advance(db: apsw.Connection, request: Advance, first: list[int], *, holes: list[int], now_us: int) -> None:
     """Apply a decided step: ledger, progress and the record of the step."""
     found = progress_of(db, request.group_id, request.pid)
     assert found is not None
@@ -92,7 +104,6 @@ def advance(db: apsw.Connection, request: Advance, first: list[int], *, now_us: 
                 "INSERT OR REPLACE INTO ledger(group_id, pid, space, key, value, chk) VALUES(?,?,?,?,?,?)",
                 (request.group_id, request.pid, space, key, value, check),
             )
-    holes = sorted(h for h in request.holes if h >= request.after)
     _write(db, msgspec.structs.replace(row, floor=request.after, holes=holes), steps + 1)
     outputs = _pack([(b.pid, f, b.count) for b, f in zip(request.blocks, first, strict=True)])
     references = _pack(list(request.references))
@@ -104,7 +115,9 @@ def advance(db: apsw.Connection, request: Advance, first: list[int], *, now_us: 
     )
 
 
-def steps_of(db: apsw.Connection, group_id: int, pid: int, *, start: int = 0, count_max: int = 1000) -> list[StepRecord]:
+def steps_of(
+    db: apsw.Connection, group_id: int, pid: int, *, start: int = 0, count_max: int = 1000
+) -> list[StepRecord]:
     """Recorded steps of a group on a partition, from number `start` on."""
     out: list[StepRecord] = []
     for row in db.execute(
@@ -127,7 +140,7 @@ def all_progress(db: apsw.Connection) -> list[ProgressRow]:
     Raises:
         RecordDamaged: a row fails its checksum.
     """
-    keys = db.execute("SELECT group_id, pid FROM progress ORDER BY group_id, pid").fetchall()
+    keys: list[Any] = db.execute("SELECT group_id, pid FROM progress ORDER BY group_id, pid").fetchall()
     rows = [progress_of(db, group_id, pid) for group_id, pid in keys]
     if None in rows:
         msg = "a progress row vanished while it was read; expected none to be removed"

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import apsw
 import msgspec
 
 from penstock.errors import ConfigError, CorruptionError, LogTruncated
-from penstock.log import catalogue, ddl, placed, producers, progress
+from penstock.log import ddl, placed, producers, progress
 from penstock.log.api import Advance, Append, Appended, Claim, Claimed, Refusal, Request, Result
 from penstock.log.checks import row_check, verify_row
 from penstock.system.points import reached
 
-
 T = TypeVar("T")
+CREATED = 1
+"""The commit counter of a log that was just made: its creation is the first commit."""
+_EXPIRE_EVERY_US = 60 * 1_000_000
+
+
+Check = Callable[[int], None]
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -31,6 +36,7 @@ class Store:
 
     def __init__(self, db: apsw.Connection) -> None:
         self.db = db
+        self._expired_us = 0
 
     def create(self, log: str, *, now_us: int) -> None:
         """Make the tables of a new, empty log in one transaction."""
@@ -39,8 +45,8 @@ class Store:
             rows = [("log", log), ("incarnation", 1), ("format", ddl.FORMAT_VERSION), ("created_us", now_us)]
             self.db.executemany("INSERT INTO meta(key, value) VALUES(?, ?)", rows)
             self.db.execute(
-                "INSERT INTO partition(pid, topic_id, number, next, chk) VALUES(?, 0, 0, 0, ?)",
-                (ddl.TIP_PID, row_check(ddl.TIP_PID, 0)),
+                "INSERT INTO partition(pid, topic_id, number, next, chk) VALUES(?, 0, 0, 1, ?)",
+                (ddl.TIP_PID, row_check(ddl.TIP_PID, CREATED)),
             )
 
     def identity(self) -> Identity:
@@ -50,13 +56,15 @@ class Store:
             ConfigError: the file is not a Penstock log, or of another format version.
         """
         try:
-            rows: dict[str, object] = dict(self.db.execute("SELECT key, value FROM meta").fetchall())
+            rows: dict[Any, Any] = {key: value for key, value in self.db.execute("SELECT key, value FROM meta")}
         except apsw.SQLError as exc:
             msg = "the file is a SQLite database but not a Penstock log; name another directory"
             raise ConfigError(msg, path="log.path") from exc
         version = rows.get("format")
         if version != ddl.FORMAT_VERSION:
-            msg = f"log format {version}; this Penstock reads format {ddl.FORMAT_VERSION}: use the version that wrote it"
+            msg = (
+                f"log format {version}; this Penstock reads format {ddl.FORMAT_VERSION}: use the version that wrote it"
+            )
             raise ConfigError(msg, path="log.path")
         return Identity(str(rows["log"]), int(str(rows["incarnation"])), ddl.FORMAT_VERSION)
 
@@ -69,14 +77,21 @@ class Store:
         verify_row("the log's commit counter", row[1], ddl.TIP_PID, row[0])
         return row[0]
 
-    def raise_incarnation(self) -> Identity:
-        """Start another history: offsets recorded elsewhere under the old one are refused from now on."""
+    def raise_incarnation(self, above: int) -> Identity:
+        """Start another history: offsets recorded elsewhere under an old one are refused from now on."""
         with self.db:
-            self.db.execute("UPDATE meta SET value = value + 1 WHERE key = 'incarnation'")
+            self.db.execute("UPDATE meta SET value = max(value, ?) + 1 WHERE key = 'incarnation'", (above,))
         return self.identity()
 
-    def apply(self, requests: Sequence[Request], *, now_us: int) -> tuple[list[Result], int]:
+    def apply(
+        self, requests: Sequence[Request], *, now_us: int, check: Check | None = None
+    ) -> tuple[list[Result], int]:
         """All requests in one transaction, in order; a refused one stores nothing and harms no other.
+
+        Args:
+            requests: what to do.
+            now_us: the time that is recorded.
+            check: called with the commit counter inside the transaction, before anything is changed; may raise.
 
         Returns:
             One result per request, and the commit counter after it. Durable on return at the connection's level.
@@ -84,36 +99,39 @@ class Store:
         Raises:
             apsw.Error: nothing was stored, except where the error came from COMMIT itself: then it is unknown.
         """
-        self.db.execute("BEGIN IMMEDIATE")
-        try:
+
+        def work() -> list[Result]:
             results = [self._one(request, now_us=now_us) for request in requests]
-            commits = self._count()
-        except BaseException:
-            self.db.execute("ROLLBACK")
-            raise
-        reached("log.commit")
-        self.db.execute("COMMIT")
-        reached("log.committed")
-        return results, commits
+            if now_us - self._expired_us > _EXPIRE_EVERY_US:
+                self._expired_us = now_us if producers.expire(self.db, now_us=now_us) == 0 else self._expired_us
+            return results
 
-    def write(self, work: Callable[[apsw.Connection], T]) -> T:
-        """Run a declaration in a transaction of its own."""
+        return self._transaction(work, check)
+
+    def write(self, work: Callable[[apsw.Connection], T], *, check: Check | None = None) -> tuple[T, int]:
+        """Run a declaration in a transaction of its own; see `apply`."""
+        return self._transaction(lambda: work(self.db), check)
+
+    def _transaction(self, work: Callable[[], T], check: Check | None) -> tuple[T, int]:
         self.db.execute("BEGIN IMMEDIATE")
         try:
-            result = work(self.db)
-            self._count()
+            before = self.commits()
+            if check is not None:
+                check(before)
+            result = work()
+            self._count(before + 1)
+            reached("log.commit")
+            self.db.execute("COMMIT")
         except BaseException:
-            self.db.execute("ROLLBACK")
+            if self.db.in_transaction:  # SQLite rolls some errors back by itself, a full disk for one
+                self.db.execute("ROLLBACK")
             raise
-        reached("log.commit")
-        self.db.execute("COMMIT")
-        return result
+        reached("log.committed")
+        return result, before + 1
 
-    def _count(self) -> int:
-        commits = self.commits() + 1
+    def _count(self, commits: int) -> None:
         check = row_check(ddl.TIP_PID, commits)
         self.db.execute("UPDATE partition SET next = ?, chk = ? WHERE pid = ?", (commits, check, ddl.TIP_PID))
-        return commits
 
     def _one(self, request: Request, *, now_us: int) -> Result:
         match request:
@@ -125,37 +143,31 @@ class Store:
                 return self._claim(request)
 
     def _append(self, request: Append, *, now_us: int) -> Result:
-        full = placed.has_room(self.db, request.blocks)
-        if full is not None:
-            return Refusal(full)
-        producer = producers.producer_id(self.db, request.producer, now_us=now_us)
-        decided = producers.decide(self.db, producer, request)
+        producer = producers.producer_id(self.db, request, now_us=now_us)
+        decided = producers.decide_append(self.db, producer, request)
         if decided is not None:
             return decided
+        tips = placed.room(self.db, request.blocks)
+        if isinstance(tips, str):
+            return Refusal(tips)
         origin = f"{request.producer}/{request.epoch}/{request.sequence}"
-        first = placed.place(self.db, request.blocks, origin=origin, now_us=now_us)
+        first = placed.place(self.db, request.blocks, tips, origin=origin, now_us=now_us)
         producers.remember(self.db, producer, request, first)
         return Appended(first)
 
     def _advance(self, request: Advance, *, now_us: int) -> Result:
-        decided = progress.decide(self.db, request)
-        if decided is not None:
-            return decided
-        full = placed.has_room(self.db, request.blocks)
-        if full is not None:
-            return Refusal(full)
-        first = placed.place(self.db, request.blocks, origin=request.origin, now_us=now_us)
-        progress.advance(self.db, request, first, now_us=now_us)
+        holes = progress.decide_advance(self.db, request, tip=placed.next_offset(self.db, request.pid))
+        if not isinstance(holes, list):
+            return holes
+        tips = placed.room(self.db, request.blocks)
+        if isinstance(tips, str):
+            return Refusal(tips)
+        first = placed.place(self.db, request.blocks, tips, origin=request.origin, now_us=now_us)
+        progress.advance(self.db, request, first, holes=holes, now_us=now_us)
         return Appended(first)
 
     def _claim(self, request: Claim) -> Claimed:
-        held = [
-            progress.claim(
-                self.db, request.group_id, pid, start=placed.next_offset(self.db, pid) if request.latest else 0
-            )
-            for pid in request.pids
-        ]
-        return Claimed(held)
+        return Claimed(progress.claim(self.db, request))
 
 
 def integrity(db: apsw.Connection) -> None:
@@ -170,4 +182,4 @@ def integrity(db: apsw.Connection) -> None:
         raise CorruptionError(msg)
 
 
-__all__ = ["Identity", "Store", "catalogue", "integrity"]
+__all__ = ["CREATED", "Check", "Identity", "Store", "integrity"]

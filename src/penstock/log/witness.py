@@ -39,7 +39,7 @@ def _pack(seen: Seen) -> bytes:
 
 def _unpack(raw: bytes) -> Seen | None:
     body, check = raw[: _SLOT.size], raw[_SLOT.size : _SLOT.size + 4]
-    if len(check) < 4 or struct.unpack("<I", check)[0] != crc32(body):
+    if check != struct.pack("<I", crc32(body)):
         return None
     magic, log, incarnation, commits = _SLOT.unpack(body)
     return Seen(log.rstrip(b"\0").decode(), incarnation, commits) if magic == _MAGIC else None

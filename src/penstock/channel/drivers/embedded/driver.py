@@ -9,39 +9,48 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import apsw
 import msgspec
 
 from penstock.channel import rules
 from penstock.channel.api import (
     Acked,
     Capabilities,
-    GroupSpec,
     Intake,
+    ProducerState,
     Publish,
     Refused,
+    Scan,
     Subscription,
     Topic,
     TopicSpec,
     Unknown,
 )
-from penstock.channel.drivers.embedded import wire
+from penstock.channel.drivers.embedded import declare, wire
 from penstock.channel.drivers.embedded.intake import EmbeddedIntake
 from penstock.channel.drivers.embedded.port import LogPort, RealPort
-from penstock.errors import ConfigError, DeclaredDifferently, OutcomeUnknown, SchemaIncompatible
+from penstock.errors import Closed, ConfigError, OutcomeUnknown
 from penstock.event.batch import Delivered, NewBatch
-from penstock.log import catalogue
-from penstock.log.api import Append, Appended, Block, GroupRow, Refusal, Stored, TopicRow
+from penstock.log import catalogue, placed, producers
+from penstock.log.api import Append, Appended, Block, Refusal, Result, Span, Stored, TopicRow
 from penstock.log.log import LogConfig
-from penstock.schema import check_backward
 from penstock.system.ports import System
 
-_json = msgspec.json.Encoder(order="deterministic").encode
 INLINE_BYTES = 64 * 1024
+READ_BYTES_MAX = 1 << 26
+
+
+class _Known(msgspec.Struct, frozen=True):
+    """A topic as the log has it, and as this handle writes to it."""
+
+    row: TopicRow
+    topic: Topic
 
 
 class EmbeddedChannel:
-    """A channel over one log directory (or over any `LogPort`). Used from one event loop."""
+    """A channel over one log directory (or over any `LogPort`).
+
+    Used from one event loop; `publish_blocking` from any thread.
+    """
 
     def __init__(
         self, directory: Path | None, *, system: System, config: LogConfig | None = None, port: LogPort | None = None
@@ -50,10 +59,11 @@ class EmbeddedChannel:
         self._system = system
         self._config = config or LogConfig()
         self._port = port
-        self._rows: dict[str, TopicRow] = {}
-        self._specs: dict[str, TopicSpec] = {}
+        self._known: dict[str, _Known] = {}
+        self._written: dict[str, int] = {}
         self._arrow: dict[int, bytes | None] = {}
-        durable = "D2" if self._config.durability == "full" else "D1"
+        self._intakes: list[EmbeddedIntake] = []
+        self._closed = False
         self.capabilities = Capabilities(
             order="key",
             replayable=True,
@@ -64,7 +74,10 @@ class EmbeddedChannel:
             ledger="channel",
             idempotent_publish=True,
             fenced=True,
-            durability=durable,
+            durability="D2" if self._config.durability == "full" else "D1",
+            remembers_producers=True,
+            blocking=True,
+            columnar=True,
         )
 
     # -- declarations ----------------------------------------------------------------------------------------------
@@ -72,25 +85,46 @@ class EmbeddedChannel:
     async def open(self, topics: Sequence[TopicSpec]) -> Mapping[str, Topic]:
         """See `Channel`. Without topics it only opens the log and learns what is declared there."""
         for spec in topics:
-            rules.check_name(spec.name, what="topic")
+            rules.check_topic(spec, ())
+        await self._open_port()
+        ids = self.port.look(lambda db: declare.declared(db, topics))
+        if ids is None:
+            ids = await self.port.write(lambda db: declare.declare(db, topics))
+        # Another program may go on to a newer type: this one writes what it has declared.
+        self._written.update({spec.name: ids[spec.name] for spec in topics if spec.schema is not None})
+        self.refresh()
+        return {spec.name: self._known[spec.name].topic for spec in topics}
+
+    async def _open_port(self) -> None:
+        if self._closed:
+            msg = "this channel was closed; make another"
+            raise Closed(msg)
         if self._port is None:
             assert self.directory is not None
             directory = self.directory
             self._port = await self._system.offload.run(lambda: RealPort(directory, self._system, self._config))
-        if topics:
-            await self._port.write(lambda db: [_declare(db, spec) for spec in topics])
-        self.refresh()
-        return {spec.name: self.topic(spec.name) for spec in topics}
 
     def refresh(self) -> None:
         """Learn what other programs have declared since."""
         for row in self.port.look(catalogue.topics):
-            self._rows[row.name] = row
-            self._specs[row.name] = wire.spec_from_json(row.spec)
+            known = self._known.get(row.name)
+            schema_id = self._written.get(row.name, row.schema_id)
+            if known is None or (known.row, known.topic.schema_id) != (row, schema_id):
+                spec = wire.spec_from_json(row.spec)
+                topic = self.port.look(lambda db, s=spec, i=schema_id: declare.with_schema(db, s, i))
+                self._known[row.name] = _Known(row, topic)
 
     @property
     def port(self) -> LogPort:
-        """The open log."""
+        """The open log.
+
+        Raises:
+            Closed: the channel was closed.
+            ConfigError: it was not opened.
+        """
+        if self._closed:
+            msg = "this channel was closed; make another"
+            raise Closed(msg)
         if self._port is None:
             msg = "the channel is not open; call open() first"
             raise ConfigError(msg)
@@ -99,94 +133,136 @@ class EmbeddedChannel:
     def topics(self) -> dict[str, Topic]:
         """Every topic of the log, by name."""
         self.refresh()
-        return {name: self.topic(name) for name in self._rows}
+        return {name: known.topic for name, known in self._known.items()}
 
     def topic(self, name: str) -> Topic:
-        """One declared topic, with the description of its newest schema.
+        """One declared topic; of those this handle declared with a type, with that type, else with the newest.
 
         Raises:
             ConfigError: no such topic; close names are listed.
         """
-        row = self.row(name)
-        spec = self._specs[name]
-        found = self.port.look(lambda db: catalogue.schema(db, row.schema_id)) if row.schema_id else None
-        if found is not None:
-            spec = msgspec.structs.replace(spec, schema=msgspec.json.decode(found[0]), arrow=found[1])
-        return Topic(spec, row.schema_id)
+        return self._find(name).topic
 
     def row(self, name: str) -> TopicRow:
         """The topic's row in the log; see `topic`."""
-        if name not in self._rows:
+        return self._find(name).row
+
+    def _find(self, name: str) -> _Known:
+        known = self._look_up(name)
+        if known is None:
+            raise ConfigError(rules.unknown_name(name, list(self._known), what="topic"), path=f"topics.{name}")
+        return known
+
+    def _look_up(self, name: str) -> _Known | None:
+        if name not in self._known:
             self.refresh()
-        row = self._rows.get(name)
-        if row is None:
-            raise ConfigError(rules.unknown_name(name, list(self._rows), what="topic"), path=f"topics.{name}")
-        return row
+        return self._known.get(name)
 
     # -- publishing ------------------------------------------------------------------------------------------------
 
     async def publish(self, publish: Publish) -> Acked | Refused | Unknown:
         """See `Channel`."""
-        for batch in publish.batches:
-            reason = wire.oversized(batch, self._specs[self.row(batch.topic).name])
-            if reason is not None:
-                return Refused(reason)
-        content = wire.content_of(publish.batches)
+        reason = rules.refuse_publish(publish) or self.refuse(publish.batches)
+        if reason:
+            return Refused(reason)
         blocks = await self.encode(publish.batches)
-        request = Append(publish.producer, publish.epoch, publish.sequence, blocks, content)
         try:
-            result = await (await self.port.queue(request))
+            return _answer(await (await self.port.queue(_request(publish, blocks))))
         except OutcomeUnknown as exc:
             return Unknown(str(exc))
-        if isinstance(result, Appended):
-            return Acked(result.first, result.repeated)
-        assert isinstance(result, Refusal)
-        return Refused(result.reason)
+
+    def publish_blocking(self, publish: Publish) -> Acked | Refused | Unknown:
+        """See `Blocking`."""
+        reason = rules.refuse_publish(publish) or self.refuse(publish.batches)
+        if reason:
+            return Refused(reason)
+        try:
+            return _answer(self.port.apply(_request(publish, self._encode(publish.batches))))
+        except OutcomeUnknown as exc:
+            return Unknown(str(exc))
+
+    def refuse(self, batches: Sequence[NewBatch]) -> str:
+        """Why these batches cannot be stored; empty when they can. The log itself looks after its offsets."""
+        topics: dict[str, Topic] = {}
+        for batch in batches:
+            known = self._look_up(batch.topic)
+            if known is not None:
+                topics[batch.topic] = known.topic
+        return rules.refuse_batches(batches, topics, {})
 
     async def encode(self, batches: Sequence[NewBatch]) -> list[Block]:
         """Encode batches as blocks, off the loop when there is much of it."""
-        rows = [(batch, self.row(batch.topic)) for batch in batches]
+        if sum(map(rules.bytes_of, batches)) <= INLINE_BYTES:
+            return self._encode(batches)
+        return await self._system.offload.run(lambda: self._encode(batches))
 
-        def work() -> list[Block]:
-            return [wire.to_block(b, pid=row.pids[b.partition], schema_id=row.schema_id) for b, row in rows]
+    def _encode(self, batches: Sequence[NewBatch]) -> list[Block]:
+        known = self._known
+        return [
+            wire.to_block(b, pid=known[b.topic].row.pids[b.partition], schema_id=known[b.topic].topic.schema_id)
+            for b in batches
+        ]
 
-        if sum(wire.bytes_of(b) for b in batches) <= INLINE_BYTES:
-            return work()
-        return await self._system.offload.run(work)
+    async def producer(self, name: str) -> ProducerState | None:
+        """See `Producers`."""
+        found = self.port.look(lambda db: producers.newest(db, name))
+        return None if found is None else ProducerState(found.epoch, found.sequence, found.note)
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
     async def join(self, subscription: Subscription) -> Intake:
         """See `Channel`."""
-        rules.check_name(subscription.group.name, what="group")
-        row = self.row(subscription.group.topic)
-        group = await self.port.write(lambda db: _declare_group(db, subscription.group))
-        return EmbeddedIntake(self, subscription, group=group, topic=row, system=self._system)
+        spec = subscription.group
+        rules.check_name(spec.name, what="group")
+        row = self.row(spec.topic)
+        group = self.port.look(lambda db: declare.known_group(db, spec))
+        if group is None:
+            group = await self.port.write(lambda db: declare.declare_group(db, spec, row))
+        intake = EmbeddedIntake(self, subscription, group=group, topic=row, system=self._system)
+        self._intakes = [*(known for known in self._intakes if not known.left), intake]
+        return intake
 
     async def read(self, topic: str, partition: int, offset: int, *, events_max: int) -> Sequence[Delivered]:
         """See `Channel`."""
-        row = self.row(topic)
-        stored = await self.port.read(
-            row.pids[partition], offset, events_max=events_max, bytes_max=1 << 26, name=f"topic {topic}/{partition}"
+        stored = self._stored(Scan(topic, partition, offset), events_max=events_max)
+        return rules.cut(self.decode(stored, topic, partition), offset, events_max)
+
+    async def scan(self, scan: Scan, *, events_max: int) -> Sequence[Delivered]:
+        """See `Columnar`."""
+        stored = self._stored(scan, events_max=events_max)
+        batches = self.decode(stored, scan.topic, scan.partition, columns=scan.columns)
+        return [_within(batch, scan) for batch in batches]
+
+    async def tips(self, topic: str) -> Sequence[int]:
+        """See `Columnar`."""
+        pids = self.row(topic).pids
+        return self.port.look(lambda db: [placed.next_offset(db, pid) for pid in pids])
+
+    def _stored(self, scan: Scan, *, events_max: int) -> list[Stored]:
+        known = self._find(scan.topic)
+        rules.check_place({scan.topic: known.topic}, scan.topic, scan.partition, scan.start)
+        span = Span(
+            known.row.pids[scan.partition],
+            scan.start,
+            rules.OFFSET_MAX if scan.end is None else scan.end,
+            scan.time_from_us,
+            scan.time_to_us,
         )
-        return self.decode(stored, topic=topic, partition=partition, span=(offset, events_max))
+        name = f"topic {scan.topic}/{scan.partition}"
+        return self.port.look(
+            lambda db: placed.read(db, span, events_max=events_max, bytes_max=READ_BYTES_MAX, name=name)
+        )
 
     def decode(
-        self, stored: Sequence[Stored], *, topic: str, partition: int, span: tuple[int, int]
+        self, stored: Sequence[Stored], topic: str, partition: int, *, columns: Sequence[str] | None = None
     ) -> list[Delivered]:
-        """Decode blocks and cut them to `span` (first offset wanted, events at most)."""
-        offset, events_max = span
-        out: list[Delivered] = []
-        room = events_max
-        for block in stored:
-            if room <= 0:
-                break
-            delivered = wire.to_delivered(
-                block, topic=topic, partition=partition, arrow=self.arrow(block.schema_id)
+        """Decode blocks of one partition, of columns only those of `columns`."""
+        return [
+            wire.to_delivered(
+                block, topic=topic, partition=partition, arrow=self.arrow(block.schema_id), columns=columns
             )
-            out.append(wire.head(delivered.tail(offset), room))
-            room -= out[-1].count
-        return out
+            for block in stored
+        ]
 
     def arrow(self, schema_id: int) -> bytes | None:
         """The serialised Arrow schema of a schema id; None for topics of raw bytes."""
@@ -199,53 +275,27 @@ class EmbeddedChannel:
 
     async def close(self) -> None:
         """See `Channel`."""
+        self._closed = True
+        for intake in self._intakes:
+            await intake.leave()
+        self._intakes.clear()
         if self._port is not None:
             await self._port.close()
 
 
-def _declare(db: apsw.Connection, spec: TopicSpec) -> None:
-    """Create the topic, or compare with what is recorded and take over a compatible newer schema."""
-    row = catalogue.topic(db, spec.name)
-    recorded = wire.spec_to_json(spec)
-    if row is None:
-        twin = catalogue.folded_twin(db, spec.name)
-        if twin is not None:
-            msg = f"a topic {twin} exists; two names that differ only in case are refused: choose another name"
-            raise DeclaredDifferently(msg)
-        identity = catalogue.create_topic(db, spec.name, recorded, partitions=spec.partitions)
-        row = catalogue.topic(db, spec.name)
-        assert row is not None
-        assert row.id == identity
-    else:
-        difference = rules.declaration_difference(wire.spec_from_json(row.spec), spec)
-        if difference is not None:
-            msg = f"topic {spec.name} is declared differently: {difference}"
-            raise DeclaredDifferently(msg)
-    if spec.schema is not None:
-        _take_schema(db, row, spec)
+def _request(publish: Publish, blocks: list[Block]) -> Append:
+    return Append(publish.producer, publish.epoch, publish.sequence, blocks, publish.note)
 
 
-def _take_schema(db: apsw.Connection, row: TopicRow, spec: TopicSpec) -> None:
-    assert spec.schema is not None
-    old = catalogue.schema(db, row.schema_id) if row.schema_id else None
-    if old is not None:
-        breaking = check_backward(msgspec.json.decode(old[0]), dict(spec.schema))
-        if breaking:
-            text = "; ".join(f"{change.path}: {change.what} ({change.way_out})" for change in breaking)
-            msg = f"topic {spec.name}: the type changed so that recorded events could not be read: {text}"
-            raise SchemaIncompatible(msg)
-    schema_id = catalogue.add_schema(db, row.id, _json(spec.schema), spec.arrow)
-    if schema_id != row.schema_id:
-        catalogue.set_topic(db, row, spec=row.spec, schema_id=schema_id)
+def _answer(result: Result) -> Acked | Refused:
+    if isinstance(result, Refusal):
+        return Refused(result.reason)
+    assert isinstance(result, Appended)
+    return Acked(result.first, result.repeated)
 
 
-def _declare_group(db: apsw.Connection, spec: GroupSpec) -> GroupRow:
-    row = catalogue.declare_group(db, spec.name, _json(spec))
-    stored = msgspec.json.decode(row.spec, type=GroupSpec)
-    if (stored.topic, stored.kind) != (spec.topic, spec.kind):
-        msg = (
-            f"group {spec.name} is declared as a {stored.kind} of topic {stored.topic}, and here as a {spec.kind} of "
-            f"topic {spec.topic}; a group's name is its identity: give the new one another name"
-        )
-        raise DeclaredDifferently(msg)
-    return row
+def _within(batch: Delivered, scan: Scan) -> Delivered:
+    """The part of the batch that lies in the scan's offsets."""
+    if scan.end is not None and batch.end > scan.end:
+        batch = rules.head(batch, scan.end - batch.first)
+    return batch.tail(scan.start)

@@ -10,40 +10,43 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from penstock.channel import rules
 from penstock.channel.api import (
     Assigned,
     Committed,
     Delivery,
     FencedOff,
     Idle,
+    Lost,
     Owned,
     Step,
     Subscription,
     Taken,
     Unknown,
 )
-from penstock.channel.drivers.embedded import wire
 from penstock.channel.drivers.embedded.port import Tidings
-from penstock.errors import Closed, LogRegressed, OutcomeUnknown, Rejected
+from penstock.errors import Closed, LogRegressed, OutcomeUnknown, PenstockError, Rejected, TransientError
 from penstock.event.batch import Delivered
 from penstock.log import placed
-from penstock.log.api import Advance, Appended, Claim, Claimed, GroupRow, Overtaken, Refusal, TopicRow
+from penstock.log.api import Advance, Appended, Claim, Claimed, GroupRow, Held, Overtaken, Refusal, Span, TopicRow
 from penstock.system.ports import System
 
 if TYPE_CHECKING:
     from penstock.channel.drivers.embedded.driver import EmbeddedChannel
 
-STANDBY_LOOK_S = 0.2
+STANDBY_LOOK_S = 0.1
 SAFETY_LOOK_S = 1.0
+INLINE_BYTES = 64 * 1024
 
 
-class _Held(msgspec.Struct):
-    """One owned partition: where the next delivery starts, and the delivery read ahead of it."""
+class _Held(msgspec.Struct, eq=False):
+    """One owned partition: where the next delivery starts, why it is not owned any more, and what a step fell over."""
 
     owned: Owned
     pid: int
     position: int
     dead: str = ""
+    stumbles: list[TransientError] = []
 
 
 class EmbeddedIntake:
@@ -58,31 +61,45 @@ class EmbeddedIntake:
         self._topic = topic
         self._system = system
         self._owner = channel.port.ownership(group.id)
-        self._held: list[_Held] = []
-        self._assign: deque[Assigned] = deque()
+        self._held: dict[int, _Held] = {}
+        self._told: deque[Assigned | Lost] = deque()
         self._turn = 0
         self._tidings: Tidings | None = None
         self._ahead: asyncio.Task[tuple[_Held, list[Delivered]] | None] | None = None
         self._order = asyncio.Lock()
-        self._left = False
+        self.left = False
 
     # -- taking ----------------------------------------------------------------------------------------------------
 
     async def next(self, *, events_max: int, bytes_max: int, wait_s: float) -> Taken:
         """See `Intake`."""
-        if self._left:
+        deadline_s = self._system.clock.monotonic_s() + wait_s
+        while True:
+            self._check_here()
+            taken = await self._take(events_max, bytes_max)
+            left_s = deadline_s - self._system.clock.monotonic_s()
+            if not isinstance(taken, Idle) or left_s <= 0:
+                return taken
+            if taken.reason:
+                await self._system.clock.sleep(min(left_s, STANDBY_LOOK_S))
+            else:
+                assert self._tidings is not None
+                await self._tidings.wait(min(left_s, SAFETY_LOOK_S))
+
+    def _check_here(self) -> None:
+        if self.left:
             msg = f"group {self._group.name}: this member has left; join again"
             raise Closed(msg)
-        if not self._held:
-            standby = await self._become_owner(wait_s)
+
+    async def _take(self, events_max: int, bytes_max: int) -> Taken:
+        self._bury()
+        if not self._told and len(self._held) < len(self._topic.pids):
+            standby = await self._become_owner()
             if standby is not None:
                 return standby
-        if self._assign:
-            return self._assign.popleft()
-        found = await self._take(events_max, bytes_max)
-        if found is None:
-            await self._wait(wait_s)
-            found = await self._take(events_max, bytes_max)
+        if self._told:
+            return self._told.popleft()
+        found = await self._read_ahead(events_max, bytes_max)
         if found is None:
             return Idle()
         held, batches = found
@@ -90,110 +107,145 @@ class EmbeddedIntake:
         self._ahead = asyncio.ensure_future(self._read(events_max, bytes_max))
         return Delivery(held.owned, batches)
 
-    async def _become_owner(self, wait_s: float) -> Idle | None:
-        waited = 0.0
-        label = f"{self._subscription.member}"
-        while not self._owner.try_acquire(label):
-            if waited >= wait_s:
-                return Idle(f"group {self._group.name} is owned by {self._owner.label()}; waiting for it to go")
-            pause = min(STANDBY_LOOK_S, wait_s - waited) or STANDBY_LOOK_S
-            await self._system.clock.sleep(pause)
-            waited += pause
-        latest = self._subscription.group.start == "latest"
-        result = await (await self._channel.port.queue(Claim(self._group.id, self._topic.pids, latest=latest)))
+    def _bury(self) -> None:
+        """Tell of the partitions that a commit has found lost; they are claimed again when this member may."""
+        for number, held in list(self._held.items()):
+            if held.dead:
+                del self._held[number]
+                self._told.append(Lost(held.owned, held.dead))
+
+    async def _become_owner(self) -> Idle | None:
+        """Claim what is not held; Idle with the reason when another member owns the group."""
+        if not self._owner.try_acquire(self._subscription.member):
+            for held in self._held.values():
+                held.dead = f"group {self._group.name}: another member took it over"
+            if self._held:
+                self._bury()
+                return None
+            name = self._owner.label() or "another member"
+            return Idle(f"group {self._group.name} is owned by {name}; waiting for it to go")
+        numbers = [number for number in range(len(self._topic.pids)) if number not in self._held]
+        pids = [self._topic.pids[number] for number in numbers]
+        request = Claim(self._group.id, pids, self._subscription.ledger_spaces)
+        result = await (await self._channel.port.queue(request))
+        self._check_here()
         assert isinstance(result, Claimed)
-        identity = self._channel.port.identity
         tips = self._tips()
-        for number, held in enumerate(result.held):
-            if held.floor > tips[held.pid]:
-                msg = (
-                    f"group {self._group.name} is at offset {held.floor} of topic {self._topic.name}/{number}, the log "
-                    f"ends at {tips[held.pid]}: the log was restored from an older copy; nothing was skipped. Put the "
-                    "newer log back, or give the group a new name to start again"
-                )
-                raise LogRegressed(msg)
-            owned = Owned(self._topic.name, number, held.epoch)
-            self._held.append(_Held(owned, held.pid, held.floor))
-            self._assign.append(
-                Assigned(owned, held.floor, held.holes, held.ledger, identity.log, identity.incarnation)
-            )
-        self._tidings = self._channel.port.tidings(self._topic.pids)
+        for number, claimed in zip(numbers, result.held, strict=True):
+            self._check_not_ahead(number, claimed, tips[claimed.pid])
+        for number, claimed in zip(numbers, result.held, strict=True):
+            self._assign(number, claimed)
+        if self._tidings is None:
+            self._tidings = self._channel.port.tidings(self._topic.pids)
         return None
+
+    def _check_not_ahead(self, number: int, claimed: Held, tip: int) -> None:
+        if max(claimed.floor, *(hole + 1 for hole in claimed.holes), 0) <= tip:
+            return
+        msg = (
+            f"group {self._group.name} is at offset {claimed.floor} of topic {self._topic.name}/{number}, the log ends "
+            f"at {tip}: the log was restored from an older copy; nothing was skipped. Put the newer log back, or give "
+            "the group a new name to start again"
+        )
+        raise LogRegressed(msg)
+
+    def _assign(self, number: int, claimed: Held) -> None:
+        identity = self._channel.port.identity
+        owned = Owned(self._topic.name, number, claimed.epoch)
+        self._held[number] = _Held(owned, claimed.pid, claimed.floor)
+        self._told.append(
+            Assigned(owned, claimed.floor, claimed.holes, claimed.ledger, identity.log, identity.incarnation)
+        )
 
     def _tips(self) -> dict[int, int]:
         pids = self._topic.pids
         return self._channel.port.look(lambda db: {pid: placed.next_offset(db, pid) for pid in pids})
 
-    async def _take(self, events_max: int, bytes_max: int) -> tuple[_Held, list[Delivered]] | None:
-        if self._ahead is not None:
-            ahead, self._ahead = self._ahead, None
-            found = await ahead
-            if found is not None and not found[0].dead:
-                return found
+    async def _read_ahead(self, events_max: int, bytes_max: int) -> tuple[_Held, list[Delivered]] | None:
+        """What was read while the last delivery was worked on, cut to what is asked for now; else read now."""
+        ahead = self._ahead
+        if ahead is not None:
+            try:
+                found = await asyncio.shield(ahead)  # a cancelled call leaves it for the next one
+            finally:
+                if ahead.done():
+                    self._ahead = None
+            if found is not None and not found[0].dead and found[0].owned.partition in self._held:
+                held, batches = found
+                batches = rules.cut(batches, held.position, events_max)
+                return held, list(rules.within(batches, bytes_max))
         return await self._read(events_max, bytes_max)
 
     async def _read(self, events_max: int, bytes_max: int) -> tuple[_Held, list[Delivered]] | None:
         """The next delivery, partitions in turn; None when all are at their end."""
         tips = self._tips()
-        for step in range(len(self._held)):
-            index = (self._turn + step) % len(self._held)
-            held = self._held[index]
-            if held.dead or held.position >= tips[held.pid]:
+        count = len(self._topic.pids)
+        for step in range(count):
+            held = self._held.get((self._turn + step) % count)
+            if held is None or held.dead or held.position >= tips[held.pid]:
                 continue
-            self._turn = (index + 1) % len(self._held)
+            self._turn = (held.owned.partition + 1) % count
             return held, await self._deliver(held, events_max, bytes_max)
         return None
 
     async def _deliver(self, held: _Held, events_max: int, bytes_max: int) -> list[Delivered]:
-        name = f"topic {held.owned.topic}/{held.owned.partition}"
-        stored = await self._channel.port.read(
-            held.pid, held.position, events_max=events_max, bytes_max=bytes_max, name=name
+        topic, partition, start = held.owned.topic, held.owned.partition, held.position
+        span = Span(held.pid, start, rules.OFFSET_MAX)
+        name = f"topic {topic}/{partition}"
+        stored = self._channel.port.look(
+            lambda db: placed.read(db, span, events_max=events_max, bytes_max=bytes_max, name=name)
         )
 
         def decode() -> list[Delivered]:
-            return self._channel.decode(
-                stored, topic=held.owned.topic, partition=held.owned.partition, span=(held.position, events_max)
-            )
+            return rules.cut(self._channel.decode(stored, topic, partition), start, events_max)
 
-        if sum(len(block.data) for block in stored) < 65_536:
+        if sum(len(block.data) for block in stored) < INLINE_BYTES:
             return decode()
         return await self._system.offload.run(decode)
-
-    async def _wait(self, wait_s: float) -> None:
-        assert self._tidings is not None
-        await self._tidings.wait(min(wait_s, SAFETY_LOOK_S))
 
     # -- settling --------------------------------------------------------------------------------------------------
 
     async def commit(self, step: Step) -> Committed | FencedOff | Unknown:
-        """See `Intake`. The fence is checked inside the transaction.
-
-        Raises:
-            Rejected: the step itself cannot be stored (a limit is passed); named.
-            LogFull: nothing was stored; free room and commit the same step again.
-        """
-        held = next((h for h in self._held if h.owned == step.owned), None)
-        if held is None:
-            return FencedOff(f"{step.owned.topic}/{step.owned.partition} is not owned at epoch {step.owned.epoch}")
+        """See `Intake`. The fence is checked inside the transaction."""
+        held = self._held.get(step.owned.partition)
+        if self.left or held is None or held.owned != step.owned:
+            return FencedOff(f"{rules.where(step)} is not owned at epoch {step.owned.epoch}")
+        stumbles = len(held.stumbles)
         async with self._order:
             if held.dead:
                 return FencedOff(held.dead)
+            reason = self._channel.refuse(step.outputs)
+            if reason:
+                msg = f"{rules.where(step)}, output {reason}; nothing of the step was stored"
+                raise Rejected(msg)
             pending = await self._channel.port.queue(await self._advance(held, step))
         try:
             result = await pending
         except OutcomeUnknown as exc:
             held.dead = str(exc)
-            return Unknown(str(exc))
+            return Unknown(held.dead)
+        except TransientError as exc:
+            held.stumbles.append(exc)
+            raise
+        return self._settled(held, result, stumbles=stumbles)
+
+    def _settled(self, held: _Held, result: object, *, stumbles: int) -> Committed | FencedOff:
         if isinstance(result, Overtaken):
+            if len(held.stumbles) > stumbles:  # a step before this one was not stored, so this one could not be either
+                raise held.stumbles[-1]
             held.dead = result.reason
             return FencedOff(result.reason)
         if isinstance(result, Refusal):
-            raise Rejected(result.reason)
+            msg = f"{result.reason}; nothing of the step was stored"
+            raise Rejected(msg)
         assert isinstance(result, Appended)
         return Committed(result.first)
 
     async def _advance(self, held: _Held, step: Step) -> Advance:
-        references = [(self._channel.row(t).pids[p], first, end) for t, p, first, end in step.settle.references]
+        references = [
+            (self._channel.row(topic).pids[partition], first, end - first)
+            for topic, partition, first, end in step.settle.references
+        ]
         return Advance(
             group_id=self._group.id,
             pid=held.pid,
@@ -204,7 +256,7 @@ class EmbeddedIntake:
             references=references,
             blocks=await self._channel.encode(step.outputs),
             ledger=[(w.space, w.key, w.value) for w in step.ledger],
-            origin=wire.origin_of(step),
+            origin=rules.origin_of(step),
         )
 
     async def extend(self, owned: Owned, references: Sequence[int], for_s: float) -> None:
@@ -212,12 +264,12 @@ class EmbeddedIntake:
 
     async def leave(self) -> None:
         """See `Intake`."""
-        if self._left:
+        if self.left:
             return
-        self._left = True
+        self.left = True
         if self._ahead is not None:
             self._ahead.cancel()
-            with suppress(asyncio.CancelledError):
+            with suppress(asyncio.CancelledError, PenstockError):
                 await self._ahead
         if self._tidings is not None:
             self._tidings.close()

@@ -9,8 +9,8 @@ from typing import Protocol, TypeVar
 
 import apsw
 
-from penstock.log import placed
-from penstock.log.api import Request, Result, Stored
+from penstock.errors import Closed
+from penstock.log.api import Request, Result
 from penstock.log.log import Log, LogConfig
 from penstock.log.store import Identity, Store
 from penstock.system.locks import FileLock
@@ -18,6 +18,7 @@ from penstock.system.ports import System
 from penstock.system.wake import Waiter
 
 T = TypeVar("T")
+FULL_LOOK_S = 0.001
 
 
 class Tidings(Protocol):
@@ -61,16 +62,16 @@ class LogPort(Protocol):
         """
         ...
 
+    def apply(self, request: Request) -> Result:
+        """Commit one request and wait for it, in this thread; from any thread."""
+        ...
+
     async def write(self, work: Callable[[apsw.Connection], T]) -> T:
         """Run a declaration in a transaction."""
         ...
 
-    async def read(self, pid: int, offset: int, *, events_max: int, bytes_max: int, name: str) -> Sequence[Stored]:
-        """Whole blocks from the one that holds `offset` on."""
-        ...
-
     def look(self, work: Callable[[apsw.Connection], T]) -> T:
-        """A short read of the tables, at once."""
+        """A short read of the tables, at once, in this thread; from any thread."""
         ...
 
     def ownership(self, group_id: int) -> Ownership:
@@ -93,24 +94,33 @@ class RealPort:
         self._system = system
         self.log = Log.open(directory, system, config)
         self.identity = self.log.identity
+        self._turn = asyncio.Lock()
+        self._queueing = 0
         (directory / "groups").mkdir(exist_ok=True)
 
     async def queue(self, request: Request) -> Awaitable[Result]:
-        """See `LogPort`. Waits without blocking the loop while the log's queue is full."""
-        while self.log.busy():
-            await asyncio.sleep(0.001)
-        return asyncio.wrap_future(self.log.submit(request))
+        """See `LogPort`. While the log's queue is full one task looks for all that wait, and they keep their order."""
+        if self._queueing == 0 and not self.log.busy():
+            return asyncio.wrap_future(self.log.submit(request))
+        self._queueing += 1
+        try:
+            async with self._turn:
+                while self.log.busy():
+                    await self._system.clock.sleep(FULL_LOOK_S)
+                return asyncio.wrap_future(self.log.submit(request))
+        finally:
+            self._queueing -= 1
+
+    def apply(self, request: Request) -> Result:
+        """See `LogPort`."""
+        return self.log.apply(request)
 
     async def write(self, work: Callable[[apsw.Connection], T]) -> T:
         """See `LogPort`."""
-        return await self._system.offload.run(lambda: self.log.write(work))
-
-    async def read(self, pid: int, offset: int, *, events_max: int, bytes_max: int, name: str) -> Sequence[Stored]:
-        """See `LogPort`. In this thread: a read is a copy out of the page cache and lets other threads run."""
-        return self.log.read(pid, offset, events_max=events_max, bytes_max=bytes_max, name=name)
+        return await asyncio.wrap_future(self.log.write(work))
 
     def look(self, work: Callable[[apsw.Connection], T]) -> T:
-        """See `LogPort`."""
+        """See `LogPort`: a read is a copy out of the page cache."""
         return self.log.look(work)
 
     def ownership(self, group_id: int) -> Ownership:
@@ -150,6 +160,7 @@ class _FifoTidings:
 
     def close(self) -> None:
         """See `Tidings`."""
+        self._event.set()
         if self._waiter.fd >= 0:
             self._loop.remove_reader(self._waiter.fd)
             self._waiter.close()
@@ -177,27 +188,36 @@ class InlinePort:
         self.disk = disk
         self.identity = disk.identity
         self._system = system
+        self._closed = False
 
     async def queue(self, request: Request) -> Awaitable[Result]:
         """See `LogPort`."""
+        answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        answer.set_result(self.apply(request))
+        return answer
+
+    def apply(self, request: Request) -> Result:
+        """See `LogPort`."""
+        self._check_open()
         results, _ = self.disk.store.apply([request], now_us=self._system.clock.now_us())
         for event in self.disk.waiting:
             event.set()
-        answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        answer.set_result(results[0])
-        return answer
+        return results[0]
 
     async def write(self, work: Callable[[apsw.Connection], T]) -> T:
         """See `LogPort`."""
-        return self.disk.store.write(work)
-
-    async def read(self, pid: int, offset: int, *, events_max: int, bytes_max: int, name: str) -> Sequence[Stored]:
-        """See `LogPort`."""
-        return placed.read(self.disk.store.db, pid, offset, events_max=events_max, bytes_max=bytes_max, name=name)
+        self._check_open()
+        return self.disk.store.write(work)[0]
 
     def look(self, work: Callable[[apsw.Connection], T]) -> T:
         """See `LogPort`."""
+        self._check_open()
         return work(self.disk.store.db)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            msg = "this port was closed; make another"
+            raise Closed(msg)
 
     def ownership(self, group_id: int) -> Ownership:
         """See `LogPort`."""
@@ -215,6 +235,7 @@ class InlinePort:
 
     async def close(self) -> None:
         """See `LogPort`."""
+        self._closed = True
         self.die()
 
 
@@ -256,3 +277,4 @@ class _InlineTidings:
 
     def close(self) -> None:
         self._disk.waiting.discard(self._event)
+        self._event.set()

@@ -21,8 +21,10 @@ from penstock.channel.api import (
     Idle,
     Lost,
     Owned,
+    ProducerState,
     Publish,
     Refused,
+    Scan,
     Step,
     Subscription,
     Taken,
@@ -30,7 +32,7 @@ from penstock.channel.api import (
     TopicSpec,
 )
 from penstock.channel.drivers.memory.model import Memory
-from penstock.errors import Closed, ConfigError
+from penstock.errors import Closed
 from penstock.event.batch import Delivered
 from penstock.system.ports import System
 
@@ -78,6 +80,8 @@ class MemoryChannel:
         idempotent_publish=True,
         fenced=True,
         durability="D0",
+        remembers_producers=True,
+        columnar=True,
     )
 
     def __init__(self, *, system: System, memory: Memory | None = None, shared: Shared | None = None) -> None:
@@ -117,14 +121,27 @@ class MemoryChannel:
 
     async def read(self, topic: str, partition: int, offset: int, *, events_max: int) -> Sequence[Delivered]:
         """See `Channel`."""
-        self._check_open()
-        known = self.memory.topics.get(topic)
-        if known is None:
-            raise ConfigError(rules.unknown_name(topic, list(self.memory.topics), what="topic"), path=f"topics.{topic}")
-        if not 0 <= partition < known.spec.partitions or offset < 0:
-            msg = f"partition {partition}, offset {offset}; expected 0 to {known.spec.partitions - 1}, and 0 or more"
-            raise ConfigError(msg, path=f"topics.{topic}")
+        self._check_place(topic, partition, offset)
         return self.memory.read((topic, partition), offset, events_max=events_max)
+
+    async def scan(self, scan: Scan, *, events_max: int) -> Sequence[Delivered]:
+        """See `Columnar`."""
+        self._check_place(scan.topic, scan.partition, scan.start)
+        return self.memory.scan(scan, events_max=events_max)
+
+    async def tips(self, topic: str) -> Sequence[int]:
+        """See `Columnar`."""
+        known = self._check_place(topic, 0, 0)
+        return [self.memory.tips.get((topic, partition), 0) for partition in range(known.spec.partitions)]
+
+    async def producer(self, name: str) -> ProducerState | None:
+        """See `Producers`."""
+        self._check_open()
+        return self.memory.producer(name)
+
+    def _check_place(self, topic: str, partition: int, offset: int) -> Topic:
+        self._check_open()
+        return rules.check_place(self.memory.topics, topic, partition, offset)
 
     def owns(self) -> list[str]:
         """The groups whose owner is a member of this handle."""
@@ -187,7 +204,7 @@ class MemoryIntake:
             return self._told.popleft()
         owner = self._shared.owners.setdefault(self.group, self)
         if owner is not self:
-            name = owner._subscription.member or "another member"  # noqa: SLF001  same class
+            name = owner._subscription.member or "another member"
             return Idle(f"group {self.group} is owned by {name}; waiting for it to leave")
         if not self._held:
             self._become_owner()

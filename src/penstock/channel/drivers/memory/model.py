@@ -18,16 +18,19 @@ from penstock.channel.api import (
     FencedOff,
     GroupSpec,
     Owned,
+    ProducerState,
     Publish,
     Refused,
+    Scan,
     Settle,
     Step,
     Topic,
     TopicSpec,
 )
 from penstock.channel.drivers.memory.config import MemoryConfig
-from penstock.errors import ConfigError, LogFull, Rejected, SchemaIncompatible
-from penstock.event.batch import Delivered, NewBatch
+from penstock.errors import ConfigError, LogFull, Rejected
+from penstock.event.batch import Columns, Delivered, NewBatch
+from penstock.log import decide
 
 Place = tuple[str, int]
 """(topic, partition)."""
@@ -63,6 +66,7 @@ class Memory:
         self._blocks: dict[Place, list[Delivered]] = {}
         self._producers: dict[str, rules.Producer] = {}
         self._answers: dict[str, dict[tuple[int, int], rules.Answer]] = {}
+        self._newest: dict[str, ProducerState] = {}
         self._groups: dict[str, _Group] = {}
         self._events = 0
 
@@ -88,7 +92,7 @@ class Memory:
         if spec.schema is None:
             return old
         if old.spec.schema is not None:
-            check_evolution(old.spec, spec)
+            rules.check_evolution(old.spec, spec)
         return Topic(spec, self._schema_id(spec))
 
     def _schema_id(self, spec: TopicSpec) -> int:
@@ -124,9 +128,12 @@ class Memory:
 
     def publish(self, publish: Publish, *, now_us: int) -> Acked | Refused:
         """Store it, answer a repetition, or say why not; a refused publish does not use its sequence up."""
+        reason = rules.refuse_publish(publish)
+        if reason:
+            return Refused(reason)
         content = rules.content_of(publish.batches)
         match rules.decide_sequence(self._producers.get(publish.producer), publish, content):
-            case rules.Refuse(reason=reason):
+            case decide.Refused(reason=reason):
                 return Refused(reason)
             case rules.Repeat(first=first):
                 return Acked(first, repeated=True)
@@ -142,6 +149,7 @@ class Memory:
     def _remember(self, publish: Publish, answer: rules.Answer) -> None:
         answers = self._answers.setdefault(publish.producer, {})
         answers[publish.epoch, publish.sequence] = answer
+        self._newest[publish.producer] = ProducerState(publish.epoch, publish.sequence, publish.note)
         while len(answers) > self.config.answers_max:
             del answers[next(iter(answers))]
         self._producers[publish.producer] = rules.Producer(publish.epoch, publish.sequence + 1, answers)
@@ -179,14 +187,25 @@ class Memory:
 
     def read(self, place: Place, offset: int, *, events_max: int) -> list[Delivered]:
         """At most `events_max` events from `offset` on, in order and without a gap; empty at the end."""
+        return rules.cut(self._from(place, offset), offset, events_max)
+
+    def scan(self, scan: Scan, *, events_max: int) -> list[Delivered]:
+        """See `Columnar.scan`."""
+        end = rules.OFFSET_MAX if scan.end is None else scan.end
         out: list[Delivered] = []
         room = events_max
-        for block in self._from(place, offset):
-            if room <= 0:
+        for block in self._from((scan.topic, scan.partition), scan.start):
+            if room <= 0 or block.first >= end:
                 break
-            out.append(rules.head(block.tail(offset), room))
-            room -= out[-1].count
+            if rules.meets(block, scan):
+                wanted = rules.head(block.tail(scan.start), end - max(block.first, scan.start))
+                room -= wanted.count
+                out.append(_with_columns(wanted, scan.columns))
         return out
+
+    def producer(self, name: str) -> ProducerState | None:
+        """See `Producers.producer`."""
+        return self._newest.get(name)
 
     def _from(self, place: Place, offset: int) -> list[Delivered]:
         blocks = self._blocks.get(place, [])
@@ -228,8 +247,7 @@ class Memory:
         full = self._full(step.outputs)
         if full:
             raise LogFull(full)
-        origin = f"{step.group}:{step.owned.topic}:{partition}"
-        first = self._store(step.outputs, origin=origin, now_us=now_us)
+        first = self._store(step.outputs, origin=rules.origin_of(step), now_us=now_us)
         self._apply(state, step, decided)
         self._record(state, step, first, now_us)
         return Committed(first)
@@ -274,18 +292,9 @@ class Memory:
         ]
 
 
-def check_evolution(old: TopicSpec, new: TopicSpec) -> None:
-    """Whether events recorded with `old` can be read with `new`.
-
-    Raises:
-        SchemaIncompatible: names every change that prevents it.
-    """
-    if old.schema is None or new.schema is None or old.schema == new.schema:
-        return
-    from penstock.schema import check_backward  # noqa: PLC0415  loaded on use: most programs never change a type
-
-    breaking = check_backward(dict(old.schema), dict(new.schema))
-    if breaking:
-        text = "; ".join(f"{change.path}: {change.what} ({change.way_out})" for change in breaking)
-        msg = f"topic {new.name}: the type changed so that recorded events could not be read: {text}"
-        raise SchemaIncompatible(msg)
+def _with_columns(batch: Delivered, names: Sequence[str] | None) -> Delivered:
+    if names is None or not isinstance(batch.payload, Columns):
+        return batch
+    table = batch.payload.table
+    kept = Columns(table.select([n for n in table.schema.names if n in names]), batch.payload.attributes)
+    return msgspec.structs.replace(batch, payload=kept)
