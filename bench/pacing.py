@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from bench.row import Figures
@@ -32,10 +33,32 @@ def paced(send: Callable[[], None], count: int, rate_hz: float = RATE_HZ) -> flo
     return count / (time.perf_counter() - start)
 
 
+async def paced_async(send: Callable[[], Awaitable[None]], count: int, rate_hz: float = RATE_HZ) -> float:
+    """`paced` for a loop: `send` is awaited."""
+    start = time.perf_counter()
+    for index in range(count):
+        await asyncio.sleep(max(0.0, start + index / rate_hz - time.perf_counter()))
+        await send()
+    return count / (time.perf_counter() - start)
+
+
 def spawn(module: str, *arguments: object) -> subprocess.Popen[str]:
     """Start `python -m module arguments…` in the project, with pipes on both ends; the caller waits for it."""
     command = [sys.executable, "-m", module, *map(str, arguments)]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=_ROOT)
+
+
+def said(process: subprocess.Popen[str], word: str) -> None:
+    """Wait until the process has said `word`.
+
+    Raises:
+        RuntimeError: it said something else, or ended.
+    """
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if line != f"{word}\n":
+        msg = f"{process.args!r} said {line!r}, expected {word!r}; its standard error says why"
+        raise RuntimeError(msg)
 
 
 def fifo_to(reader: subprocess.Popen[str], fifo: Path) -> int:

@@ -19,7 +19,7 @@ def percentile(values: Sequence[float], percent: float) -> float:
     if not values:
         msg = "a percentile of no values; measure at least one event"
         raise ValueError(msg)
-    if not 0 < percent <= 100:  # noqa: PLR2004
+    if not 0 < percent <= 100:
         msg = f"percent {percent}; expected more than 0 and at most 100"
         raise ValueError(msg)
     return sorted(values)[math.ceil(len(values) * percent / 100) - 1]

@@ -90,10 +90,15 @@ def converted(bid: Bid) -> Converted:
     return Converted(bid.auction, bid.bidder, bid.price * RATE_EUR, bid.date_time)
 
 
-def tick(sent_ns: int) -> bytes:
-    """The JSON of one tick, `BID_BYTES` long."""
+def new_tick(sent_ns: int) -> Tick:
+    """A tick whose JSON is `BID_BYTES` long."""
     room = BID_BYTES - len(b'{"sent_ns":,"pad":""}') - len(str(sent_ns))
-    return encode(Tick(sent_ns, "x" * room))
+    return Tick(sent_ns, "x" * room)
+
+
+def tick(sent_ns: int) -> bytes:
+    """The JSON of one tick."""
+    return encode(new_tick(sent_ns))
 
 
 def repeated(pool: list[Bid], count: int) -> list[Bid]:

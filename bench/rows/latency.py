@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench.disk import Appender
-from bench.pacing import fifo_to, figures_of, latencies_of, paced, spawn
-from bench.row import Budget, Figure, Figures, NotBuilt, Row
-from bench.workload import POOL, bids, encode, tick
+from bench.pacing import fifo_to, figures_of, latencies_of, paced, paced_async, said, spawn
+from bench.product import fresh_app
+from bench.row import Budget, Figure, Figures, Row
+from bench.workload import POOL, Tick, bids, encode, new_tick, tick
+from penstock import Acked
 from penstock.event.batch import Rows
 from penstock.log.blocks import encode_rows
+
+if TYPE_CHECKING:
+    from penstock import App
+    from penstock.app.declared import TopicHandle
 
 WARMUP = 100
 BULK_BLOCK_EVENTS = 10_000
 BULK_EVENTS_PER_S = 200_000
+BULK_SHARE_MIN = 0.9
 
 
 def _figures(p50: Budget | None, p99: Budget) -> tuple[Figure, ...]:
@@ -62,8 +74,32 @@ class Latency(Row):
 
     def measure(self) -> Figures:
         """See `Row`."""
-        msg = "a handler in another process"
-        raise NotBuilt(msg)
+        with fresh_app(self.directory) as app:
+            topic = app.topic("ticks", Tick, partitions=1)
+            reader = spawn("bench.product_reader", app.directory, self.count)
+            try:
+                with self.beside(app):
+                    self.publish(app, topic, reader)
+            finally:
+                latencies = latencies_of(reader)
+        return figures_of(latencies, WARMUP)
+
+    @contextmanager
+    def beside(self, app: App) -> Iterator[None]:
+        """What else goes on meanwhile."""
+        yield
+
+    def publish(self, app: App, topic: TopicHandle[Tick], reader: subprocess.Popen[str]) -> None:
+        """Send the ticks, the first one before the clock starts: the reader is there when it has been handled."""
+        with app.client() as client:
+
+            def send() -> None:
+                outcome = client.publish(topic, new_tick(time.perf_counter_ns()))
+                assert isinstance(outcome, Acked)
+
+            send()
+            said(reader, "ready")
+            paced(send, self.count - 1)
 
 
 class LatencyAsync(Latency):
@@ -72,6 +108,22 @@ class LatencyAsync(Latency):
     name = "latency-async"
     workload = "publish from asyncio → handler in another process, 1,000/s, durable, no bulk writer beside"
     figures = _figures(Budget(2), Budget(3))
+
+    def publish(self, app: App, topic: TopicHandle[Tick], reader: subprocess.Popen[str]) -> None:
+        """See `Latency`."""
+
+        async def publish() -> None:
+            async with app.client() as client:
+
+                async def send() -> None:
+                    outcome = await client.publish(topic, new_tick(time.perf_counter_ns()))
+                    assert isinstance(outcome, Acked)
+
+                await send()
+                await asyncio.to_thread(said, reader, "ready")
+                await paced_async(send, self.count - 1)
+
+        asyncio.run(publish())
 
 
 class LatencyBesideBulk(Latency):
@@ -92,10 +144,22 @@ class LatencyBesideBulk(Latency):
         """See `Row`."""
         bulk = spawn("bench.floor_bulk", self.block, self.directory / "bulk", BULK_EVENTS_PER_S / BULK_BLOCK_EVENTS)
         try:
-            assert bulk.stdout is not None
-            if bulk.stdout.readline() != "ready\n":
-                msg = "the bulk writer ended before its first block; its standard error says why"
-                raise RuntimeError(msg)
+            said(bulk, "ready")
             return super().floor()
         finally:
             bulk.communicate()  # closes its input: that ends it
+
+    @contextmanager
+    def beside(self, app: App) -> Iterator[None]:
+        """The publisher of bids, who must have kept its rate."""
+        per_s = BULK_EVENTS_PER_S / BULK_BLOCK_EVENTS
+        bulk = spawn("bench.product_bulk", app.directory, BULK_BLOCK_EVENTS, per_s)
+        try:
+            said(bulk, "ready")
+            yield
+        finally:
+            out, _ = bulk.communicate()
+        reached = float(out)
+        if reached < BULK_SHARE_MIN * BULK_EVENTS_PER_S:
+            msg = f"the bulk publisher reached {reached:,.0f} bids/s; the row is about {BULK_EVENTS_PER_S:,}"
+            raise RuntimeError(msg)

@@ -5,12 +5,19 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench.disk import Appender
-from bench.row import Budget, Figure, Figures, NotBuilt, Row
+from bench.product import fresh_app
+from bench.row import Budget, Figure, Figures, Row
 from bench.workload import POOL, Bid, bids, encode, record_batch, repeated
+from penstock import Acked
 from penstock.event.batch import Columns
 from penstock.log.blocks import encode_columns
+
+if TYPE_CHECKING:
+    from penstock import App
+    from penstock.app.declared import TopicHandle
 
 BLOCK_EVENTS = 10_000
 TASKS = 1000
@@ -44,8 +51,15 @@ class PublishColumns(Row):
 
     def measure(self) -> Figures:
         """See `Row`."""
-        msg = "publishing columns"
-        raise NotBuilt(msg)
+        with fresh_app(self.directory) as app:
+            topic = app.topic("bids", Bid, partitions=1)
+            with app.client() as client:
+                start = time.perf_counter()
+                for batch in self.batches:
+                    (outcome,) = client.publish_frame(topic, batch)
+                    assert isinstance(outcome, Acked)
+                taken = time.perf_counter() - start
+        return {"events": len(self.batches) * BLOCK_EVENTS / taken}
 
 
 class PublishOneByOne(Row):
@@ -72,8 +86,16 @@ class PublishOneByOne(Row):
 
     def measure(self) -> Figures:
         """See `Row`."""
-        msg = "the publishing client"
-        raise NotBuilt(msg)
+        with fresh_app(self.directory) as app:
+            topic = app.topic("bids", Bid)
+            with app.client() as client:
+                send = client.send
+                start = time.perf_counter()
+                receipts = [send(topic, event) for event in self.events]
+                client.flush()
+                taken = time.perf_counter() - start
+                assert all(isinstance(receipt.outcome, Acked) for receipt in receipts)
+        return {"events": len(self.events) / taken}
 
 
 class PublishTasks(Row):
@@ -130,5 +152,20 @@ class PublishTasks(Row):
 
     def measure(self) -> Figures:
         """See `Row`."""
-        msg = "the asynchronous publishing client"
-        raise NotBuilt(msg)
+        with fresh_app(self.directory) as app:
+            topic = app.topic("bids", Bid)
+            return {"events": asyncio.run(self._acked(app, topic))}
+
+    async def _acked(self, app: App, topic: TopicHandle[Bid]) -> float:
+        async with app.client() as client:
+
+            async def publish(event: Bid) -> None:
+                outcome = await client.publish(topic, event)
+                assert isinstance(outcome, Acked)
+
+            start = time.perf_counter()
+            for _ in range(self.rounds):
+                async with asyncio.TaskGroup() as group:
+                    for event in self.events:
+                        group.create_task(publish(event))
+            return self.rounds * len(self.events) / (time.perf_counter() - start)
