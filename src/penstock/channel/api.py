@@ -274,8 +274,8 @@ class Intake(Protocol):
     async def commit(self, step: Step) -> Committed | FencedOff | Unknown:
         """Make the step permanent. Commits of one partition are applied in the order they were called.
 
-        After `FencedOff` or `Unknown` later steps of the same assignment are refused too. After `leave` every step is
-        answered `FencedOff`.
+        After `FencedOff` or `Unknown` later steps of the same assignment are refused too, and `next` tells of the
+        partition `Lost`; it may be assigned again, at a higher epoch. After `leave` every step is answered `FencedOff`.
 
         Raises:
             Rejected: the step breaks a rule by itself (a floor that moves back, too many holes, an output over its

@@ -27,6 +27,7 @@ from penstock.errors import (
 from penstock.log import opening, placed
 from penstock.log.api import Advance, Append, Claim, Request, Result, Span, Stored
 from penstock.log.connection import CHECKPOINT_PAGES, Durability, checkpoint, connect, translate
+from penstock.log.ddl import OFFSET_MAX
 from penstock.log.guard import DATABASE, FileGuard
 from penstock.log.guard import compare as compare_witness
 from penstock.log.store import Identity, Store
@@ -267,9 +268,10 @@ class Log:
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
-    def read(self, span: Span, *, events_max: int, bytes_max: int = 8_000_000, name: str = "") -> list[Stored]:
-        """See `placed.read`; copied out, the read transaction is over on return."""
-        return self.look(lambda db: placed.read(db, span, events_max=events_max, bytes_max=bytes_max, name=name))
+    def read(self, pid: int, offset: int, *, events_max: int, bytes_max: int = 8_000_000) -> list[Stored]:
+        """Whole blocks from the one that holds `offset` on; see `placed.read`."""
+        span = Span(pid, offset, OFFSET_MAX)
+        return self.look(lambda db: placed.read(db, span, events_max=events_max, bytes_max=bytes_max))
 
     def look(self, work: Callable[[apsw.Connection], T]) -> T:
         """Run a read of the tables on the reading connection; short, and nothing of it stays open."""

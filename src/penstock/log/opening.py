@@ -101,8 +101,8 @@ def busy_text(lock: FairLock, directory: Path, waited_s: float) -> str:
     """Who holds the log, for how long, and the way out."""
     pid, held_s = lock.holder()
     return (
-        f"{directory}: process {pid} took the log's writer lock {held_s:.1f} s ago, this one waited {waited_s:.1f} s "
-        "for it; continue or end that process (a stopped one holds it until it dies). Nothing was stored, reading goes on"
+        f"{directory}: process {pid} took the log's writer lock {held_s:.1f} s ago, this one waited {waited_s:.1f} s; "
+        "continue or end that process (a stopped one holds the lock until it dies). Nothing was stored, reading goes on"
     )
 
 

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from penstock.testing.conformance.channel_groups import GroupPromises
 from penstock.testing.conformance.channel_machine import MachinePromise
+from penstock.testing.conformance.channel_powers import PowerPromises
 from penstock.testing.conformance.channel_publish import PublishPromises
 
 
-class ChannelConformance(PublishPromises, GroupPromises, MachinePromise):
+class ChannelConformance(PublishPromises, GroupPromises, PowerPromises, MachinePromise):
     """All promises of `penstock.channel.api`; see `ChannelSuite` for what a driver gives."""
 
 

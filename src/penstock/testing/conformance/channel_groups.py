@@ -17,6 +17,8 @@ from penstock.channel.api import (
     Lost,
     Publish,
     Revoking,
+    Settle,
+    Step,
     Subscription,
     TopicSpec,
 )
@@ -306,6 +308,58 @@ class GroupPromises(ChannelSuite):
         heir = await member(channel, self, group)
         await heir.become_owner()
         assert await heir.take(1) == [(2, b"new")]
+
+    @promise("a group that starts at the latest sees what is published after it was declared, before it was assigned")
+    async def test_latest_between(self, site: Site) -> None:
+        channel = await site.channel(T)
+        await put(channel, 0, rows(b"old"))
+        mine = await member(channel, self, GroupSpec("g", "t", start="latest"))
+        await put(channel, 1, rows(b"between"))
+        await mine.become_owner()
+        assert await mine.take(1) == [(1, b"between")]
+
+    @promise("the ids of a step's outputs can be derived from its origin, which no other step shares")
+    async def test_origins(self, site: Site) -> None:
+        mine = await self._owner(site, b"a", b"b")
+        for floor in range(2):
+            step = mine.step(floor + 1, before=floor, outputs=[rows(b"x", topic="out")])
+            assert isinstance(await mine.intake.commit(step), Committed)
+        channel = await site.channel()
+        origins = [batch.origin for batch in await channel.read("out", 0, 0, events_max=10)]
+        assert origins == ["g:t:0:0", "g:t:0:1"]
+
+    @promise("a step past the end of its partition, or with a hole there, is rejected")
+    async def test_step_past_the_end(self, site: Site) -> None:
+        mine = await self._owner(site, b"a", b"b")
+        for step in (mine.step(3), mine.step(0, holes=[2]), mine.step(0, holes=[-1])):
+            with pytest.raises(Rejected, match="ends at 2"):
+                await mine.intake.commit(step)
+        assert isinstance(await mine.intake.commit(mine.step(2)), Committed)
+
+    @promise(
+        "a fenced owner is told that the partition is lost, and may own it again at a higher epoch", power="fenced"
+    )
+    async def test_lost(self, site: Site) -> None:
+        mine = await self._owner(site, b"a", b"b")
+        first = mine.assigned.pop(0)
+        step = Step("g", first.owned, Settle(1, 2))  # not the channel's floor
+        assert isinstance(await mine.intake.commit(step), FencedOff)
+        await mine.become_owner()
+        again = mine.assigned[0]
+        assert [first.owned] == mine.lost
+        assert (again.floor, again.owned.epoch > first.owned.epoch) == (0, True)
+        assert await mine.take(2) == [(0, b"a"), (1, b"b")]
+        assert isinstance(await mine.intake.commit(mine.step(2)), Committed)
+
+    @promise("only the ledger spaces that were asked for need to come with the assignment", power="ledger")
+    async def test_ledger_spaces(self, site: Site) -> None:
+        mine = await self._owner(site, b"a")
+        writes = [LedgerWrite("x", b"1", b"one"), LedgerWrite("y", b"1", b"two")]
+        assert isinstance(await mine.intake.commit(mine.step(1, ledger=writes)), Committed)
+        await mine.intake.leave()
+        heir = Member(await (await site.channel()).join(Subscription(GroupSpec("g", "t"), "", ["y"])), self)
+        await heir.become_owner()
+        assert ("y", b"1", b"two") in heir.assigned[0].ledger
 
     @promise("a group on another topic, on none, or with an impossible name is refused")
     async def test_group_declared(self, site: Site) -> None:

@@ -19,10 +19,6 @@ def _replayable(powers: Capabilities) -> bool:
     return powers.replayable
 
 
-def _idempotent(powers: Capabilities) -> bool:
-    return powers.idempotent_publish
-
-
 def _both(powers: Capabilities) -> bool:
     return powers.idempotent_publish and powers.replayable
 
@@ -43,9 +39,9 @@ class PublishPromises(ChannelSuite):
     async def test_declared_differently(self, site: Site) -> None:
         channel = await site.channel(TopicSpec("t", partitions=2, key="flight"))
         other = await site.channel()
-        with pytest.raises(DeclaredDifferently, match="partitions.*2.*3"):
+        with pytest.raises(DeclaredDifferently, match=r"partitions.*2.*3"):
             await other.open([TopicSpec("t", partitions=3, key="flight")])
-        with pytest.raises(DeclaredDifferently, match="key.*'flight'.*'carrier'"):
+        with pytest.raises(DeclaredDifferently, match=r"key.*'flight'.*'carrier'"):
             await channel.open([TopicSpec("t", partitions=2, key="carrier")])
 
     @promise("two topics whose names differ only in case are refused")
@@ -128,6 +124,38 @@ class PublishPromises(ChannelSuite):
         (part,) = await channel.read("c", 0, 1, events_max=1)
         assert isinstance(part.payload, Columns)
         assert part.payload.table.to_pylist() == [{"n": 2, "s": None}]
+
+    @promise("columns other than the declared ones are refused with the difference named")
+    async def test_other_columns(self, site: Site) -> None:
+        import pyarrow as pa  # noqa: PLC0415  heavy, loaded on use
+
+        declared = pa.schema([pa.field("n", pa.int64()), pa.field("s", pa.string())])
+        spec = TopicSpec("c", partitions=1, schema={"type": "object"}, arrow=declared.serialize().to_pybytes())
+        channel = await site.channel(spec, RAW)
+        for topic, columns in (("c", {"n": [1]}), ("c", {"n": ["x"], "s": ["y"]}), ("t", {"n": [1], "s": ["y"]})):
+            table = pa.RecordBatch.from_pydict(columns)
+            answer = await channel.publish(Publish("p", 0, 0, [NewBatch(topic, 0, 1, Columns(table))]))
+            assert isinstance(answer, Refused), (topic, columns)
+            assert topic in answer.reason
+
+    @promise("all batches of a publish in one partition count from one base, so that derived ids differ")
+    async def test_base(self, site: Site) -> None:
+        channel = await site.channel(RAW)
+        await put(channel, 0, rows(b"a"))
+        await put(channel, 1, rows(b"b", b"c"), rows(b"d"))
+        batches = await channel.read("t", 0, 1, events_max=10)
+        assert {batch.base for batch in batches} == {1}
+        assert len({batch.origin for batch in batches}) == 1
+
+    @promise("attributes that are arrays of integers come back as arrays, whole and cut", needs=_replayable)
+    async def test_integer_attributes(self, site: Site) -> None:
+        channel = await site.channel(RAW)
+        causes = array("q", [7, -1, 2**62, 7])
+        await put(channel, 0, NewBatch("t", 0, 4, Rows.of([b"a", b"b", b"c", b"d"], {"cause": causes})))
+        (whole,) = await channel.read("t", 0, 0, events_max=10)
+        assert whole.payload.attributes["cause"] == causes
+        (part,) = await channel.read("t", 0, 1, events_max=2)
+        assert part.payload.attributes["cause"] == causes[1:3]
 
     @promise("a publish over several topics is stored whole or not at all", power="step", needs=_replayable)
     async def test_atomic(self, site: Site) -> None:

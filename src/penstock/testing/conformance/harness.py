@@ -189,7 +189,7 @@ class Member:
         assert isinstance(taken, Idle), taken
         return taken
 
-    def step(  # noqa: PLR0913  the fields of a step, with their defaults
+    def step(
         self,
         after: int,
         *,

@@ -206,13 +206,15 @@ class MemoryIntake:
         if owner is not self:
             name = owner._subscription.member or "another member"
             return Idle(f"group {self.group} is owned by {name}; waiting for it to leave")
-        if not self._held:
-            self._become_owner()
+        missing = [number for number in self._shared.memory.partitions(self.group) if number not in self._held]
+        if missing:
+            self._become_owner(missing)
             return self._told.popleft()
         return self._deliver(events_max, bytes_max) or Idle()
 
-    def _become_owner(self) -> None:
-        for assigned in self._shared.memory.claim(self.group, self._subscription.ledger_spaces):
+    def _become_owner(self, partitions: Sequence[int]) -> None:
+        spaces = self._subscription.ledger_spaces
+        for assigned in self._shared.memory.claim(self.group, spaces, partitions=partitions):
             self._held[assigned.owned.partition] = assigned.owned
             self._position[assigned.owned.partition] = assigned.floor
             self._told.append(assigned)
@@ -240,6 +242,9 @@ class MemoryIntake:
         answer = self._shared.memory.commit(step, now_us=self._system.clock.now_us())
         if isinstance(answer, FencedOff):
             self._dead[step.owned] = answer.reason
+            if self._held.get(step.owned.partition) == step.owned:
+                del self._held[step.owned.partition]
+                self._told.append(Lost(step.owned, answer.reason))
         elif step.outputs:
             self._shared.wake()
         return answer

@@ -217,11 +217,16 @@ class Memory:
 
     # -- groups ----------------------------------------------------------------------------------------------------
 
-    def claim(self, group: str, spaces: Sequence[str]) -> list[Assigned]:
-        """A new owner of every partition: each epoch goes up by one, which fences the one before."""
+    def partitions(self, group: str) -> Sequence[int]:
+        """The numbers of the group's partitions."""
+        return list(self._groups[group].progress)
+
+    def claim(self, group: str, spaces: Sequence[str], *, partitions: Sequence[int] | None = None) -> list[Assigned]:
+        """A new owner of these partitions (None: all): each epoch goes up by one, which fences the one before."""
         state = self._groups[group]
         out: list[Assigned] = []
-        for partition, progress in state.progress.items():
+        for partition in self.partitions(group) if partitions is None else partitions:
+            progress = state.progress[partition]
             mine = msgspec.structs.replace(progress, epoch=progress.epoch + 1)
             state.progress[partition] = mine
             entries = sorted(state.ledger[partition].items())
