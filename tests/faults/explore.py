@@ -55,6 +55,7 @@ def explored(plan: Plan) -> Outcome:
     """Explore in a fresh process and wait for it."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.faults.explore"],
+        cwd=logwork.ROOT,
         input=msgspec.json.encode(plan),
         capture_output=True,
         check=False,

@@ -51,7 +51,11 @@ class _Tried(msgspec.Struct):
 def flipped(plan: Plan) -> Outcome:
     """Try the flips in a fresh process and wait for it."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.faults.flips"], input=msgspec.json.encode(plan), capture_output=True, check=False
+        [sys.executable, "-m", "tests.faults.flips"],
+        cwd=logwork.ROOT,
+        input=msgspec.json.encode(plan),
+        capture_output=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr.decode()[-4000:]
     return msgspec.json.decode(done.stdout, type=Outcome)

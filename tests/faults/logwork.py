@@ -9,22 +9,25 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator
-from concurrent.futures import Future
 from pathlib import Path
 from typing import TypeVar
 from unittest import mock
+from zlib import crc32
 
 import apsw
 import msgspec
 
 from penstock.errors import PenstockError
 from penstock.event.batch import Rows
-from penstock.log import blocks, catalogue, connection, placed, progress
+from penstock.log import blocks, catalogue, placed, progress
 from penstock.log import log as log_module
 from penstock.log.api import Advance, Append, Appended, Block, Claim, Claimed, Held, Request, Result, Stored
 from penstock.log.log import Log, LogConfig
 from penstock.system import real_system
 from penstock.system.ports import System
+
+ROOT = Path(__file__).resolve().parents[2]
+"""Where `tests` is found by programs that a test starts."""
 
 PARTITIONS = 2
 EVENTS_PER_BATCH = 5
@@ -49,8 +52,7 @@ def opened(directory: Path, config: LogConfig | None = None) -> Generator[Log]:
 
 def write(log: Log, work: Callable[[apsw.Connection], T]) -> T:
     """A declaration, waited for."""
-    answer = log.write(work)
-    return answer.result() if isinstance(answer, Future) else answer
+    return log.write(work).result()
 
 
 def declare(log: Log, name: str, partitions: int = PARTITIONS) -> list[int]:
@@ -69,7 +71,7 @@ def declare(log: Log, name: str, partitions: int = PARTITIONS) -> list[int]:
 def block(pid: int, bodies: list[bytes]) -> Block:
     """Rows as a block."""
     data, size = blocks.encode_rows(Rows.of(bodies))
-    return Block(pid, len(bodies), 0, size, data)
+    return Block(pid, len(bodies), 0, size, data, crc32(data))
 
 
 def publish(log: Log, pid: int, sequence: int, bodies: list[bytes], *, producer: str = "source") -> Result:
@@ -79,7 +81,7 @@ def publish(log: Log, pid: int, sequence: int, bodies: list[bytes], *, producer:
 
 def append(pid: int, sequence: int, bodies: list[bytes], *, producer: str = "source") -> Append:
     """The request of one publish of one block."""
-    return Append(producer, 1, sequence, [block(pid, bodies)], hash((sequence, len(bodies))) & 0xFFFF)
+    return Append(producer, 1, sequence, [block(pid, bodies)])
 
 
 def bodies_of(stored: list[Stored]) -> list[bytes]:
@@ -147,9 +149,7 @@ def _few_pages(job: Job) -> Generator[None]:
     if not job.checkpoint_pages:
         yield
         return
-    where = log_module if hasattr(log_module, "CHECKPOINT_PAGES") else connection
-    name = "CHECKPOINT_PAGES" if hasattr(log_module, "CHECKPOINT_PAGES") else "AUTOCHECKPOINT_PAGES"
-    with mock.patch.object(where, name, job.checkpoint_pages):
+    with mock.patch.object(log_module, "CHECKPOINT_PAGES", job.checkpoint_pages):
         yield
 
 
