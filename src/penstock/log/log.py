@@ -30,7 +30,7 @@ from penstock.log.connection import CHECKPOINT_PAGES, Durability, checkpoint, co
 from penstock.log.ddl import OFFSET_MAX
 from penstock.log.guard import DATABASE, FileGuard
 from penstock.log.guard import compare as compare_witness
-from penstock.log.store import Identity, Store
+from penstock.log.store import CommitFailed, Identity, Store
 from penstock.log.witness import Seen
 from penstock.system.combine import Combiner, Ended, Gate, Limits, Mutex, Waiting
 from penstock.system.locks import FairLock
@@ -172,16 +172,16 @@ class Log:
 
         When the write-ahead log is long, the answers go out first: nobody waits for the checkpoint but the next writer.
         """
-        outcome = self._commit([waiting.request for waiting in batch]) if batch else []
-        if self._pages < CHECKPOINT_PAGES or self._failed is not None:
-            self._lock.release()
-            self._answer(batch, outcome)
-            return
-        self._answer(batch, outcome)
         try:
-            self._checkpoint()
-        finally:
+            outcome = self._commit([waiting.request for waiting in batch]) if batch else []
+            long = self._pages >= CHECKPOINT_PAGES and self._failed is None
+            if long:
+                self._answer(batch, outcome)
+                self._checkpoint()
+        finally:  # also when a caller that leads this round is interrupted
             self._lock.release()
+        if not long:
+            self._answer(batch, outcome)
 
     def _answer(self, batch: list[Waiting[Request | Work, Any]], outcome: list[Any]) -> None:
         touched = _touched([w.request for w in batch])
@@ -217,7 +217,7 @@ class Log:
             self._failed = error = exc
         elif isinstance(exc, apsw.FullError | apsw.BusyError):
             error = translate(exc, self.directory)
-        elif isinstance(exc, apsw.IOError | apsw.CorruptError | apsw.NotADBError | OSError):
+        elif isinstance(exc, CommitFailed | apsw.IOError | apsw.CorruptError | apsw.NotADBError | OSError):
             error = self._fail(translate(exc, self.directory))
         elif len(requests) > 1:
             return self._each(requests)
@@ -322,12 +322,10 @@ class Log:
     def _finish(self) -> None:
         """The commit thread's last act, under the writers' lock: closing may touch the files like a write."""
         self._failed = self._failed or self._closed()
-        with self._reading:
-            self._announcer.close()
-            self._reader.close()
-            self._db.close()
-            self._witness.close()
-            self._lock.close()
+        with self._reading, suppress(apsw.Error), ExitStack() as stack:  # after an I/O error closing may fail too
+            stack.callback(self._lock.close)
+            for part in (self._witness, self._db, self._reader, self._announcer):
+                stack.callback(part.close)
 
     def _closed(self) -> Closed:
         return Closed(f"{self.directory}: this log object was closed; open it again")

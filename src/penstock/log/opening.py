@@ -47,8 +47,11 @@ def check_directory(directory: Path, *, network: bool = False) -> None:
         raise ConfigError(msg, path="log.path")
     for name in (*FILES, "turn", "lock"):
         _check_file(directory / name)
+    new = [path for path in (directory, *directory.parents) if not path.exists()]
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        for path in new:
+            sync_directory(path.parent)
     except OSError as exc:
         msg = f"{directory} cannot be made ({exc.strerror}); make it, or name another directory"
         raise ConfigError(msg, path="log.path") from exc

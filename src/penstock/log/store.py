@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import apsw
@@ -21,6 +22,10 @@ _EXPIRE_EVERY_US = 60 * 1_000_000
 
 
 Check = Callable[[int], None]
+
+
+class CommitFailed(Exception):
+    """COMMIT itself failed: whether the transaction is stored is known only when the file is opened again."""
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -97,7 +102,8 @@ class Store:
             One result per request, and the commit counter after it. Durable on return at the connection's level.
 
         Raises:
-            apsw.Error: nothing was stored, except where the error came from COMMIT itself: then it is unknown.
+            CommitFailed: it is unknown whether it was stored.
+            apsw.Error, PenstockError: nothing was stored.
         """
 
         def work() -> list[Result]:
@@ -113,6 +119,7 @@ class Store:
         return self._transaction(lambda: work(self.db), check)
 
     def _transaction(self, work: Callable[[], T], check: Check | None) -> tuple[T, int]:
+        self._roll_back()  # what an interrupted caller has left
         self.db.execute("BEGIN IMMEDIATE")
         try:
             before = self.commits()
@@ -121,13 +128,27 @@ class Store:
             result = work()
             self._count(before + 1)
             reached("log.commit")
-            self.db.execute("COMMIT")
+            self._commit()
         except BaseException:
-            if self.db.in_transaction:  # SQLite rolls some errors back by itself, a full disk for one
-                self.db.execute("ROLLBACK")
+            with suppress(apsw.Error):  # the error that brought us here is the one to tell of
+                self._roll_back()
             raise
         reached("log.committed")
         return result, before + 1
+
+    def _roll_back(self) -> None:
+        if self.db.in_transaction:  # SQLite rolls some errors back by itself, a full disk for one
+            self.db.execute("ROLLBACK")
+
+    def _commit(self) -> None:
+        """COMMIT. When the disk is full its last page, the one that makes it valid, is not written."""
+        try:
+            self.db.execute("COMMIT")
+        except (apsw.BusyError, apsw.FullError):
+            raise
+        except apsw.Error as exc:
+            msg = f"{type(exc).__name__}: {exc}"
+            raise CommitFailed(msg) from exc
 
     def _count(self, commits: int) -> None:
         check = row_check(ddl.TIP_PID, commits)
@@ -182,4 +203,4 @@ def integrity(db: apsw.Connection) -> None:
         raise CorruptionError(msg)
 
 
-__all__ = ["CREATED", "Check", "Identity", "Store", "integrity"]
+__all__ = ["CREATED", "Check", "CommitFailed", "Identity", "Store", "integrity"]

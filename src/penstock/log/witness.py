@@ -45,11 +45,16 @@ def _unpack(raw: bytes) -> Seen | None:
     return Seen(log.rstrip(b"\0").decode(), incarnation, commits) if magic == _MAGIC else None
 
 
+def _age(seen: Seen) -> tuple[int, int]:
+    return seen.incarnation, seen.commits
+
+
 class Witness:
     """An open witness file. Reads and writes happen under the writers' lock."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        self._spare = 0
 
     @classmethod
     def create(cls, directory: Path, seen: Seen) -> None:
@@ -86,18 +91,24 @@ class Witness:
             WitnessDamaged: neither slot is readable.
         """
         raw = os.pread(self._fd, _SECTOR * 2, 0)
-        slots = [seen for seen in (_unpack(raw[:_SECTOR]), _unpack(raw[_SECTOR:])) if seen is not None]
-        if not slots:
+        one, other = _unpack(raw[:_SECTOR]), _unpack(raw[_SECTOR:])
+        if one is None and other is None:
             msg = (
                 "both slots of the witness file are damaged, so nobody can say whether the log is whole; restore the "
                 "file, or accept the log as it is with `penstock doctor --accept-loss` (raises the incarnation)"
             )
             raise WitnessDamaged(msg)
-        return max(slots, key=lambda s: (s.incarnation, s.commits))
+        if one is None or (other is not None and _age(other) > _age(one)):
+            assert other is not None
+            self._spare = 0
+            return other
+        self._spare = 1
+        return one
 
     def write(self, seen: Seen) -> None:
-        """Record what was committed, into the slot that is not the newest."""
-        os.pwrite(self._fd, _pack(seen), (seen.commits % 2) * _SECTOR)
+        """Record what was committed, into the slot that was not the newest at the last `read`."""
+        os.pwrite(self._fd, _pack(seen), self._spare * _SECTOR)
+        self._spare = 1 - self._spare
 
     def sync(self) -> None:
         """Bring it to the disk; only needed before the log's files are copied or moved."""
