@@ -2,7 +2,19 @@
 
 from penstock.schema.columns import ColumnsSchema
 from penstock.schema.compat import Change, check_backward
+from penstock.schema.recorded import RecordedSchema, schema_from_description
 from penstock.schema.schema import Invalid, Schema, schema_of
 from penstock.schema.shapes import Field, scale
 
-__all__ = ["Change", "ColumnsSchema", "Field", "Invalid", "Schema", "check_backward", "scale", "schema_of"]
+__all__ = [
+    "Change",
+    "ColumnsSchema",
+    "Field",
+    "Invalid",
+    "RecordedSchema",
+    "Schema",
+    "check_backward",
+    "scale",
+    "schema_from_description",
+    "schema_of",
+]

@@ -1,20 +1,16 @@
-"""Shapes as Arrow schemas, and Python values to and from Arrow arrays. Loaded only when columns are asked for."""
+"""Shapes as Arrow schemas, and Python values as Arrow arrays. Loaded only when columns are asked for."""
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+from collections.abc import Sequence
+from itertools import accumulate
 from operator import attrgetter
 from typing import Any
 
 import pyarrow as pa
 
-from penstock.schema.shapes import Field, Shape, Type
-
-Convert = Callable[[Any], Any]
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+from penstock.errors import DecodeError
+from penstock.schema.shapes import Shape, Type
 
 _ARROW: dict[str, pa.DataType] = {
     "bool": pa.bool_(),
@@ -42,151 +38,92 @@ def arrow_type(kind: Type) -> pa.DataType:
         return pa.string() if kind.scale is None else pa.decimal128(kind.digits, kind.scale)
     if kind.kind in {"enum", "literal"}:
         return pa.int64() if isinstance(kind.values[0], int) else pa.string()
-    if kind.kind == "list":
-        assert kind.item is not None
-        return pa.list_(arrow_type(kind.item))
-    if kind.kind == "dict":
-        assert kind.item is not None
-        return pa.map_(pa.string(), arrow_type(kind.item))
     if kind.kind == "struct":
-        return pa.struct([(f.name, arrow_type(f.type)) for f in kind.shape.fields])
-    return _union_type(kind)
+        return _struct_type(kind.shape)
+    if kind.kind == "union":
+        return _union_type(kind)
+    assert kind.item is not None
+    item = arrow_type(kind.item)
+    return pa.list_(item) if kind.kind == "list" else pa.map_(pa.string(), item)
+
+
+def _struct_type(shape: Shape) -> pa.DataType:
+    return pa.struct([(f.name, arrow_type(f.type)) for f in shape.fields])
 
 
 def _union_type(kind: Type) -> pa.DataType:
+    """The tag, then one struct per member that has fields: null where the value is another member."""
     first = kind.members[0]
     tag = pa.int64() if isinstance(first.tag, int) else pa.string()
-    children = [
-        (str(s.tag), pa.struct([(f.name, arrow_type(f.type)) for f in s.fields])) for s in kind.members if s.fields
-    ]
-    return pa.struct([(first.tag_field, tag), *children])
+    return pa.struct([(first.tag_field, tag), *((str(s.tag), _struct_type(s)) for s in kind.members if s.fields)])
 
 
 def to_batch(shape: Shape, events: Sequence[Any], schema: pa.Schema) -> pa.RecordBatch:
-    """The events as columns."""
+    """The events as columns. They must be valid: nothing but what Arrow itself refuses is refused here.
+
+    Raises:
+        DecodeError: a value does not fit its column; the field is named.
+    """
     arrays: list[pa.Array] = []
-    for field, column in zip(shape.fields, schema, strict=True):
-        values: Iterable[Any] = map(attrgetter(field.name), events)
-        lower = lowering(field.type)
-        if lower is not None:
-            values = map(lower, values)
-        arrays.append(pa.array(list(values), column.type))
+    for field in shape.fields:
+        try:
+            arrays.append(to_array(field.type, list(map(attrgetter(field.name), events))))
+        except (pa.ArrowException, TypeError, ValueError, AttributeError, OverflowError) as exc:
+            msg = f"{shape.name}.{field.name}: {exc}; expected {field.kind}"
+            raise DecodeError(msg) from exc
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
-def from_batch(shape: Shape, make: Callable[..., Any], batch: pa.RecordBatch) -> list[Any]:
-    """The rows as objects, in order."""
-    columns = [column_values(f, batch.column(i)) for i, f in enumerate(shape.fields)]
-    names = [f.name for f in shape.fields]
-    return [make(**dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True)]
-
-
-def column_values(field: Field, column: pa.Array) -> list[Any]:
-    """A column as Python values of the field's type."""
-    values = column.to_pylist()
-    lift = lifting(field.type)
-    return values if lift is None else list(map(lift, values))
-
-
-def lowering(kind: Type) -> Convert | None:
-    """How a value becomes what `pyarrow.array` takes; None where it is taken as it is."""
-    lower = _lowering(kind)
-    if lower is None or not kind.optional:
-        return lower
-    return lambda v: None if v is None else lower(v)
-
-
-def _lowering(kind: Type) -> Convert | None:
+def to_array(kind: Type, values: list[Any]) -> pa.Array:
+    """Python values of this type, or None, as an array."""
+    if kind.kind in {"list", "dict"}:
+        return _lists(kind, values)
+    if kind.kind == "struct":
+        return _structs(kind.shape, values)
+    if kind.kind == "union":
+        return _unions(kind, values)
     if kind.kind == "uuid" or (kind.kind == "decimal" and kind.scale is None):
-        return str
-    if kind.kind == "enum":
-        return None if kind.cls is None else attrgetter("value")
+        values = [None if v is None else str(v) for v in values]
+    elif kind.kind == "enum" and kind.cls is not None:
+        values = [None if v is None else v.value for v in values]
+    return pa.array(values, arrow_type(kind))
+
+
+def _lists(kind: Type, values: list[Any]) -> pa.Array:
+    assert kind.item is not None
+    ends = list(accumulate((0 if v is None else len(v) for v in values), initial=0))
+    # A null offset makes the list that begins there null.
+    offsets = [None if v is None else end for v, end in zip(values, ends, strict=False)]
+    starts = pa.array([*offsets, ends[-1]], pa.int32())
+    present = [v for v in values if v is not None]
     if kind.kind == "list":
-        assert kind.item is not None
-        inner = lowering(kind.item)
-        return None if inner is None else lambda values: list(map(inner, values))
-    if kind.kind == "dict":
-        assert kind.item is not None
-        one = lowering(kind.item) or _same
-        return lambda d: [(k, one(v)) for k, v in d.items()]
-    if kind.kind == "struct":
-        return _lower_shape(kind.shape)
-    if kind.kind == "union":
-        return _lower_union(kind)
-    return None
+        items = to_array(kind.item, [item for v in present for item in v])
+        return pa.ListArray.from_arrays(starts, items, type=arrow_type(kind))
+    keys = pa.array([name for v in present for name in v], pa.string())
+    items = to_array(kind.item, [item for v in present for item in v.values()])
+    return pa.MapArray.from_arrays(starts, keys, items, type=arrow_type(kind))
 
 
-def _same(value: Any) -> Any:
-    return value
+def _structs(shape: Shape, values: list[Any]) -> pa.Array:
+    children = [
+        to_array(f.type, [None if v is None else get(v) for v in values])
+        for f in shape.fields
+        for get in (attrgetter(f.name),)
+    ]
+    return _struct_array(children, _struct_type(shape), values)
 
 
-def _lower_shape(shape: Shape) -> Convert:
-    parts = [(f.name, lowering(f.type) or _same) for f in shape.fields]
-    return lambda v: {name: lower(getattr(v, name)) for name, lower in parts}
+def _struct_array(children: list[pa.Array], kind: pa.DataType, values: list[Any]) -> pa.Array:
+    mask = pa.array([v is None for v in values], pa.bool_())
+    return pa.StructArray.from_arrays(children, fields=list(kind), mask=mask)
 
 
-def _lower_union(kind: Type) -> Convert:
-    by_tag = {s.tag: (str(s.tag), _lower_shape(s)) for s in kind.members}
-    tag_field = kind.members[0].tag_field
-
-    def lower(value: Any) -> dict[str, Any]:
-        tag = value.__struct_config__.tag
-        name, inner = by_tag[tag]
-        return {tag_field: tag, name: inner(value)}
-
-    return lower
-
-
-def lifting(kind: Type) -> Convert | None:
-    """How a value of `to_pylist` becomes the field's Python value; None where it is that already."""
-    lift = _lifting(kind)
-    if lift is None or not kind.optional:
-        return lift
-    return lambda v: None if v is None else lift(v)
-
-
-def _lifting(kind: Type) -> Convert | None:  # noqa: PLR0911 - one line per kind of type
-    if kind.kind == "uuid":
-        return uuid.UUID
-    if kind.kind == "decimal":
-        return Decimal if kind.scale is None else None
-    if kind.kind == "datetime":
-        return lambda v: v.replace(tzinfo=UTC)
-    if kind.kind == "enum":
-        return None if kind.cls is None else kind.cls
-    if kind.kind == "list":
-        assert kind.item is not None
-        inner = lifting(kind.item)
-        return None if inner is None else lambda values: list(map(inner, values))
-    if kind.kind == "dict":
-        assert kind.item is not None
-        one = lifting(kind.item) or _same
-        return lambda pairs: {k: one(v) for k, v in pairs}
-    if kind.kind == "struct":
-        return _lift_shape(kind.shape)
-    if kind.kind == "union":
-        return _lift_union(kind)
-    return None
-
-
-def _lift_shape(shape: Shape) -> Convert:
-    assert shape.cls is not None
-    make = shape.cls
-    parts = [(f.name, lifting(f.type) or _same) for f in shape.fields]
-    return lambda v: make(**{name: lift(v[name]) for name, lift in parts})
-
-
-def _lift_union(kind: Type) -> Convert:
-    by_tag = {s.tag: (str(s.tag), _lift_shape(s)) for s in kind.members}
-    tag_field = kind.members[0].tag_field
-
-    def lift(value: dict[str, Any]) -> Any:
-        name, inner = by_tag[value[tag_field]]
-        return inner(value.get(name) or {})
-
-    return lift
-
-
-def microseconds(value: datetime) -> timedelta:
-    """How far behind 1970 it lies."""
-    return value - EPOCH
+def _unions(kind: Type, values: list[Any]) -> pa.Array:
+    tags = [None if v is None else v.__struct_config__.tag for v in values]
+    into = arrow_type(kind)
+    children = [pa.array(tags, into.field(0).type)]
+    for member in kind.members:
+        if member.fields:
+            own = [v if tag == member.tag else None for v, tag in zip(values, tags, strict=True)]
+            children.append(_structs(member, own))
+    return _struct_array(children, into, values)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
+from collections.abc import Iterator
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Optional, Union
 
 import msgspec
 
+from penstock.errors import ConfigError
 from penstock.schema.reading import INT_MAX, INT_MIN
-from penstock.schema.shapes import Field, Shape, Type
+from penstock.schema.shapes import Field, Shape, Type, scale
 
 _CLASSES: dict[str, Any] = {
     "bool": bool,
@@ -67,6 +69,8 @@ class Builder:
             found = _CLASSES[kind.kind]
         if kind.kind == "int":
             limits = _bounded(limits)
+        if kind.scale is not None:
+            return Annotated[found, scale(kind.scale, kind.digits)]
         return Annotated[found, msgspec.Meta(**limits)] if limits else found
 
 
@@ -88,11 +92,14 @@ def _struct(builder: Builder, shape: Shape) -> Any:
     for f in shape.fields:
         hint = builder.hint(f.type)
         if f.required:
-            fields.append((f.name, hint, msgspec.field(name=f.wire)))
+            options = msgspec.field(name=f.wire)
         elif f.factory is not None:
-            fields.append((f.name, hint, msgspec.field(name=f.wire, default_factory=f.factory)))
+            options = msgspec.field(name=f.wire, default_factory=f.factory)
+        elif shape.cls is not None:
+            options = msgspec.field(name=f.wire, default=f.default)
         else:
-            fields.append((f.name, hint, _default(f)))
+            options = _recorded_default(f, hint)
+        fields.append((f.name, hint, options))
     return msgspec.defstruct(
         shape.name,
         fields,
@@ -104,8 +111,48 @@ def _struct(builder: Builder, shape: Shape) -> Any:
     )
 
 
-def _default(field: Field) -> Any:
-    return msgspec.field(name=field.wire, default=field.default)
+def _recorded_default(field: Field, hint: Any) -> Any:
+    """A default from its description; each event gets its own."""
+    if isinstance(field.default, list | dict):
+        return msgspec.field(name=field.wire, default_factory=lambda: msgspec.convert(field.default, hint))
+    return msgspec.field(name=field.wire, default=msgspec.convert(field.default, hint))
+
+
+def check_defaults(shape: Shape) -> None:
+    """That each default is a value of its field's type; what a factory makes is checked when it is published.
+
+    Raises:
+        ConfigError: one is not; the path names the field.
+    """
+    builder = Builder()
+    for inner in _shapes(shape):
+        for field in inner.fields:
+            if field.required or field.factory is not None:
+                continue
+            path = f"{inner.name}.{field.name}"
+            try:
+                back = msgspec.json.decode(msgspec.json.encode(field.default), type=builder.hint(field.type))
+                same = _plain(back) == _plain(field.default)
+            except (TypeError, ValueError, ArithmeticError) as exc:
+                msg = f"the default {field.default!r} is no {field.kind} of this type ({exc}): take another"
+                raise ConfigError(msg, path=path) from exc
+            if not same:
+                msg = f"the default {field.default!r} comes back from JSON as {back!r}: take another"
+                raise ConfigError(msg, path=path)
+
+
+def _plain(value: Any) -> Any:
+    return msgspec.to_builtins(value)
+
+
+def _shapes(shape: Shape) -> Iterator[Shape]:
+    yield shape
+    for field in shape.fields:
+        kind: Type | None = field.type
+        while kind is not None:
+            for member in kind.members:
+                yield from _shapes(member)
+            kind = kind.item
 
 
 def _dataclass(builder: Builder, shape: Shape) -> Any:

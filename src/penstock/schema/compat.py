@@ -91,7 +91,7 @@ def _limits(old: Description, new: Description, path: str) -> Iterator[Change]:
             yield Change(path, text, "keep the limit as it was: recorded events may lie beyond the new one")
 
 
-def _vacuous(name: str, value: Any) -> bool:
+def _vacuous(name: str, value: float) -> bool:
     return (
         (name == "min_length" and value == 0)
         or (name == "ge" and value <= INT_MIN)
@@ -115,13 +115,9 @@ def _struct(old: Description, new: Description, path: str) -> Iterator[Change]:
                 yield Change(where, "is new and required", "give it a default")
             continue
         if had["name"] != field["name"]:
-            yield Change(
-                where, f"was called {had['name']} in columns", "keep the name and rename only in JSON, or back"
-            )
+            yield Change(where, f"was called {had['name']} in columns", "keep the name; rename in JSON only")
         if "default" not in field and "made" not in field and ("default" in had or "made" in had):
-            yield Change(
-                where, "had a default and has none now", "keep the default: recorded events may lack the field"
-            )
+            yield Change(where, "had a default and has none now", "keep the default: recorded events may lack it")
         yield from _node(had["type"], field["type"], where)
     if new.get("closed"):
         for wire in before:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from penstock.schema.shapes import Field, Shape, Type
+from penstock.schema.shapes import DECIMAL_DIGITS_MAX, Field, Shape, Type
 
 
 def describe_shape(shape: Shape) -> dict[str, Any]:
@@ -50,3 +50,46 @@ def _type(kind: Type) -> dict[str, Any]:
     if kind.optional:
         out["optional"] = True
     return out
+
+
+def read_description(description: dict[str, Any]) -> Shape:
+    """The shape that was described, without the Python classes; see `building.Builder` for classes that stand in."""
+    tag_field, tag = description.get("tag", (None, None))
+    return Shape(
+        name=description["name"],
+        fields=tuple(_read_field(f) for f in description["fields"]),
+        tag_field=tag_field,
+        tag=tag,
+        closed=description.get("closed", False),
+    )
+
+
+def _read_field(found: dict[str, Any]) -> Field:
+    kind = _read_type(found["type"])
+    made = "made" in found
+    return Field(
+        name=found["name"],
+        wire=found.get("wire", found["name"]),
+        # What a factory makes is known only to the program that has it: for others such a field may be missing.
+        type=msgspec.structs.replace(kind, optional=True) if made else kind,
+        required=not made and "default" not in found,
+        default=found.get("default"),
+    )
+
+
+def _read_type(found: dict[str, Any]) -> Type:
+    members: tuple[Shape, ...] = ()
+    if found["kind"] == "struct":
+        members = (read_description(found),)
+    elif found["kind"] == "union":
+        members = tuple(read_description(m) for m in found["members"])
+    return Type(
+        kind=found["kind"],
+        optional=found.get("optional", False),
+        item=_read_type(found["item"]) if "item" in found else None,
+        members=members,
+        values=tuple(found.get("values", ())),
+        scale=found.get("scale"),
+        digits=found.get("digits", DECIMAL_DIGITS_MAX),
+        limits=tuple(found.get("limits", {}).items()),
+    )

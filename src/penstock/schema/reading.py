@@ -19,6 +19,7 @@ _PLAIN: dict[type[mi.Type], Any] = {
     mi.BoolType: "bool",
     mi.UUIDType: "uuid",
     mi.DateType: "date",
+    mi.DecimalType: "decimal",
     mi.TimeDeltaType: "duration",
 }
 _LIMITED: dict[type[mi.Type], tuple[Any, tuple[str, ...]]] = {
@@ -82,6 +83,9 @@ def _hints(cls: type) -> dict[str, Any]:
 def _shape(info: mi.Type, path: str, above: tuple[type, ...]) -> Shape:
     assert isinstance(info, mi.StructType | mi.DataclassType)
     cls = info.cls
+    if not isinstance(cls, type):
+        msg = f"{cls} is generic: declare a class that inherits from it, such as class Name({cls}): ..."
+        raise ConfigError(msg, path=path)
     if cls in above:
         msg = f"{cls.__name__} contains itself; columns have no recursion: refer to the inner one by its key"
         raise ConfigError(msg, path=path)
@@ -125,29 +129,18 @@ def _field(info: mi.Field, path: str, above: tuple[type, ...]) -> Field:
     return field
 
 
-def _type(info: mi.Type, path: str, above: tuple[type, ...]) -> Type:  # noqa: PLR0911 - one line per kind of type
-    if isinstance(info, mi.Metadata):
-        return _type_annotated(info, path, above)
-    if isinstance(info, mi.UnionType):
-        return _union(info.types, path, above)
+def _type(info: mi.Type, path: str, above: tuple[type, ...]) -> Type:
     if type(info) in _PLAIN:
         return Type(kind=_PLAIN[type(info)])
     if type(info) in _LIMITED:
         kind, names = _LIMITED[type(info)]
         return Type(kind=kind, limits=_limits(info, names))
-    if isinstance(info, mi.DecimalType):
-        return Type(kind="decimal")
-    if isinstance(info, mi.DateTimeType):
-        if info.tz is False:
-            msg = "a naive datetime is no instant: take tz=False away and give every value a time zone"
-            raise ConfigError(msg, path=path)
-        return Type(kind="datetime")
-    if isinstance(info, mi.EnumType):
-        values = tuple(member.value for member in typing.cast("type[Enum]", info.cls))
-        return Type(kind="enum", cls=info.cls, values=_values(values, path))
-    if isinstance(info, mi.LiteralType):
-        values = tuple(v for v in info.values if v is not None)
-        return Type(kind="literal", values=_values(values, path), optional=None in info.values)
+    if isinstance(info, mi.EnumType | mi.LiteralType | mi.DateTimeType):
+        return _simple(info, path)
+    if isinstance(info, mi.Metadata):
+        return _type_annotated(info, path, above)
+    if isinstance(info, mi.UnionType):
+        return _union(info.types, path, above)
     if isinstance(info, mi.ListType):
         item = _type(info.item_type, f"{path}[]", above)
         return Type(kind="list", item=item, limits=_limits(info, ("min_length", "max_length")))
@@ -159,6 +152,19 @@ def _type(info: mi.Type, path: str, above: tuple[type, ...]) -> Type:  # noqa: P
     found = getattr(getattr(info, "cls", None), "__name__", type(info).__name__.removesuffix("Type"))
     msg = f"type {found} cannot travel as JSON and as a column: {way_out}"
     raise ConfigError(msg, path=path)
+
+
+def _simple(info: mi.EnumType | mi.LiteralType | mi.DateTimeType, path: str) -> Type:
+    if isinstance(info, mi.EnumType):
+        values = tuple(member.value for member in typing.cast("type[Enum]", info.cls))
+        return Type(kind="enum", cls=info.cls, values=_values(values, path))
+    if isinstance(info, mi.LiteralType):
+        values = tuple(v for v in info.values if v is not None)
+        return Type(kind="literal", values=_values(values, path), optional=None in info.values)
+    if info.tz is False:
+        msg = "a naive datetime is no instant: take tz=False away and give every value a time zone"
+        raise ConfigError(msg, path=path)
+    return Type(kind="datetime")
 
 
 def _type_annotated(info: mi.Metadata, path: str, above: tuple[type, ...]) -> Type:

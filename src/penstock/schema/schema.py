@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 import msgspec
 
 from penstock.errors import DecodeError, SchemaIncompatible
-from penstock.schema.building import Builder
+from penstock.schema import problems, strict
+from penstock.schema.building import Builder, check_defaults
 from penstock.schema.description import describe_shape
 from penstock.schema.reading import read_class
 from penstock.schema.shapes import Field, Shape
@@ -21,16 +22,34 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 SLICE = 1000
 
+# What a parser says, and what the person who reads it can do.
+_WAYS_OUT = (
+    ("timezone component", "a naive datetime is no instant: give it a time zone, such as datetime.now(UTC)"),
+    ("Expected `int` <= 9223372036854775807", "integers are 64 bits: use str or Decimal for larger ones"),
+    ("Expected `int` >= -9223372036854775808", "integers are 64 bits: use str or Decimal for smaller ones"),
+    ("Integer value out of range", "integers are 64 bits: use str or Decimal for larger ones"),
+    ("Expected `float`, got `null`", "NaN and Infinity are null in JSON: declare it Optional and use None"),
+    ("Number out of range", "it is beyond the largest float: send it as a string"),
+    ("surrogates not allowed", "half a surrogate pair is no character: store the original bytes, or clean the text"),
+    ("recursion", f"nested too deep, at most {strict.DEPTH_MAX} levels are read: flatten it"),
+)
+
 
 class Invalid(msgspec.Struct, Generic[T], frozen=True):
-    """What `validate_lines` found when not all is well: the good events in place, None and a reason for the others."""
+    """What `validate_lines` found when not all is well.
+
+    `events` has an entry per body, None where it was refused; `reasons` says why, by index.
+    """
 
     events: list[T | None]
     reasons: dict[int, str]
 
 
 class Schema(Generic[T]):
-    """How events of one Python type travel. See `schema_of`."""
+    """How events of one Python type travel. See `schema_of`.
+
+    Methods for columns load pyarrow (and `lines_to_columns` Polars) when they are first called; the others do not.
+    """
 
     def __init__(self, kind: type[T], shape: Shape, name: str) -> None:
         self.name = name
@@ -40,7 +59,10 @@ class Schema(Generic[T]):
         self._by_name = {f.name: f for f in shape.fields}
         self._encode = msgspec.json.Encoder().encode
         self._decoder = msgspec.json.Decoder(kind)
-        self._twin = msgspec.json.Decoder(Builder().class_of(shape))
+        self._twin: msgspec.json.Decoder[T] = msgspec.json.Decoder(Builder().class_of(shape))
+        self._misfits = problems.misfits(shape)
+        self._times = problems.times(shape)
+        self._hidden = problems.hidden(shape)
 
     def field(self, name: str) -> Field:
         """The field of this name.
@@ -51,118 +73,244 @@ class Schema(Generic[T]):
         return self._by_name[name]
 
     def describe(self) -> dict[str, Any]:
-        """The canonical description, fit for JSON."""
+        """The canonical description, fit for JSON; `schema_from_description` reads it."""
         return describe_shape(self.shape)
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256, in hex, of the description as JSON."""
-        return sha256(msgspec.json.encode(self.describe(), order="sorted")).hexdigest()
+        """SHA-256, in hex, of the description as JSON; the name of the class does not count."""
+        return sha256(msgspec.json.encode(self.describe() | {"name": ""}, order="sorted")).hexdigest()
 
     @cached_property
     def arrow(self) -> pa.Schema:
-        """The schema of the columns."""
+        """The columns: one per field, named as in Python."""
         from penstock.schema.arrow import arrow_schema  # noqa: PLC0415
 
         return arrow_schema(self.shape)
 
     def arrow_bytes(self) -> bytes:
-        """The schema of the columns, serialised."""
+        """`arrow`, serialised."""
         return self.arrow.serialize().to_pybytes()
 
     # -- JSON ------------------------------------------------------------------------------------------------------
 
     def encode(self, event: T) -> bytes:
-        """The event as JSON on one line."""
+        """The event as JSON on one line; `validate_lines` says whether it fits the type.
+
+        Raises:
+            DecodeError: it has no JSON, or holds NaN where JSON would silently say null.
+        """
         try:
+            if self._hidden is not None and (found := self._hidden(event)) is not None:
+                raise DecodeError(self.name + found)
             return self._encode(event)
-        except (TypeError, ValueError) as exc:
-            raise DecodeError(self._message(exc)) from exc
+        except (TypeError, ValueError, ArithmeticError, AttributeError, RecursionError) as exc:
+            raise self._error(exc) from exc
 
     def decode(self, body: bytes) -> T:
-        """The event of these bytes."""
+        """The event of bytes that were validated when they were published.
+
+        Raises:
+            DecodeError: they are not what the type says; the field is named.
+        """
         try:
             return self._decoder.decode(body)
         except Exception as exc:
-            raise DecodeError(self._message(exc)) from exc
+            raise self._error(exc) from exc
 
     def decode_strict(self, body: bytes) -> T:
-        """The event of bytes from outside."""
-        try:
-            return self._twin.decode(body)
-        except Exception as exc:
-            raise DecodeError(self._message(exc)) from exc
+        """The event of bytes from outside (a file, a command line, a request).
 
-    def _message(self, exc: Exception) -> str:
-        return f"{self.name}: {exc}"
+        Raises:
+            DecodeError: a consumer could not read it, or another JSON parser would read it differently.
+        """
+        event = self._valid(body)
+        # What comes out of our own encoder is read alike by all; nearly everything does.
+        if self._encode(event) != body:
+            try:
+                strict.verify(body)
+            except DecodeError as exc:
+                msg = f"{self.name}: {exc}"
+                raise DecodeError(msg) from exc
+        return self.decode(body)
 
     def decode_lines(self, body: bytes, count: int) -> list[T]:
-        """The events of `count` bodies joined by newlines."""
-        try:
-            events = self._decoder.decode_lines(body)
-        except Exception as exc:
-            raise DecodeError(self._message(exc)) from exc
-        if len(events) != count or (count and body.count(b"\n") != count - 1):
-            msg = f"{self.name}: {len(events)} events in {count} bodies"
+        """The events of `count` bodies joined by newlines, in order.
+
+        Raises:
+            DecodeError: one is not what the type says, or holds a newline itself: decode them one by one, by length.
+        """
+        if not strict.one_per_line(body, count):
+            msg = f"{self.name}: these are not {count} events of one line each: decode them one by one"
             raise DecodeError(msg)
-        return events
+        out: list[T] = []
+        try:
+            for lines in _slices(body, count):
+                out += self._decoder.decode_lines(lines)
+        except Exception as exc:
+            raise self._error(exc) from exc
+        if len(out) != count:
+            msg = f"{self.name}: found {len(out)} events, expected {count}: decode them one by one"
+            raise DecodeError(msg)
+        return out
 
     def validate_lines(self, bodies: list[bytes]) -> list[T] | Invalid[T]:
-        """The events of these bodies, when a consumer could decode every one of them."""
-        joined = b"\n".join(bodies)
-        try:
-            events = self._twin.decode_lines(joined)
-            if len(events) == len(bodies) and joined.count(b"\n") == max(len(bodies) - 1, 0) and all(bodies):
-                return events
-        except Exception:  # noqa: BLE001, S110 - found one by one below
-            pass
+        """The events of these bodies, each an instance of a subclass of the type; or what a consumer could not decode.
+
+        Bodies are as `encode` or `decode_strict` let them through: what only a strict reader refuses is not looked for.
+        """
         good: list[T | None] = []
         reasons: dict[int, str] = {}
-        for index, body in enumerate(bodies):
-            try:
-                good.append(self._twin.decode(body))
-            except Exception as exc:  # noqa: BLE001 - a type's own checks may raise anything
-                good.append(None)
-                reasons[index] = self._message(exc)
+        for start in range(0, len(bodies), SLICE):
+            part = bodies[start : start + SLICE]
+            fast = self._valid_slice(part)
+            if fast is not None:
+                good += fast
+                continue
+            for index, body in enumerate(part, start):
+                try:
+                    good.append(self._valid(body))
+                except DecodeError as exc:
+                    good.append(None)
+                    reasons[index] = str(exc)
         return Invalid(good, reasons) if reasons else cast("list[T]", good)
+
+    def _valid_slice(self, part: list[bytes]) -> list[T] | None:
+        """The events when all are well; None when they must be looked at one by one."""
+        joined = b"\n".join(part)
+        if not strict.one_per_line(joined, len(part)):
+            return None
+        try:
+            events = self._twin.decode_lines(joined)
+        except Exception:  # noqa: BLE001 - the checks of a user's class may raise anything; found again one by one
+            return None
+        if len(events) != len(part) or (self._misfits is not None and any(map(self._misfits, events))):
+            return None
+        if self._times is not None and any(day in joined for day in problems.EDGE_DAYS):
+            return None
+        return events
+
+    def _valid(self, body: bytes) -> T:
+        try:
+            event = self._twin.decode(body)
+        except Exception as exc:
+            raise self._error(exc) from exc
+        for problem in (self._misfits, self._times):
+            found = None if problem is None else problem(event)
+            if found is not None:
+                raise DecodeError(self.name + found)
+        return event
+
+    def _error(self, exc: Exception) -> DecodeError:
+        text = str(exc) or type(exc).__name__
+        way_out = next((way for sign, way in _WAYS_OUT if sign in text), "")
+        return DecodeError(f"{self.name}: {text}" + (f" ({way_out})" if way_out else ""))
 
     # -- columns ---------------------------------------------------------------------------------------------------
 
     def to_columns(self, events: Sequence[T]) -> pa.RecordBatch:
-        """The events as columns."""
+        """Events as columns, validated as if they were published.
+
+        Raises:
+            DecodeError: an event does not fit the type; its index and field are named.
+        """
+        valid = self.validate_lines(list(map(self.encode, events)))
+        if isinstance(valid, Invalid):
+            index, reason = next(iter(valid.reasons.items()))
+            msg = f"event {index}: {reason}"
+            raise DecodeError(msg)
+        return self._columns(valid)
+
+    def _columns(self, events: Sequence[T]) -> pa.RecordBatch:
         from penstock.schema.arrow import to_batch  # noqa: PLC0415
 
         return to_batch(self.shape, events, self.arrow)
 
     def from_columns(self, batch: pa.RecordBatch) -> list[T]:
-        """The rows as events."""
-        from penstock.schema.arrow import from_batch  # noqa: PLC0415
+        """The rows as events. Columns of an older, compatible type are adapted; see `conform`."""
+        from penstock.schema.lifting import from_batch  # noqa: PLC0415
 
-        return from_batch(self.shape, self.type, batch)
+        return from_batch(self.shape, self.conform(batch))
 
     def lines_to_columns(self, body: bytes, count: int) -> pa.RecordBatch:
-        """Bodies joined by newlines as columns."""
-        return self.to_columns(self.decode_lines(body, count))
+        """`count` published bodies joined by newlines, as columns.
+
+        Raises:
+            DecodeError: as `decode_lines`.
+        """
+        if self._lines is not None and strict.one_per_line(body, count):
+            from penstock.schema.ndjson import Doubtful  # noqa: PLC0415
+
+            try:
+                return self._lines(body, count)
+            except Doubtful:
+                pass
+        return self._columns(Schema.decode_lines(self, body, count))
+
+    @cached_property
+    def _lines(self) -> Callable[[bytes, int], pa.RecordBatch] | None:
+        from penstock.schema.ndjson import reader  # noqa: PLC0415
+
+        return reader(self.shape, self.arrow)
 
     def columns_to_lines(self, batch: pa.RecordBatch) -> list[bytes]:
-        """Each row as JSON."""
-        return list(map(self._encode, self.from_columns(batch)))
+        """Each row as the JSON it would have been published as."""
+        return list(map(self._encode, Schema.from_columns(self, batch)))
+
+    def conform(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The batch with the columns of this schema, when it was written with an older, compatible one.
+
+        Raises:
+            SchemaIncompatible: it was not.
+        """
+        if batch.schema.equals(self.arrow):
+            return batch
+        from penstock.schema.adapting import adapt  # noqa: PLC0415
+
+        return adapt(self.shape, batch, self.arrow)
 
     def check(self, batch: pa.RecordBatch) -> None:
-        """That the batch has these columns, in this order, of these types, and no null where none may be.
+        """That the batch has these columns, in this order, of these types, and only values that the type allows.
 
         Raises:
             SchemaIncompatible: the first difference, with the column, what was found and what was expected.
         """
-        if not batch.schema.equals(self.arrow):
-            msg = f"{self.name}: columns {batch.schema}; expected {self.arrow}"
-            raise SchemaIncompatible(msg)
+        from penstock.schema.checking import check_columns, check_values, checked_as_columns  # noqa: PLC0415
+
+        check_columns(self.name, self.arrow, batch)
+        if checked_as_columns(self.shape):
+            check_values(self.name, self.shape, batch)
+            return
+        try:
+            self.to_columns(Schema.from_columns(self, batch))
+        except (DecodeError, ValueError, TypeError, LookupError, ArithmeticError) as exc:
+            msg = f"{self.name}: {exc}"
+            raise SchemaIncompatible(msg) from exc
+
+
+def _slices(body: bytes, count: int) -> Iterator[bytes | memoryview]:
+    """The body cut behind newlines into parts of about SLICE lines: smaller parts decode faster than a large one."""
+    if count <= 2 * SLICE:
+        yield body
+        return
+    view, size, begin = memoryview(body), len(body) * SLICE // count, 0
+    while begin < len(body):
+        end = body.find(b"\n", begin + size)
+        end = len(body) if end < 0 else end
+        yield view[begin:end]
+        begin = end + 1
 
 
 def schema_of(kind: type[T], *, name: str | None = None) -> Schema[T]:
     """The schema of a msgspec Struct or a dataclass.
 
+    Args:
+        kind: the class.
+        name: what messages and envelopes call it; the class's own name by default.
+
     Raises:
         ConfigError: a field's type cannot travel; the path names the field, the message the way out.
     """
-    return Schema(kind, read_class(kind), name or kind.__name__)
+    shape = read_class(kind)
+    check_defaults(shape)
+    return Schema(kind, shape, name or kind.__name__)

@@ -30,7 +30,7 @@ DECIMAL_DIGITS_MAX = 38
 
 
 def scale(places: int, digits: int = DECIMAL_DIGITS_MAX) -> msgspec.Meta:
-    """Annotates a Decimal that is stored as a number: ``Annotated[Decimal, scale(2)]``.
+    """Annotate a Decimal that is stored as a number, as in ``Annotated[Decimal, penstock.schema.scale(2)]``.
 
     Args:
         places: digits after the point, 0 to `digits`; a value with more is refused, never rounded.
