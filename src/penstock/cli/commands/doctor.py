@@ -1,0 +1,99 @@
+"""`penstock doctor`: a log, its disk and what they promise; and the way on after a loss."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from penstock.cli import exits, output
+from penstock.cli.options import json_option, log_directory, log_option, opened, wants_json
+from penstock.errors import PenstockError
+
+if TYPE_CHECKING:
+    from penstock.observe.health import Finding
+    from penstock.system import System
+
+
+@click.command("doctor", short_help="Check a log, its disk and what they promise.")
+@click.argument("program", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=False)
+@log_option()
+@json_option()
+@click.option("--deep", is_flag=True, help="Read everything and check every checksum.")
+@click.option("--accept-loss", is_flag=True, help="Go on with the log as it is after a loss.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def command(*, program: Path | None, deep: bool, accept_loss: bool, yes: bool) -> int:
+    """Check a log and the disk it is on; with PROGRAM, what each edge of its apps promises too.
+
+    The exit code is 1 when something is bad. --accept-loss raises the log's incarnation and writes a new witness:
+    groups go on where they were, sinks that know more than the log refuse to go on.
+    """
+    if program is not None:
+        return _promises(program)
+    directory = log_directory()
+    if accept_loss:
+        return _accept(directory, yes=yes)
+    findings, read = asyncio.run(_examine(directory, deep=deep))
+    bad = [finding for finding in findings if finding.state == "bad"]
+    if wants_json():
+        told: dict[str, Any] = {"log": str(directory), "ok": not bad, "findings": findings}
+        output.document(told if read is None else told | {"read": read})
+    else:
+        output.note(f"log {directory}")
+        output.table(("", "check", "finding"), [(f.state, f.check, f.detail) for f in findings], width_max=400)
+    return exits.FAILED if bad else exits.DONE
+
+
+async def _examine(directory: Path, *, deep: bool) -> tuple[list[Finding], Any]:
+    from penstock.observe import health  # noqa: PLC0415 - opens the log's libraries
+    from penstock.system import real_system  # noqa: PLC0415
+
+    system: System = real_system()
+    findings = list(health.look_at_disk(directory, system))
+    system.offload.close()
+    try:
+        async with opened(directory) as log:
+            findings += health.look_at_log(log.channel, directory)
+            if not deep:
+                return findings, None
+            return _deep(log.channel, findings)
+    except PenstockError as exc:
+        return [*findings, health.cannot_open(exc)], None
+
+
+def _deep(channel: Any, findings: list[Finding]) -> tuple[list[Finding], Any]:
+    from penstock.cli.progress import counter  # noqa: PLC0415 - only long work shows progress
+    from penstock.observe import health  # noqa: PLC0415 - loaded by now
+
+    with counter("checking") as show:
+        read = health.read_everything(channel, lambda blocks, events: show(f"{blocks:,} blocks, {events:,} events"))
+    found = [health.Finding("stored data", "bad", text) for text in read.damaged]
+    whole = (
+        f"{read.blocks:,} blocks with {read.events:,} events, {read.rows:,} rows of progress: every checksum matches"
+    )
+    return findings + (found or [health.Finding("stored data", "ok", whole)]), msgspec.structs.asdict(read)
+
+
+def _accept(directory: Path, *, yes: bool) -> int:
+    from penstock.log.opening import accept_loss  # noqa: PLC0415 - opens the log's libraries
+
+    text = f"{directory}: go on with what is there? What was lost stays lost; a backup would have to come first"
+    if not yes:
+        if not sys.stdin.isatty():
+            msg = f"--accept-loss changes {directory} for good; add --yes"
+            raise click.UsageError(msg)
+        click.confirm(text, abort=True)
+    identity = accept_loss(directory)
+    if wants_json():
+        output.document({"log": str(directory), "identity": identity.log, "incarnation": identity.incarnation})
+    else:
+        output.say(f"accepted: log {identity.log} is now incarnation {identity.incarnation}; start its programs again")
+    return exits.DONE
+
+
+def _promises(program: Path) -> int:
+    raise NotImplementedError

@@ -1,0 +1,89 @@
+"""Options that many commands share, and the one way in which they open a log."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from penstock.cli.place import find_log
+
+if TYPE_CHECKING:
+    from penstock.channel.drivers.embedded import EmbeddedChannel
+    from penstock.system import System
+
+T = TypeVar("T")
+Decorated = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def log_option() -> Decorated:
+    """`--log`; `with_log` and `log_directory` look it up."""
+    text = "A log's directory, or its name below .penstock; without it, the project's only log."
+    return click.option("--log", metavar="DIR", default=None, expose_value=False, callback=_remember, help=text)
+
+
+def json_option(text: str = "Print one JSON document.") -> Decorated:
+    """`--json`; `wants_json` tells whether it was given."""
+    return click.option("--json", is_flag=True, expose_value=False, callback=_remember, help=text)
+
+
+def _remember(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
+    """Keep a shared option where a group and its commands both find it."""
+    if value:
+        ctx.meta[f"penstock.{parameter.name}"] = value
+
+
+def wants_json() -> bool:
+    """Whether the running command was given `--json`."""
+    return bool(click.get_current_context().meta.get("penstock.json"))
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """An open log, and the machine it is on."""
+
+    directory: Path
+    channel: EmbeddedChannel
+    system: System
+
+
+def log_directory() -> Path:
+    """The log that the running command is about; see `find_log`."""
+    return find_log(click.get_current_context().meta.get("penstock.log"), Path.cwd())
+
+
+def with_log(work: Callable[[Log], Awaitable[T]]) -> T:
+    """Open the log that is meant, do `work`, close it, and return what `work` did.
+
+    Raises:
+        PenstockError: there is no such log, or what opening it and `work` raise.
+    """
+    directory = log_directory()
+
+    async def inside() -> T:
+        async with opened(directory) as found:
+            return await work(found)
+
+    return asyncio.run(inside())
+
+
+@asynccontextmanager
+async def opened(directory: Path) -> AsyncIterator[Log]:
+    """An existing log, closed at the end."""
+    from penstock.channel.drivers.embedded import EmbeddedChannel  # noqa: PLC0415
+    from penstock.log.log import LogConfig  # noqa: PLC0415
+    from penstock.system import real_system  # noqa: PLC0415
+
+    system = real_system()
+    channel = EmbeddedChannel(directory, system=system, config=LogConfig(create=False))
+    try:
+        await channel.open([])
+        yield Log(directory, channel, system)
+    finally:
+        await channel.close()
+        system.offload.close()

@@ -1,0 +1,158 @@
+"""Rows to stdout or a file, batch by batch: NDJSON, CSV, Parquet. A file appears under its name when it is complete."""
+
+from __future__ import annotations
+
+import csv
+import os
+import sys
+from collections.abc import Callable, Sequence
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self, TextIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from penstock.cli import output
+from penstock.errors import ConfigError
+from penstock.telemetry.emit import clean
+
+
+class Writer(Protocol):
+    """Takes batches of one schema, in order; used with `with`, which completes or removes what was written."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def begin(self, schema: pa.Schema) -> None:
+        """The columns; called once, first."""
+        ...
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """More rows."""
+        ...
+
+
+class _Lines:
+    """Text to stdout, or to a file beside its final name."""
+
+    def __init__(self, target: Path | None = None) -> None:
+        self._target = target
+        self._out: TextIO = sys.stdout
+
+    def __enter__(self) -> Self:
+        if self._target is not None:
+            self._out = _partial(self._target).open("w", encoding="utf-8", newline="")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._out.flush()
+        if self._target is not None:
+            self._out.close()
+            _complete(self._target, failed=kind is not None)
+
+
+class JsonLines(_Lines):
+    """One JSON object a row."""
+
+    def begin(self, schema: pa.Schema) -> None:
+        """Nothing to write before the rows."""
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        rows = batch.to_pylist(maps_as_pydicts="lossy")
+        self._out.writelines(output.to_json(row) + "\n" for row in rows)
+
+
+class CsvLines(_Lines):
+    """CSV with a header: moments in UTC, what is nested as JSON. On a terminal control characters are escaped."""
+
+    def begin(self, schema: pa.Schema) -> None:
+        self._csv = csv.writer(self._out, lineterminator="\n")
+        self._csv.writerow(self._safe(schema.names))
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        columns = [column.to_pylist(maps_as_pydicts="lossy") for column in batch.columns]
+        self._csv.writerows(self._safe([_csv_cell(v) for v in row]) for row in zip(*columns, strict=True))
+
+    def _safe(self, cells: Sequence[Any]) -> Sequence[Any]:
+        if not self._out.isatty():
+            return cells
+        return [clean(cell) if isinstance(cell, str) else cell for cell in cells]
+
+
+def _csv_cell(value: Any) -> Any:
+    match value:
+        case datetime():
+            return value.isoformat().replace("+00:00", "Z")
+        case bytes():
+            return value.decode(errors="backslashreplace")
+        case timedelta() | list() | dict():
+            return output.to_json(value).strip('"')
+        case bool():
+            return str(value).lower()
+        case date():
+            return value.isoformat()
+        case _:
+            return value
+
+
+class ParquetFile:
+    """A Parquet file."""
+
+    def __init__(self, target: Path) -> None:
+        self._target = target
+        self._writer: pq.ParquetWriter | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            _complete(self._target, failed=kind is not None)
+
+    def begin(self, schema: pa.Schema) -> None:
+        self._writer = pq.ParquetWriter(_partial(self._target), schema, compression="zstd")
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        assert self._writer is not None
+        self._writer.write_batch(batch)
+
+
+_BY_SUFFIX: dict[str, Callable[[Path], Writer]] = {
+    ".parquet": ParquetFile,
+    ".csv": CsvLines,
+    ".ndjson": JsonLines,
+    ".jsonl": JsonLines,
+}
+
+
+def file_writer(target: Path) -> Writer:
+    """The writer for a file's suffix.
+
+    Raises:
+        ConfigError: the folder is not there.
+    """
+    if not target.parent.is_dir():
+        msg = f"{target.parent} is no folder; make it, or write somewhere else"
+        raise ConfigError(msg, path="--output")
+    return _BY_SUFFIX[target.suffix](target)
+
+
+def _partial(target: Path) -> Path:
+    return target.with_name(f".{target.name}.part")
+
+
+def _complete(target: Path, *, failed: bool) -> None:
+    if failed:
+        _partial(target).unlink(missing_ok=True)
+    else:
+        os.replace(_partial(target), target)

@@ -1,0 +1,196 @@
+"""What a log and its disk promise, found out by asking and trying; nothing is changed."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from penstock.errors import CorruptionError, PenstockError
+from penstock.log import catalogue, placed, progress
+from penstock.log.api import Span, Stored
+from penstock.log.extent import starts
+from penstock.log.guard import DATABASE
+from penstock.log.opening import NETWORK_FILE_SYSTEMS, file_system
+from penstock.log.witness import NAME as WITNESS
+from penstock.system.files import remove, write_synced
+from penstock.system.locks import FairLock
+
+if TYPE_CHECKING:
+    import apsw
+
+    from penstock.channel.drivers.embedded import EmbeddedChannel
+    from penstock.system import System
+
+State = Literal["ok", "warning", "bad"]
+FREE_BYTES_BAD, FREE_BYTES_WARN = 50_000_000, 1_000_000_000
+SYNCS = 9
+SYNC_S_HONEST = 0.00002
+_MEMORY_FILE_SYSTEMS = frozenset({"tmpfs", "ramfs"})
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing that was looked at: `detail` says what was found and, unless it is ok, the way out."""
+
+    check: str
+    state: State
+    detail: str
+
+
+def look_at_disk(directory: Path, system: System) -> Iterator[Finding]:
+    """The directory's file system, its room and its syncs, and who holds the writers' lock."""
+    kind = file_system(directory)
+    if kind in NETWORK_FILE_SYSTEMS:
+        yield Finding("file system", "bad", f"{kind}: locks and syncs cannot be trusted there; move the log to a disk")
+    elif kind in _MEMORY_FILE_SYSTEMS:
+        yield Finding("file system", "warning", f"{kind} is memory: what is acked is gone when the machine stops (D1)")
+    else:
+        yield Finding("file system", "ok", kind)
+    yield _room(directory)
+    yield _sync(directory, system)
+    lock = FairLock(directory)
+    try:
+        free = lock.try_acquire()
+        pid, held_s = lock.holder()
+        if free:
+            lock.release()
+            yield Finding("writers' lock", "ok", "free")
+        else:
+            detail = f"held by process {pid} for {held_s:.1f} s; a stopped process holds it until it goes on or dies"
+            yield Finding("writers' lock", "ok" if held_s < 1 else "warning", detail)
+    finally:
+        lock.close()
+
+
+def _room(directory: Path) -> Finding:
+    usage = shutil.disk_usage(directory)
+    state: State = "ok"
+    if usage.free < FREE_BYTES_WARN:
+        state = "warning" if usage.free >= FREE_BYTES_BAD else "bad"
+    way_out = "" if state == "ok" else "; free some: a full disk refuses every publish (nothing is lost)"
+    return Finding("free room", state, f"{usage.free / 1e9:.1f} GB of {usage.total / 1e9:.1f} GB{way_out}")
+
+
+def _sync(directory: Path, system: System) -> Finding:
+    scratch = directory / "doctor.tmp"
+    taken: list[float] = []
+    try:
+        for _ in range(SYNCS):
+            started = system.clock.monotonic_s()
+            write_synced(scratch, b"\0" * 4096)
+            taken.append(system.clock.monotonic_s() - started)
+    except OSError as exc:
+        return Finding("sync", "bad", f"a file could not be written and synced there: {exc.strerror}")
+    finally:
+        remove(scratch)
+    middle = median(taken)
+    if middle < SYNC_S_HONEST:
+        detail = f"{middle * 1e6:.0f} us per sync: no disk is that fast; it may lie about power losses (D1)"
+        return Finding("sync", "warning", detail)
+    return Finding("sync", "ok", f"{middle * 1000:.2f} ms per sync of 4 KB (median of {SYNCS})")
+
+
+def look_at_log(channel: EmbeddedChannel, directory: Path) -> Iterator[Finding]:
+    """An open log: which one it is, how large, and what it promises. That it could be opened is its witness's word."""
+    import apsw  # noqa: PLC0415 - kept from the start of commands that need no log
+
+    identity = channel.port.identity
+    detail = f"{identity.log}, incarnation {identity.incarnation}, format {identity.format_version}"
+    yield Finding("identity", "ok", detail)
+    yield Finding("witness", "ok", "the log holds every commit that its witness has seen")
+    yield Finding("SQLite", "ok", apsw.sqlite_lib_version())
+    durable = channel.capabilities.durability
+    yield Finding("durability", "ok", f'{durable} for programs with durability="full": acked survives a power loss')
+    sizes = {name: _size(directory / name) for name in (DATABASE, f"{DATABASE}-wal", WITNESS)}
+    yield Finding("files", "ok", ", ".join(f"{name} {count / 1e6:.1f} MB" for name, count in sizes.items()))
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+class Deep(msgspec.Struct):
+    """What reading everything found: how much was read and what is damaged."""
+
+    blocks: int = 0
+    events: int = 0
+    rows: int = 0
+    damaged: list[str] = msgspec.field(default_factory=list[str])
+
+
+def read_everything(channel: EmbeddedChannel, on_progress: Callable[[int, int], None]) -> Deep:
+    """Check every block's and every row's checksum, and that no offset is missing; goes on behind what is damaged.
+
+    Args:
+        channel: open.
+        on_progress: called with blocks read so far and events read so far.
+    """
+    deep = Deep()
+    for name in sorted(channel.topics()):
+        for number, pid in enumerate(channel.row(name).pids):
+            _read_partition(channel, f"topic {name}/{number}", pid, deep)
+            on_progress(deep.blocks, deep.events)
+    groups = _kept(deep, lambda: channel.port.look(catalogue.groups)) or []
+    for group in groups:
+        for pid in {pid for name in channel.topics() for pid in channel.row(name).pids}:
+            _read_group(channel, group.id, pid, deep)
+    return deep
+
+
+def _read_partition(channel: EmbeddedChannel, name: str, pid: int, deep: Deep) -> None:
+    end = _kept(deep, lambda: channel.port.look(lambda db: placed.next_offset(db, pid)))
+    after, expected = -1, 0
+    while firsts := _kept(deep, lambda a=after: channel.port.look(lambda db: starts(db, pid, after=a, count_max=256))):
+        for first in firsts:
+            if expected is not None and first > expected:
+                deep.damaged.append(f"{name}: no block holds offsets {expected} to {first - 1}")
+            block = _kept(deep, lambda f=first: channel.port.look(lambda db: _block(db, pid, f, name)))
+            expected = None if block is None else block.first + block.count
+            if block is not None:
+                deep.blocks += 1
+                deep.events += block.count
+        after = firsts[-1]
+    if expected is not None and end is not None and expected < end:
+        deep.damaged.append(f"{name}: no block holds offsets {expected} to {end - 1}")
+
+
+def _block(db: apsw.Connection, pid: int, first: int, name: str) -> Stored:
+    return placed.read(db, Span(pid, first, first + 1), events_max=1, bytes_max=1, name=name)[0]
+
+
+def _read_group(channel: EmbeddedChannel, group_id: int, pid: int, deep: Deep) -> None:
+    def look(db: apsw.Connection) -> int:
+        found = progress.progress_of(db, group_id, pid)
+        return 0 if found is None else found[1]
+
+    steps = _kept(deep, lambda: channel.port.look(look))
+    if not steps:
+        return
+    entries = _kept(deep, lambda: channel.port.look(lambda db: progress.ledger_of(db, group_id, pid)))
+    deep.rows += 1 + len(entries or ())
+    number = 0
+    while number < steps:
+        rows: Any = _kept(deep, lambda n=number: channel.port.look(
+            lambda db: progress.steps_of(db, group_id, pid, start=n)))  # fmt: skip
+        if not rows:
+            return
+        deep.rows += len(rows)
+        number = rows[-1].number + 1
+
+
+def _kept(deep: Deep, look: Callable[[], Any]) -> Any:
+    """What `look` returns; damage is noted instead, and None returned."""
+    try:
+        return look()
+    except CorruptionError as exc:
+        deep.damaged.append(str(exc))
+    return None
+
+
+def cannot_open(error: PenstockError) -> Finding:
+    """The finding for a log that refused to open."""
+    return Finding("log", "bad", str(error))
