@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +73,7 @@ def with_log(work: Callable[[Log], Awaitable[T]]) -> T:
 
 
 @asynccontextmanager
-async def opened(directory: Path) -> AsyncIterator[Log]:
+async def opened(directory: Path) -> AsyncGenerator[Log, None]:
     """An existing log, closed at the end."""
     from penstock.channel.drivers.embedded import EmbeddedChannel  # noqa: PLC0415
     from penstock.log.log import LogConfig  # noqa: PLC0415

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from penstock.cli import output
@@ -14,7 +14,7 @@ PLAIN_EVERY_S = 5.0
 
 
 @contextmanager
-def counter(what: str) -> Iterator[Callable[[str], None]]:
+def counter(what: str) -> Generator[Callable[[str], None], None, None]:
     """Shows `what` and the text that is given, as often as it is given."""
     if sys.stderr.isatty():
         from rich.console import Console  # noqa: PLC0415 - only a terminal needs it

@@ -88,14 +88,24 @@ class Identity:
         except Exception:  # noqa: BLE001 - an event that cannot be decoded has no key to show
             return None
 
+    def data(self, index: int) -> Any:
+        """The event as an object of the topic's type, as a dict where the topic exists only as columns, or as bytes."""
+        payload, schema = self._delivered.payload, self._topic.schema
+        if schema is None:
+            return self.body(index)
+        return (
+            schema.from_columns(payload.table.slice(index, 1))[0]
+            if isinstance(payload, Columns)
+            else schema.decode(self.body(index))
+        )
+
     def event(self, index: int) -> RecordedEvent:
         """The whole envelope of one event."""
         delivered, topic = self._delivered, self._topic
-        body = self.body(index)
-        data = body if topic.schema is None else topic.schema.decode(body)
+        data = self.data(index)
         time = self.attribute("time_us", index)
         if time is None and topic.spec.time is not None:
-            time_value = attrgetter(topic.spec.time)(data)
+            time_value = data.get(topic.spec.time) if isinstance(data, dict) else attrgetter(topic.spec.time)(data)
         else:
             time_value = None if time is None else moment(time)
         cause = self.attribute("cause", index)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from penstock.channel.typed import TypedTopic
 from penstock.delivery.deadletter import from_row
@@ -15,6 +15,7 @@ from penstock.errors import PermanentError
 from penstock.event.batch import Delivered, Rows
 from penstock.event.partition import canonical_key
 from penstock.schema import ColumnsSchema, Schema
+from penstock.schema.adapting import adapt
 
 # What the log knows of each event. Where a type has a field of such a name, the field it is.
 METADATA: pa.Schema = pa.schema(
@@ -53,8 +54,7 @@ class TopicColumns:
         self.topic = topic
         self._own = set(own.names)
         self._payload = payload
-        field = topic.spec.key if topic.schema is not None else None
-        self._key_field = None if field is None else field.split(".")[0]
+        self._key_field = topic.spec.key if topic.schema is not None else None
         beside = [field for field in METADATA if field.name not in self._own]
         self.schema: pa.Schema = pa.schema([*own, *beside])
 
@@ -82,14 +82,10 @@ class TopicColumns:
 
     def _keys(self, delivered: Delivered, payload: pa.RecordBatch | None) -> pa.Array:
         """Keys as text; bytes that are no text as escapes."""
-        field = self.topic.spec.key
-        if field is None or payload is None:
+        if self._key_field is None or payload is None:
             keys = delivered.payload.attributes.get("key") or [None] * delivered.count
         else:
-            column = payload.column(self._key_field)
-            for part in field.split(".")[1:]:
-                column = pc.struct_field(column, part)
-            keys = column.to_pylist()
+            keys = payload.column(self._key_field).to_pylist()
         canonical = map(canonical_key, keys)
         return pa.array([None if k is None else k.decode(errors="backslashreplace") for k in canonical], pa.string())
 
@@ -101,27 +97,21 @@ def columns_of(topic: TypedTopic[Any], *, dead_letters: bool) -> TopicColumns:
     if topic.schema is None:
         return TopicColumns(topic, RAW, _raw)
 
-    schema = topic.schema
-    assert schema is not None
+    return TopicColumns(topic, topic.schema.arrow, _typed(topic, topic.schema))
 
-    def typed(delivered: Delivered, names: Sequence[str]) -> pa.RecordBatch:
+
+def _typed(topic: TypedTopic[Any], schema: Schema[Any] | ColumnsSchema) -> Payload:
+    def payload(delivered: Delivered, names: Sequence[str]) -> pa.RecordBatch:
         if isinstance(delivered.payload, Rows):
             return topic.table(delivered).select(list(names))
-        arrays = [_column(delivered.payload.table, schema, name, delivered.count) for name in names]
-        return pa.RecordBatch.from_arrays(arrays, names=list(names))
+        # Written with an older, compatible type it may lack columns, or have narrower ones.
+        wanted: pa.Schema = pa.schema([schema.arrow.field(name) for name in names])
+        if isinstance(schema, ColumnsSchema):
+            return ColumnsSchema(schema.name, wanted).conform(delivered.payload.table)
+        fields = tuple(schema.field(name) for name in names)
+        return adapt(msgspec.structs.replace(schema.shape, fields=fields), delivered.payload.table, wanted)
 
-    return TopicColumns(topic, schema.arrow, typed)
-
-
-def _column(table: pa.RecordBatch, schema: Schema[Any] | ColumnsSchema, name: str, count: int) -> pa.Array:
-    """A column as the newest type has it: the type may have got the field, or a wider one, since it was written."""
-    kind = schema.arrow.field(name).type
-    if name in table.schema.names:
-        column = table.column(name)
-        return column if column.type.equals(kind) else column.cast(kind)
-    if isinstance(schema, ColumnsSchema):
-        return pa.nulls(count, kind)
-    return schema.missing_column(name, count)
+    return payload
 
 
 def _bodies(delivered: Delivered) -> list[bytes]:

@@ -7,7 +7,7 @@ from typing import Any
 from penstock.channel.api import Topic
 from penstock.channel.typed import TypedTopic
 from penstock.delivery.deadletter import SUFFIX
-from penstock.schema import ColumnsSchema
+from penstock.schema import ColumnsSchema, RecordedSchema, Schema, schema_from_description
 
 
 def is_dead_letters(topic: Topic) -> bool:
@@ -16,15 +16,10 @@ def is_dead_letters(topic: Topic) -> bool:
 
 
 def typed(topic: Topic) -> TypedTopic[Any]:
-    """The topic with its recorded type."""
-    description = topic.spec.schema
-    if description is None:
+    """The topic with its recorded type: events are objects with its fields, or dicts where there are only columns."""
+    if topic.spec.schema is None:
         return TypedTopic(topic, None)
-    if description["kind"] == "columns":
-        import pyarrow as pa  # noqa: PLC0415 - only columns need it
-
-        assert topic.spec.arrow is not None
-        return TypedTopic(topic, ColumnsSchema(topic.spec.name, pa.ipc.read_schema(pa.py_buffer(topic.spec.arrow))))
-    from penstock.schema import schema_from
-
-    return TypedTopic(topic, schema_from(description))
+    found = schema_from_description(dict(topic.spec.schema), topic.spec.arrow)
+    if isinstance(found, RecordedSchema):
+        return TypedTopic(topic, Schema(found.type, found.shape, found.name))
+    return TypedTopic(topic, ColumnsSchema(topic.spec.name, found.arrow))

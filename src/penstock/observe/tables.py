@@ -29,7 +29,7 @@ class Plan(msgspec.Struct, frozen=True):
     shown: Sequence[str]
 
 
-class TopicDataset(ds.InMemoryDataset):
+class TopicDataset(ds.InMemoryDataset):  # pyright: ignore[reportUntypedBaseClass]
     """One topic as a dataset. DuckDB asks it for its schema, and for a scanner with columns and filter.
 
     What is recorded when a scan starts is what the scan sees. The base is an empty dataset of the same schema: what

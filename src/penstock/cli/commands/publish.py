@@ -81,7 +81,8 @@ async def _lines(opened: Log, events: Sequence[str], event_bytes_max: int) -> As
         bodies = [event.encode() for event in events]
         yield [Line(number, body, len(body)) for number, body in enumerate(bodies, 1)]
         return
-    reader = Lines(sys.stdin.buffer.read1, line_bytes_max=event_bytes_max)
+    stdin: Any = sys.stdin.buffer  # a BufferedReader; its stub is less
+    reader = Lines(stdin.read1, line_bytes_max=event_bytes_max)
     while found := await opened.system.offload.run(reader.next):
         yield found
 
