@@ -6,10 +6,10 @@ from itertools import accumulate
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from penstock.errors import SchemaIncompatible
 from penstock.schema.arrow import arrow_type, to_array
+from penstock.schema.arrow import compute as pc
 from penstock.schema.shapes import Field, Shape, Type
 
 

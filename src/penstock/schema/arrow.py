@@ -8,9 +8,13 @@ from operator import attrgetter
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute
 
 from penstock.errors import DecodeError
 from penstock.schema.shapes import Shape, Type
+
+# Its functions are made when it is loaded, so no checker of types knows them.
+compute: Any = pyarrow.compute
 
 _ARROW: dict[str, pa.DataType] = {
     "bool": pa.bool_(),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from penstock.errors import SchemaIncompatible
+from penstock.schema.arrow import compute as pc
 from penstock.schema.shapes import Field, Shape
 
 _YEAR_1_US, _YEAR_9999_US = -62_135_596_800_000_000, 253_402_300_799_999_999

@@ -33,6 +33,7 @@ def _field(field: Field) -> dict[str, Any]:
 
 
 def _type(kind: Type) -> dict[str, Any]:
+    out: dict[str, Any]
     if kind.kind == "struct":
         out = describe_shape(kind.shape)
     elif kind.kind == "union":

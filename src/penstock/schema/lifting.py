@@ -13,14 +13,15 @@ from uuid import UUID
 
 import msgspec
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from penstock.schema.arrow import compute as pc
 from penstock.schema.shapes import Shape, Type
 
 # A joined text that msgspec reads as a list is several times faster than making each object from its Arrow scalar.
 _dates = msgspec.json.Decoder(list[date]).decode
 _times = msgspec.json.Decoder(list[datetime]).decode
 _uuids = msgspec.json.Decoder(list[UUID]).decode
+_NEXT = '","'
 
 
 def from_batch(shape: Shape, batch: pa.RecordBatch) -> list[Any]:
@@ -45,8 +46,7 @@ def maker(shape: Shape) -> Callable[..., Any]:
 
 def lift(kind: Type, column: pa.Array) -> list[Any]:
     """The column's values in order, None where it is null."""
-    plain = _PLAIN.get(kind.kind)
-    if plain is not None:
+    if kind.kind in _PLAIN:
         return column.to_pylist()
     if not column.null_count:
         return _dense(kind, column)
@@ -54,7 +54,7 @@ def lift(kind: Type, column: pa.Array) -> list[Any]:
     return [next(values) if valid else None for valid in column.is_valid().to_pylist()]
 
 
-_PLAIN = dict.fromkeys(("bool", "int", "float", "str", "bytes", "literal"), True)
+_PLAIN = {"bool", "int", "float", "str", "bytes", "literal"}
 
 
 def _dense(kind: Type, column: pa.Array) -> list[Any]:
@@ -69,11 +69,12 @@ def _dense(kind: Type, column: pa.Array) -> list[Any]:
     return _unions(kind, column)
 
 
-def _joined(texts: pa.Array) -> str:
+def _joined(texts: pa.Array, zone: str = "") -> str:
+    """A JSON list of the texts, `zone` behind each."""
     if not len(texts):
         return "[]"
     whole = pa.ListArray.from_arrays(pa.array([0, len(texts)], pa.int32()), texts)
-    return '["' + pc.binary_join(whole, '","')[0].as_py() + '"]'
+    return f'["{pc.binary_join(whole, zone + _NEXT)[0].as_py()}{zone}"]'
 
 
 def _lift_dates(_: Type, column: pa.Array) -> list[Any]:
@@ -81,7 +82,9 @@ def _lift_dates(_: Type, column: pa.Array) -> list[Any]:
 
 
 def _lift_times(_: Type, column: pa.Array) -> list[Any]:
-    return _times(_joined(column.cast(pa.string())))
+    # The same cast of a time with a zone is fifteen times slower.
+    naive = column.view(pa.timestamp("us"))
+    return _times(_joined(naive.cast(pa.string()), "Z"))
 
 
 def _lift_uuids(_: Type, column: pa.Array) -> list[Any]:
@@ -139,8 +142,9 @@ def _dicts(kind: Type, column: pa.Array) -> list[Any]:
 
 
 def _unions(kind: Type, column: pa.Array) -> list[Any]:
-    tags = column.field(0).to_pylist()
-    children = dict(zip((f.name for f in column.type), column.flatten(), strict=True))
+    parts = column.flatten()
+    tags = parts[0].to_pylist()
+    children = dict(zip((f.name for f in column.type), parts, strict=True))
     made: dict[Any, Iterable[Any]] = {}
     for member in kind.members:
         if member.fields:

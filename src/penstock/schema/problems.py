@@ -17,7 +17,7 @@ Problem = Callable[[Any], str | None]
 _LONGEST = timedelta(microseconds=2**63 - 1)
 _FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 # Only on these days, in whatever zone, can a text be a time that lies outside the years 1 to 9999 in UTC.
-EDGE_DAYS = (b"0001-01-01", b"9999-12-31")
+EDGE_DAYS = (b'"0001-01-01', b'"9999-12-31')
 
 
 def misfits(shape: Shape) -> Problem | None:

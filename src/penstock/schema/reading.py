@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from enum import Enum
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 from msgspec import inspect as mi
 
 from penstock.errors import ConfigError
-from penstock.schema.shapes import DECIMAL_DIGITS_MAX, Field, Shape, Type
+from penstock.schema.shapes import DECIMAL_DIGITS_MAX, Field, Kind, Shape, Type
 
 INT_MIN, INT_MAX = -(2**63), 2**63 - 1
 
-_PLAIN: dict[type[mi.Type], Any] = {
+_PLAIN: dict[type[mi.Type], Kind] = {
     mi.BoolType: "bool",
     mi.UUIDType: "uuid",
     mi.DateType: "date",
     mi.DecimalType: "decimal",
     mi.TimeDeltaType: "duration",
 }
-_LIMITED: dict[type[mi.Type], tuple[Any, tuple[str, ...]]] = {
+_LIMITED: dict[type[mi.Type], tuple[Kind, tuple[str, ...]]] = {
     mi.IntType: ("int", ("gt", "ge", "lt", "le", "multiple_of")),
     mi.FloatType: ("float", ("gt", "ge", "lt", "le", "multiple_of")),
     mi.StrType: ("str", ("min_length", "max_length", "pattern")),
@@ -46,7 +46,7 @@ _WAY_OUT: dict[type[mi.Type], str] = {
 }
 
 
-def read_class(cls: type) -> Shape:
+def read_class(cls: Any) -> Shape:
     """The shape of a msgspec Struct or a dataclass.
 
     Raises:
@@ -56,7 +56,11 @@ def read_class(cls: type) -> Shape:
     if not (isinstance(cls, type) and (issubclass(cls, msgspec.Struct) or dataclasses.is_dataclass(cls))):
         msg = f"{name} is neither a msgspec Struct nor a dataclass: declare the event as one of them"
         raise ConfigError(msg, path=name)
-    return _shape(_info(cls, name), name, ())
+    shape = _shape(_info(cls, name), name, ())
+    if not shape.fields:
+        msg = "no fields: an event says at least one thing, such as when it happened"
+        raise ConfigError(msg, path=name)
+    return shape
 
 
 def _info(cls: type, path: str) -> mi.Type:
@@ -82,7 +86,7 @@ def _hints(cls: type) -> dict[str, Any]:
 
 def _shape(info: mi.Type, path: str, above: tuple[type, ...]) -> Shape:
     assert isinstance(info, mi.StructType | mi.DataclassType)
-    cls = info.cls
+    cls: Any = info.cls
     if not isinstance(cls, type):
         msg = f"{cls} is generic: declare a class that inherits from it, such as class Name({cls}): ..."
         raise ConfigError(msg, path=path)
@@ -137,17 +141,9 @@ def _type(info: mi.Type, path: str, above: tuple[type, ...]) -> Type:
         return Type(kind=kind, limits=_limits(info, names))
     if isinstance(info, mi.EnumType | mi.LiteralType | mi.DateTimeType):
         return _simple(info, path)
-    if isinstance(info, mi.Metadata):
-        return _type_annotated(info, path, above)
-    if isinstance(info, mi.UnionType):
-        return _union(info.types, path, above)
-    if isinstance(info, mi.ListType):
-        item = _type(info.item_type, f"{path}[]", above)
-        return Type(kind="list", item=item, limits=_limits(info, ("min_length", "max_length")))
-    if isinstance(info, mi.DictType):
-        return _dict(info, path, above)
-    if isinstance(info, mi.StructType | mi.DataclassType):
-        return Type(kind="struct", members=(_inner(info, path, above),))
+    for compound, read in _COMPOUND.items():
+        if isinstance(info, compound):
+            return read(info, path, above)
     way_out = _WAY_OUT.get(type(info), "use one of the types of docs/reference/types.md")
     found = getattr(getattr(info, "cls", None), "__name__", type(info).__name__.removesuffix("Type"))
     msg = f"type {found} cannot travel as JSON and as a column: {way_out}"
@@ -156,7 +152,7 @@ def _type(info: mi.Type, path: str, above: tuple[type, ...]) -> Type:
 
 def _simple(info: mi.EnumType | mi.LiteralType | mi.DateTimeType, path: str) -> Type:
     if isinstance(info, mi.EnumType):
-        values = tuple(member.value for member in typing.cast("type[Enum]", info.cls))
+        values = tuple(member.value for member in info.cls)
         return Type(kind="enum", cls=info.cls, values=_values(values, path))
     if isinstance(info, mi.LiteralType):
         values = tuple(v for v in info.values if v is not None)
@@ -167,7 +163,7 @@ def _simple(info: mi.EnumType | mi.LiteralType | mi.DateTimeType, path: str) -> 
     return Type(kind="datetime")
 
 
-def _type_annotated(info: mi.Metadata, path: str, above: tuple[type, ...]) -> Type:
+def _annotated(info: mi.Metadata, path: str, above: tuple[type, ...]) -> Type:
     inner = _type(info.type, path, above)
     extra = info.extra or {}
     if inner.kind == "decimal" and "scale" in extra:
@@ -191,6 +187,11 @@ def _values(values: tuple[Any, ...], path: str) -> tuple[str | int, ...]:
     return values
 
 
+def _list(info: mi.ListType, path: str, above: tuple[type, ...]) -> Type:
+    item = _type(info.item_type, f"{path}[]", above)
+    return Type(kind="list", item=item, limits=_limits(info, ("min_length", "max_length")))
+
+
 def _dict(info: mi.DictType, path: str, above: tuple[type, ...]) -> Type:
     key = info.key_type
     if not isinstance(key, mi.StrType) or _limits(key, ("min_length", "max_length", "pattern")):
@@ -200,17 +201,17 @@ def _dict(info: mi.DictType, path: str, above: tuple[type, ...]) -> Type:
     return Type(kind="dict", item=item, limits=_limits(info, ("min_length", "max_length")))
 
 
-def _inner(info: mi.StructType | mi.DataclassType, path: str, above: tuple[type, ...]) -> Shape:
+def _struct(info: mi.StructType | mi.DataclassType, path: str, above: tuple[type, ...]) -> Type:
     shape = _shape(info, path, above)
     if not shape.fields:
         msg = f"{shape.name} has no fields, which Parquet cannot hold: give it one, or use a bool"
         raise ConfigError(msg, path=path)
-    return shape
+    return Type(kind="struct", members=(shape,))
 
 
-def _union(types: tuple[mi.Type, ...], path: str, above: tuple[type, ...]) -> Type:
-    rest = [t for t in types if not isinstance(t, mi.NoneType)]
-    optional = len(rest) < len(types)
+def _union(info: mi.UnionType, path: str, above: tuple[type, ...]) -> Type:
+    rest = [t for t in info.types if not isinstance(t, mi.NoneType)]
+    optional = len(rest) < len(info.types)
     if len(rest) == 1:
         return msgspec.structs.replace(_type(rest[0], path, above), optional=True)
     members = [t for t in rest if isinstance(t, mi.StructType)]
@@ -224,3 +225,13 @@ def _union(types: tuple[mi.Type, ...], path: str, above: tuple[type, ...]) -> Ty
             msg = f"the tag {shape.tag} is also the name of the tag's field: choose another tag or tag_field"
             raise ConfigError(msg, path=path)
     return Type(kind="union", members=shapes, optional=optional)
+
+
+_COMPOUND: dict[Any, Callable[[Any, str, tuple[type, ...]], Type]] = {
+    mi.Metadata: _annotated,
+    mi.UnionType: _union,
+    mi.ListType: _list,
+    mi.DictType: _dict,
+    mi.StructType: _struct,
+    mi.DataclassType: _struct,
+}

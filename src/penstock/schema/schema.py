@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
@@ -106,6 +106,27 @@ class Schema(Generic[T]):
             return self._encode(event)
         except (TypeError, ValueError, ArithmeticError, AttributeError, RecursionError) as exc:
             raise self._error(exc) from exc
+
+    def encode_all(self, events: Iterable[T]) -> list[bytes]:
+        """`encode` of each event, in order, without a call of Python code per event.
+
+        Raises:
+            DecodeError: as `encode`; the message names the index of the first event that cannot be encoded.
+        """
+        events = list(events)
+        if self._hidden is None:
+            try:
+                return list(map(self._encode, events))
+            except (TypeError, ValueError, ArithmeticError, AttributeError, RecursionError):
+                pass
+        out: list[bytes] = []
+        for index, event in enumerate(events):
+            try:
+                out.append(self.encode(event))
+            except DecodeError as exc:
+                msg = f"event {index}: {exc}"
+                raise DecodeError(msg) from exc
+        return out
 
     def decode(self, body: bytes) -> T:
         """The event of bytes that were validated when they were published.
@@ -214,7 +235,7 @@ class Schema(Generic[T]):
         Raises:
             DecodeError: an event does not fit the type; its index and field are named.
         """
-        valid = self.validate_lines(list(map(self.encode, events)))
+        valid = self.validate_lines(self.encode_all(events))
         if isinstance(valid, Invalid):
             index, reason = next(iter(valid.reasons.items()))
             msg = f"event {index}: {reason}"
