@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import apsw
 
 from penstock.errors import ConfigError
@@ -89,18 +91,33 @@ def schema(db: apsw.Connection, identity: int) -> tuple[bytes, bytes | None] | N
 def groups(db: apsw.Connection) -> list[GroupRow]:
     """Every declared consumer group, by name."""
     out: list[GroupRow] = []
-    for identity, name, spec, check in db.execute("SELECT id, name, spec, chk FROM grp ORDER BY name"):
-        verify_row(f"group {name}", check, identity, name, spec)
+    for identity, name, spec, partitions, check in db.execute(
+        "SELECT id, name, spec, partitions, chk FROM grp ORDER BY name"
+    ):
+        verify_row(f"group {name}", check, identity, name, spec, partitions)
         out.append(GroupRow(identity, name, spec))
     return out
 
 
-def declare_group(db: apsw.Connection, name: str, spec: bytes) -> GroupRow:
-    """Find the group or create it; the caller compares the declaration."""
+def group_partitions(db: apsw.Connection, identity: int) -> int:
+    """On how many partitions the group has begun, as far as was said when it was declared."""
+    row: Any = db.execute("SELECT name, spec, partitions, chk FROM grp WHERE id = ?", (identity,)).fetchone()
+    if row is None:
+        return 0
+    name, spec, partitions, check = row
+    verify_row(f"group {name}", check, identity, name, spec, partitions)
+    return partitions
+
+
+def declare_group(db: apsw.Connection, name: str, spec: bytes, *, partitions: int = 0) -> GroupRow:
+    """Find the group or create it; the caller compares the declaration.
+
+    `partitions` is the number of those on which the caller lets a new group begin at once.
+    """
     found = next((row for row in groups(db) if row.name == name), None)
     if found is not None:
         return found
-    db.execute("INSERT INTO grp(name, spec, chk) VALUES(?,?,0)", (name, spec))
+    db.execute("INSERT INTO grp(name, spec, partitions, chk) VALUES(?,?,?,0)", (name, spec, partitions))
     identity = db.last_insert_rowid()
-    db.execute("UPDATE grp SET chk = ? WHERE id = ?", (row_check(identity, name, spec), identity))
+    db.execute("UPDATE grp SET chk = ? WHERE id = ?", (row_check(identity, name, spec, partitions), identity))
     return GroupRow(identity, name, spec)

@@ -9,7 +9,7 @@ from typing import Literal
 
 import apsw
 
-from penstock.errors import ConfigError, CorruptionError, IOFailed, LogBusy, LogFull, PenstockError
+from penstock.errors import ConfigError, CorruptionError, IOFailed, LogBusy, LogFull, PenstockError, RecordDamaged
 from penstock.log.ddl import APPLICATION_ID, PAGE_BYTES
 from penstock.system.points import reached
 
@@ -48,19 +48,25 @@ def connect(path: Path, durability: Durability, *, create: bool = False) -> apsw
         db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         db.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
         db.set_busy_timeout(_BUSY_MS)
+        if create:
+            for name, value in _FIXED:
+                db.execute(f"PRAGMA {name} = {value}")
         for name, value in _pragmas(durability):
-            _set(db, name, value)
+            db.execute(f"PRAGMA {name} = {value}")
+        for name, value in (*_FIXED, *_pragmas(durability)):
+            _check(db, name, value)
     except BaseException:
         db.close()
         raise
     return db
 
 
+# Set in a new file only: setting auto_vacuum is a write transaction, and would write over a damaged write-ahead log.
+_FIXED: tuple[tuple[str, int | str], ...] = (("page_size", PAGE_BYTES), ("auto_vacuum", 2), ("journal_mode", "wal"))
+
+
 def _pragmas(durability: Durability) -> list[tuple[str, int | str]]:
     rows: list[tuple[str, int | str]] = [
-        ("page_size", PAGE_BYTES),
-        ("auto_vacuum", 2),
-        ("journal_mode", "wal"),
         ("synchronous", 2 if durability == "full" else 1),
         ("wal_autocheckpoint", 0),  # see `checkpoint`
         ("cell_size_check", 1),
@@ -71,8 +77,7 @@ def _pragmas(durability: Durability) -> list[tuple[str, int | str]]:
     return rows
 
 
-def _set(db: apsw.Connection, name: str, value: int | str) -> None:
-    db.execute(f"PRAGMA {name} = {value}")
+def _check(db: apsw.Connection, name: str, value: int | str) -> None:
     row = db.execute(f"PRAGMA {name}").fetchone()
     if row is None or row[0] != value:
         msg = (
@@ -112,6 +117,7 @@ _TABLE: list[tuple[type[Exception], type[PenstockError], str]] = [
     (apsw.ReadOnlyError, ConfigError, "the log's file is read-only: change its owner or mode"),
     (apsw.PermissionsError, ConfigError, "the log's file may not be opened: change its owner or mode"),
     (apsw.CantOpenError, ConfigError, "the log's file cannot be opened: check the directory, its owner and mode"),
+    (UnicodeDecodeError, RecordDamaged, "a stored name is not text: restore a backup, or run `penstock doctor`"),
     (apsw.Error, IOFailed, "SQLite failed: the log object is closed, open it again to see what is stored"),
 ]
 

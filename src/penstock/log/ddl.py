@@ -22,7 +22,8 @@ CREATE TABLE topic(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, folded TEX
     spec BLOB NOT NULL, schema_id INTEGER NOT NULL, chk INTEGER NOT NULL);          -- catalogue.py
 CREATE TABLE schema(id INTEGER PRIMARY KEY, topic_id INTEGER NOT NULL, description BLOB NOT NULL, arrow BLOB,
     chk INTEGER NOT NULL);                                                          -- catalogue.py
-CREATE TABLE grp(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, spec BLOB NOT NULL, chk INTEGER NOT NULL);
+CREATE TABLE grp(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, spec BLOB NOT NULL, partitions INTEGER NOT NULL,
+    chk INTEGER NOT NULL);                                                          -- catalogue.py
 CREATE TABLE partition(pid INTEGER PRIMARY KEY, topic_id INTEGER NOT NULL, number INTEGER NOT NULL,
     next INTEGER NOT NULL, chk INTEGER NOT NULL, UNIQUE(topic_id, number));         -- placed.py
 CREATE TABLE block(at INTEGER PRIMARY KEY, count INTEGER NOT NULL, schema_id INTEGER NOT NULL,
@@ -35,7 +36,8 @@ CREATE TABLE sequence(producer_id INTEGER NOT NULL, epoch INTEGER NOT NULL, numb
     content INTEGER NOT NULL, ranges BLOB NOT NULL, note BLOB NOT NULL, chk INTEGER NOT NULL,
     PRIMARY KEY(producer_id, epoch, number)) WITHOUT ROWID;                         -- producers.py
 CREATE TABLE progress(group_id INTEGER NOT NULL, pid INTEGER NOT NULL, epoch INTEGER NOT NULL, floor INTEGER NOT NULL,
-    holes BLOB NOT NULL, steps INTEGER NOT NULL, chk INTEGER NOT NULL, PRIMARY KEY(group_id, pid)) WITHOUT ROWID;
+    holes BLOB NOT NULL, steps INTEGER NOT NULL, entries INTEGER NOT NULL, chk INTEGER NOT NULL,
+    PRIMARY KEY(group_id, pid)) WITHOUT ROWID;                                      -- progress.py
 CREATE TABLE step(group_id INTEGER NOT NULL, pid INTEGER NOT NULL, number INTEGER NOT NULL, epoch INTEGER NOT NULL,
     before INTEGER NOT NULL, after INTEGER NOT NULL, outputs BLOB NOT NULL, refs BLOB NOT NULL, at_us INTEGER NOT NULL,
     chk INTEGER NOT NULL, PRIMARY KEY(group_id, pid, number)) WITHOUT ROWID;        -- progress.py

@@ -123,7 +123,7 @@ class Log:
         opening.check_directory(directory, network=config.network)
         try:
             return cls(directory, config, system)
-        except (apsw.Error, OSError) as exc:
+        except (apsw.Error, UnicodeDecodeError, OSError) as exc:
             raise translate(exc, directory) from exc
 
     # -- writing ---------------------------------------------------------------------------------------------------
@@ -222,7 +222,7 @@ class Log:
         elif len(requests) > 1:
             return self._each(requests)
         else:
-            error = translate(exc, self.directory) if isinstance(exc, apsw.Error) else exc
+            error = translate(exc, self.directory) if isinstance(exc, apsw.Error | UnicodeDecodeError) else exc
         return [error for _ in requests]
 
     def _transact(self, requests: list[Request | Work]) -> tuple[list[Any], int]:
@@ -279,7 +279,7 @@ class Log:
             self._check_usable()
             try:
                 return work(self._reader)
-            except apsw.Error as exc:
+            except (apsw.Error, UnicodeDecodeError) as exc:
                 raise translate(exc, self.directory) from exc
 
     def waiter(self, pids: Iterable[int]) -> Waiter:

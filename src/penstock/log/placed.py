@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 from zlib import crc32
 
 import apsw
@@ -140,7 +141,7 @@ def _read(db: apsw.Connection, span: Span, *, limits: tuple[int, int], name: str
             size_sum += size
             if events >= events_max or size_sum >= bytes_max:
                 return
-    except apsw.CorruptError as exc:
+    except (apsw.CorruptError, UnicodeDecodeError) as exc:
         msg = f"{name}, offset {expected}: the file's pages are damaged here ({exc}); others can be read. {_WAY_OUT}"
         raise BlockDamaged(msg) from exc
     end = min(next_offset(db, span.pid), span.end)
@@ -152,17 +153,19 @@ def _read(db: apsw.Connection, span: Span, *, limits: tuple[int, int], name: str
 _WAY_OUT = "Nothing is skipped by itself: restore a backup, or run `penstock doctor`"
 
 
-def _verify(name: str, header: list[int], *, crc: int, check: int, data: bytes | None) -> None:
+def _verify(name: str, header: list[Any], *, crc: int, check: int, data: Any) -> None:
+    """A flip may have changed the type of any value: nothing is computed with one before it is checked."""
     found = row_check(*header, crc)
     if found != check:
         what = f"of its header is {check}, computed {found}"
-    elif data is not None and crc32(data) != crc:
-        what = f"is {crc}, computed {crc32(data)}"
+    elif data is not None and (not isinstance(data, bytes) or crc32(data) != crc):
+        what = f"is {crc}, computed {crc32(data) if isinstance(data, bytes) else type(data).__name__}"
     else:
         return
     first = header[0] & OFFSET_MAX
+    last = f"{first + header[1] - 1}" if isinstance(header[1], int) else "an unknown one"
     msg = (
-        f"{name}, offsets {first} to {first + header[1] - 1}: the stored checksum {what}; these events cannot be read, "
-        f"others can. {_WAY_OUT}"
+        f"{name}, offsets {first} to {last}: the stored checksum {what}; these events cannot be read, others can. "
+        f"{_WAY_OUT}"
     )
     raise BlockDamaged(msg)

@@ -9,7 +9,7 @@ import apsw
 import msgspec
 
 from penstock.errors import RecordDamaged
-from penstock.log import decide
+from penstock.log import catalogue, decide
 from penstock.log.api import Advance, Claim, Held, Overtaken, ProgressRow, Range, Refusal, StepRecord
 from penstock.log.checks import row_check, verify_row
 
@@ -18,45 +18,85 @@ _ints = msgspec.msgpack.Decoder(list[int]).decode
 _ranges = msgspec.msgpack.Decoder(list[Range]).decode
 
 
-def progress_of(db: apsw.Connection, group_id: int, pid: int) -> tuple[ProgressRow, int] | None:
-    """The group's progress on one partition and its number of steps; None before the first claim."""
+class _Row(msgspec.Struct, frozen=True):
+    """A row as it is stored; `entries` is the sum of the checksums of the partition's ledger.
+
+    A flip in the key of a ledger's row would hide it; without it the sum is another.
+    """
+
+    progress: ProgressRow
+    steps: int
+    entries: int
+
+
+def _find(db: apsw.Connection, group_id: int, pid: int) -> _Row | None:
     row = db.execute(
-        "SELECT epoch, floor, holes, steps, chk FROM progress WHERE group_id = ? AND pid = ?", (group_id, pid)
+        "SELECT epoch, floor, holes, steps, entries, chk FROM progress WHERE group_id = ? AND pid = ?", (group_id, pid)
     ).fetchone()
     if row is None:
         return None
-    epoch, floor, holes, steps, check = row
-    verify_row(f"progress of group id {group_id}, partition id {pid}", check, group_id, pid, epoch, floor, holes, steps)
-    return ProgressRow(group_id, pid, epoch, floor, _ints(holes)), steps
+    *values, check = row
+    verify_row(f"progress of group id {group_id}, partition id {pid}", check, group_id, pid, *values)
+    epoch, floor, holes, steps, entries = values
+    return _Row(ProgressRow(group_id, pid, epoch, floor, _ints(holes)), steps, entries)
 
 
-def _write(db: apsw.Connection, row: ProgressRow, steps: int) -> None:
-    holes = _pack(list(row.holes))
-    check = row_check(row.group_id, row.pid, row.epoch, row.floor, holes, steps)
+def progress_of(db: apsw.Connection, group_id: int, pid: int) -> tuple[ProgressRow, int] | None:
+    """The group's progress on one partition and its number of steps; None before the group began."""
+    found = _find(db, group_id, pid)
+    return None if found is None else (found.progress, found.steps)
+
+
+def _write(db: apsw.Connection, row: _Row) -> None:
+    at = row.progress
+    values = (at.group_id, at.pid, at.epoch, at.floor, _pack(list(at.holes)), row.steps, row.entries)
     db.execute(
-        "INSERT INTO progress(group_id, pid, epoch, floor, holes, steps, chk) VALUES(?,?,?,?,?,?,?) "
+        "INSERT INTO progress(group_id, pid, epoch, floor, holes, steps, entries, chk) VALUES(?,?,?,?,?,?,?,?) "
         "ON CONFLICT(group_id, pid) DO UPDATE SET epoch = excluded.epoch, floor = excluded.floor, "
-        "holes = excluded.holes, steps = excluded.steps, chk = excluded.chk",
-        (row.group_id, row.pid, row.epoch, row.floor, holes, steps, check),
+        "holes = excluded.holes, steps = excluded.steps, entries = excluded.entries, chk = excluded.chk",
+        (*values, row_check(*values)),
     )
 
 
 def begin(db: apsw.Connection, group_id: int, pid: int, *, floor: int) -> None:
     """Where a new group starts on the partition; nobody owns it yet."""
-    _write(db, ProgressRow(group_id, pid, 0, floor, ()), 0)
+    _write(db, _Row(ProgressRow(group_id, pid, 0, floor, ()), 0, 0))
 
 
 def claim(db: apsw.Connection, request: Claim) -> list[Held]:
-    """Raise every epoch, and hand out what the group has on each partition."""
+    """Raise every epoch, and hand out what the group has on each partition. A group that never began does so at 0.
+
+    Raises:
+        RecordDamaged: a row that must be there is not, or is not what was written.
+    """
+    group_id = request.group_id
+    (known,) = db.execute("SELECT count(*) FROM progress WHERE group_id = ?", (group_id,)).fetchone()  # type: ignore[misc]
+    begun = bool(known or catalogue.group_partitions(db, group_id))
     out: list[Held] = []
     for pid in request.pids:
-        found = progress_of(db, request.group_id, pid)
-        row, steps = found if found is not None else (ProgressRow(request.group_id, pid, 0, 0, ()), 0)
-        row = msgspec.structs.replace(row, epoch=row.epoch + 1)
-        _write(db, row, steps)
-        ledger = ledger_of(db, request.group_id, pid, spaces=request.spaces)
-        out.append(Held(pid, row.epoch, row.floor, row.holes, ledger))
+        found = _find(db, group_id, pid)
+        if found is None and begun:
+            msg = f"progress of group id {group_id}, partition id {pid}: the row is gone; {_WAY_OUT}"
+            raise RecordDamaged(msg)
+        row = found or _Row(ProgressRow(group_id, pid, 0, 0, ()), 0, 0)
+        _check_whole(db, row)
+        at = msgspec.structs.replace(row.progress, epoch=row.progress.epoch + 1)
+        _write(db, msgspec.structs.replace(row, progress=at))
+        out.append(Held(pid, at.epoch, at.floor, at.holes, ledger_of(db, group_id, pid, spaces=request.spaces)))
     return out
+
+
+_WAY_OUT = "nothing was used or changed; the checksum of the rows together says so: restore a backup"
+
+
+def _check_whole(db: apsw.Connection, row: _Row) -> None:
+    at = row.progress
+    (found,) = db.execute(  # type: ignore[misc]
+        "SELECT coalesce(sum(chk), 0) FROM ledger WHERE group_id = ? AND pid = ?", (at.group_id, at.pid)
+    ).fetchone()
+    if found != row.entries:
+        msg = f"ledger of group id {at.group_id}, partition id {at.pid}: entries are missing or changed; {_WAY_OUT}"
+        raise RecordDamaged(msg)
 
 
 def ledger_of(
@@ -89,25 +129,14 @@ def decide_advance(db: apsw.Connection, request: Advance, *, tip: int) -> list[i
 
 def advance(db: apsw.Connection, request: Advance, first: list[int], *, holes: list[int], now_us: int) -> None:
     """Apply a decided step: ledger, progress and the record of the step."""
-    found = progress_of(db, request.group_id, request.pid)
+    found = _find(db, request.group_id, request.pid)
     assert found is not None
-    row, steps = found
-    for space, key, value in request.ledger:
-        if value is None:
-            db.execute(
-                "DELETE FROM ledger WHERE group_id = ? AND pid = ? AND space = ? AND key = ?",
-                (request.group_id, request.pid, space, key),
-            )
-        else:
-            check = row_check(request.group_id, request.pid, space, key, value)
-            db.execute(
-                "INSERT OR REPLACE INTO ledger(group_id, pid, space, key, value, chk) VALUES(?,?,?,?,?,?)",
-                (request.group_id, request.pid, space, key, value, check),
-            )
-    _write(db, msgspec.structs.replace(row, floor=request.after, holes=holes), steps + 1)
+    at = msgspec.structs.replace(found.progress, floor=request.after, holes=holes)
+    entries = found.entries + sum(_change(db, request, write) for write in request.ledger)
+    _write(db, _Row(at, found.steps + 1, entries))
     outputs = _pack([(b.pid, f, b.count) for b, f in zip(request.blocks, first, strict=True)])
     references = _pack(list(request.references))
-    values = (request.group_id, request.pid, steps, row.epoch, request.before, request.after, outputs, references)
+    values = (at.group_id, at.pid, found.steps, at.epoch, request.before, request.after, outputs, references)
     db.execute(
         "INSERT INTO step(group_id, pid, number, epoch, before, after, outputs, refs, at_us, chk)"
         " VALUES(?,?,?,?,?,?,?,?,?,?)",
@@ -115,10 +144,35 @@ def advance(db: apsw.Connection, request: Advance, first: list[int], *, holes: l
     )
 
 
+def _change(db: apsw.Connection, request: Advance, write: tuple[str, bytes, bytes | None]) -> int:
+    """Write or remove one entry of the ledger; by how much the sum of its checksums changes."""
+    space, key, value = write
+    where = (request.group_id, request.pid, space, key)
+    row: Any = db.execute(
+        "SELECT chk FROM ledger WHERE group_id = ? AND pid = ? AND space = ? AND key = ?", where
+    ).fetchone()
+    before = 0 if row is None else row[0]
+    if value is None:
+        db.execute("DELETE FROM ledger WHERE group_id = ? AND pid = ? AND space = ? AND key = ?", where)
+        return -before
+    check = row_check(*where, value)
+    db.execute(
+        "INSERT OR REPLACE INTO ledger(group_id, pid, space, key, value, chk) VALUES(?,?,?,?,?,?)",
+        (*where, value, check),
+    )
+    return check - before
+
+
 def steps_of(
     db: apsw.Connection, group_id: int, pid: int, *, start: int = 0, count_max: int = 1000
 ) -> list[StepRecord]:
-    """Recorded steps of a group on a partition, from number `start` on."""
+    """Recorded steps of a group on a partition, from number `start` on.
+
+    Raises:
+        RecordDamaged: one is not what was written, or is missing.
+    """
+    found = _find(db, group_id, pid)
+    end = min(0 if found is None else found.steps, start + count_max)
     out: list[StepRecord] = []
     for row in db.execute(
         "SELECT group_id, pid, number, epoch, before, after, outputs, refs, at_us, chk FROM step "
@@ -131,6 +185,9 @@ def steps_of(
         out.append(
             StepRecord(group_id, pid, number, epoch, before, after, _ranges(outputs), _ranges(references), at_us)
         )
+    if [step.number for step in out] != list(range(start, max(start, end))):
+        msg = f"steps of group id {group_id}, partition id {pid}: some from {start} to {end} are missing; {_WAY_OUT}"
+        raise RecordDamaged(msg)
     return out
 
 

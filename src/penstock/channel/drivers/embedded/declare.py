@@ -89,7 +89,7 @@ def declare_group(db: apsw.Connection, spec: GroupSpec, topic: TopicRow) -> Grou
     known = known_group(db, spec)
     if known is not None:
         return known
-    row = catalogue.declare_group(db, spec.name, wire.to_json(spec))
+    row = catalogue.declare_group(db, spec.name, wire.to_json(spec), partitions=len(topic.pids))
     for pid in topic.pids:
         floor = placed.next_offset(db, pid) if spec.start == "latest" else 0
         progress.begin(db, row.id, pid, floor=floor)
