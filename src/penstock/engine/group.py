@@ -33,7 +33,11 @@ Slots = Callable[[str], Slot | None]
 
 
 class GroupState(msgspec.Struct):
-    """What a group is doing, for reports. `state`: starting, running, idle, waiting, done or failed."""
+    """What a group or a source is doing, for reports.
+
+    `state` is one of starting, running, idle, waiting, done, failed; `events`, `dead` and `steps` count what is
+    permanent; `repeated` counts a source's events that the log had already.
+    """
 
     name: str
     kind: str
@@ -43,6 +47,7 @@ class GroupState(msgspec.Struct):
     events: int = 0
     dead: int = 0
     steps: int = 0
+    repeated: int = 0
 
 
 class Group:

@@ -58,7 +58,6 @@ class SourceRun:
         self._system = system
         self._republish = republish
         self._stopping = False
-        self.repeated = 0
         self.state = GroupState(source.name, "source", into.name)
 
     def stop(self) -> None:
@@ -117,7 +116,7 @@ class SourceRun:
                 self.state.steps += 1
                 self.state.events += chunk.count
                 self.state.dead += len(chunk.bad)
-                self.repeated += chunk.count if repeated else 0
+                self.state.repeated += chunk.count if repeated else 0
                 emit.count("penstock_events_read_total", chunk.count, source=self.state.name)
             case Refused(reason=reason):
                 raise self._refused(reason)
