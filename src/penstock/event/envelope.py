@@ -6,13 +6,18 @@ distributed tracing. Names here are the specification's, in Python's spelling.
 
 from __future__ import annotations
 
+import json
+import re
+from base64 import b64encode
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
 from penstock.event.partition import Key
+
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 # One value per event, kept beside the data when it is not what the topic's declaration already says.
 ATTRIBUTES = (
@@ -28,7 +33,8 @@ ATTRIBUTES = (
     "traceparent",
     "tracestate",
     "headers",
-    "cause",
+    "cause",  # of a step's output: the offset of the input it came from
+    "number",  # and which of that input's outputs it is, where one gave several
 )
 
 
@@ -75,21 +81,46 @@ class RecordedEvent(msgspec.Struct, frozen=True, kw_only=True):
     headers: Mapping[str, str] = msgspec.field(default_factory=dict[str, str])
 
     def to_cloudevent(self) -> dict[str, Any]:
-        """The event as a CloudEvents 1.0 JSON object (attributes top-level, unset ones left out)."""
+        """The event as a CloudEvents 1.0 JSON object (attributes top-level, unset ones left out).
+
+        Raw bytes that are JSON become `data`; any others `data_base64` with a content type that claims nothing.
+        """
         out: dict[str, Any] = {"specversion": "1.0", "id": self.id, "source": self.source, "type": self.type}
         optional = {
             "subject": self.subject,
-            "time": None if self.time is None else self.time.isoformat().replace("+00:00", "Z"),
+            "time": None if self.time is None else _rfc3339(self.time),
             "dataschema": self.dataschema,
-            "partitionkey": None if self.key is None else self.key.decode(errors="backslashreplace"),
+            "partitionkey": _key_text(self.key) or None,
             "sequence": f"{self.offset:020d}",
-            "recordedtime": self.recorded_time.isoformat().replace("+00:00", "Z"),
+            "recordedtime": _rfc3339(self.recorded_time),
             "correlationid": self.correlationid,
             "causationid": self.causationid,
             "traceparent": self.traceparent,
             "tracestate": self.tracestate,
         }
         out.update({name: value for name, value in optional.items() if value is not None})
-        out["datacontenttype"] = "application/json"
-        out["data"] = msgspec.to_builtins(self.data)
+        out.update(_data(self.data))
         return out
+
+
+def _rfc3339(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat().removesuffix("+00:00") + "Z"
+
+
+def _key_text(key: bytes | None) -> str:
+    """The key as a CloudEvents String: what may not stand in one is written as an escape."""
+    text = (key or b"").decode(errors="backslashreplace")
+    return _UNPRINTABLE.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
+
+
+def _data(data: object) -> dict[str, Any]:
+    if not isinstance(data, bytes):
+        return {"datacontenttype": "application/json", "data": msgspec.to_builtins(data, str_keys=True)}
+    try:
+        return {"datacontenttype": "application/json", "data": json.loads(data.decode(), parse_constant=_refused)}
+    except (ValueError, RecursionError):
+        return {"datacontenttype": "application/octet-stream", "data_base64": b64encode(data).decode()}
+
+
+def _refused(constant: str) -> None:
+    raise ValueError(constant)

@@ -30,7 +30,11 @@ def canonical_key(key: Key) -> bytes | None:
     if key is None or type(key) is bytes:
         raw = key
     elif isinstance(key, str):
-        raw = key.encode()
+        try:
+            raw = key.encode()
+        except UnicodeEncodeError as exc:
+            msg = f"a key with half a surrogate pair at index {exc.start}, which has no bytes: use the original bytes"
+            raise ValueError(msg) from exc
     elif isinstance(key, UUID):
         raw = str(key).encode()
     elif isinstance(key, int) and not isinstance(key, bool):
