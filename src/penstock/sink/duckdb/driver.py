@@ -6,6 +6,7 @@ even read it.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from penstock.sink.api import Claim, Staged
 from penstock.sink.duckdb import wire
 from penstock.sink.duckdb.config import DuckDBSink
 from penstock.sink.duckdb.errors import holder_of, translated
-from penstock.system.files import sync_directory
+from penstock.system.files import link_once, remove, sync_directory, sync_file
 from penstock.system.points import reached
 
 _PAUSE_FIRST_S = 0.01
@@ -149,10 +150,28 @@ class DuckDBTable:
         parent = self._path.parent
         try:
             parent.mkdir(parents=True, exist_ok=True)
+            if not self._path.exists():
+                self._create()
             sync_directory(parent)
         except OSError as exc:
             msg = f"{self.name}: {exc.strerror} ({parent}); give the sink a directory that can be written"
             raise IOFailed(msg) from exc
+
+    def _create(self) -> None:
+        """Make an empty file under another name first: a death in the middle leaves one that DuckDB cannot open."""
+        new = self._path.with_name(f".{self._path.name}.{os.getpid()}.new")
+        remove(new)
+        reached("duckdb.create")
+        try:
+            duckdb.connect(str(new), config=self._options()).close()
+        except duckdb.Error as exc:
+            raise translated(exc, f"{self.name} cannot be created") from exc
+        sync_file(new)
+        link_once(new, self._path)
+        remove(new)
+
+    def _options(self) -> dict[str, str | bool | int | float | list[str]]:
+        return {"storage_compatibility_version": self._config.storage} if self._config.storage else {}
 
     def _held_of(self, owned: Owned) -> _Held:
         held = self._held.get((owned.topic, owned.partition))
@@ -173,14 +192,11 @@ class DuckDBTable:
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
         """Open the file, waiting within bounds for whoever holds it."""
-        options: dict[str, str | bool | int | float | list[str]] = {}
-        if self._config.storage:
-            options["storage_compatibility_version"] = self._config.storage
         waited, pause = 0.0, _PAUSE_FIRST_S
         while True:
             reached("duckdb.open")
             try:
-                return duckdb.connect(str(self._path), config=options)
+                return duckdb.connect(str(self._path), config=self._options())
             except duckdb.Error as exc:
                 pid = holder_of(exc)
                 if pid is None:
