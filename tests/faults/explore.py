@@ -11,35 +11,40 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import traceback
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 
 from penstock.system.chance import seeded
-from tests.faults import disk, logwork
+from tests.faults import appwork, children, disk, logwork
+from tests.faults.found import Found
 
-T = TypeVar("T")
-_KILLED = -9
+Job = logwork.Job | appwork.Job
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What to run and where to kill it. `points`: how many of the acts, spread evenly and by chance; 0: each one."""
+    """What to run and where to kill it.
 
-    job: logwork.Job
+    points: how many of the acts, by chance; 0: each one. kinds: only before acts of these kinds; empty: all.
+    loop: all lives in one place, one after the other, instead of each in a new one.
+    """
+
+    job: Job
     points: int = 0
     seed: int = 0
     kinds: tuple[str, ...] = ()
-    """Only before acts of these kinds; empty: all."""
+    loop: bool = False
 
 
 class Visit(msgspec.Struct, frozen=True):
-    """One point: where it was, and what was found wrong after it."""
+    """One point: where it was, whether the process died there, and what was found wrong after it.
+
+    With several threads a run makes a few acts more or fewer than the counted one: a late point may not be reached.
+    """
 
     at: int
     act: str
+    died: bool
     wrong: list[str]
     lost: int
 
@@ -64,92 +69,81 @@ def explored(plan: Plan) -> Outcome:
     return msgspec.json.decode(done.stdout, type=Outcome)
 
 
-def in_child(work: Callable[[], T], kind: type[T]) -> T | None:
-    """What `work` returns in a forked child; None when the child was killed.
-
-    Raises:
-        RuntimeError: the child ended otherwise; with its traceback.
-    """
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.close(reader)
-        code = 1
-        try:
-            answer = msgspec.json.encode(work())
-            code = 0
-        except BaseException:  # noqa: BLE001 - a forked child must never return into its parent's code
-            answer = traceback.format_exc().encode()
-        while answer:
-            answer = answer[os.write(writer, answer) :]
-        os._exit(code)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as pipe:
-        answer = pipe.read()
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    if status == _KILLED:
-        return None
-    if status:
-        raise RuntimeError(answer.decode())
-    return msgspec.json.decode(answer, type=kind)
-
-
 def main() -> None:
     """Explore the plan on standard input."""
     plan = msgspec.json.decode(sys.stdin.buffer.read(), type=Plan)
     with tempfile.TemporaryDirectory(prefix="penstock-kill-") as scratch:
-        acts = in_child(lambda: _acts(Path(scratch) / "count", plan.job), list[str])
+        acts = children.in_child(lambda: _acts(Path(scratch) / "count", plan.job), list[str])
         assert acts is not None
         chosen = [i for i, act in enumerate(acts) if not plan.kinds or act.split()[0] in plan.kinds]
+        if plan.loop:  # later lives have less to do: points that most of them reach
+            chosen = chosen[: len(chosen) // 4]
         if plan.points and plan.points < len(chosen):
             chosen = sorted(seeded(plan.seed, "kill").sample(chosen, plan.points))
-        visits = [_visit(Path(scratch) / str(at), plan.job, at, acts[at]) for at in chosen]
+        lives = _in_one_place if plan.loop else _each_in_its_own
+        visits = lives(Path(scratch), plan, [(at, acts[at]) for at in chosen])
     sys.stdout.buffer.write(msgspec.json.encode(Outcome(len(acts), visits)))
 
 
-def _acts(place: Path, job: logwork.Job) -> list[str]:
+def _each_in_its_own(scratch: Path, plan: Plan, chosen: list[tuple[int, str]]) -> list[Visit]:
+    visits: list[Visit] = []
+    for at, act in chosen:
+        place = scratch / str(at)
+        place.mkdir()
+        visits.append(_visit(place, plan.job, (at, act), finish=True))
+        shutil.rmtree(place)
+    return visits
+
+
+def _in_one_place(scratch: Path, plan: Plan, chosen: list[tuple[int, str]]) -> list[Visit]:
+    """Lives of which each gets about as far as the one before; the last one is let run to its end."""
+    place = scratch / "loop"
+    place.mkdir()
+    seeded(plan.seed, "lives").shuffle(chosen)
+    return [_visit(place, plan.job, life, finish=life is chosen[-1]) for life in chosen]
+
+
+def _acts(place: Path, job: Job) -> list[str]:
     place.mkdir()
     acts: list[str] = []
     with disk.watched(lambda op: acts.append(str(op)), place):
-        logwork.run(place / "log", job, lambda _: None)
+        job.run(place, lambda _: None)
     shutil.rmtree(place)
     return acts
 
 
-def _visit(place: Path, job: logwork.Job, at: int, act: str) -> Visit:
-    place.mkdir()
+def _visit(place: Path, job: Job, life: tuple[int, str], *, finish: bool) -> Visit:
+    at, act = life
     told = place.with_suffix(".acks")
 
-    def life() -> int:
+    def live() -> int:
         fd = os.open(told, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
         with disk.watched(disk.killer(at), place):
-            logwork.run(place / "log", job, lambda note: _told(fd, note))
+            job.run(place, lambda note: _told(fd, note))
         return 0
 
-    died = in_child(life, int) is None
+    died = children.in_child(live, int) is None
     acked = told.read_text().splitlines() if told.exists() else []
-    found = in_child(lambda: _after(place / "log", job, acked), logwork.Found)
+    found = children.in_child(lambda: _after(place, job, acked, finish=finish), Found)
     assert found is not None
     wrong = list(found.wrong)
-    if not died:
-        wrong.append("the point was not reached")
-    if not found.complete:
+    if finish and not found.complete:
         wrong.append("run again to its end, the job is not complete")
-    shutil.rmtree(place)
-    told.unlink(missing_ok=True)
-    return Visit(at, act, wrong, found.lost)
+    return Visit(at, act, died, wrong, found.lost)
 
 
 def _told(fd: int, note: str) -> None:
     os.write(fd, note.encode() + b"\n")
 
 
-def _after(directory: Path, job: logwork.Job, acked: list[str]) -> logwork.Found:
-    """What is there after the death, and after another run."""
-    first = logwork.look(directory, job, acked)
-    logwork.run(directory, job, lambda _: None)
-    second = logwork.look(directory, job, acked)
-    return logwork.Found([*first.wrong, *second.wrong], first.lost + second.lost, complete=second.complete)
+def _after(place: Path, job: Job, acked: list[str], *, finish: bool) -> Found:
+    """What is there after the death, and, if wished, after another run."""
+    first = job.look(place, acked)
+    if not finish:
+        return first
+    job.run(place, lambda _: None)
+    second = job.look(place, acked)
+    return Found([*first.wrong, *second.wrong], first.lost + second.lost, complete=second.complete)
 
 
 if __name__ == "__main__":

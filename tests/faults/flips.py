@@ -20,7 +20,7 @@ from penstock.errors import PenstockError
 from penstock.log import catalogue, placed, progress
 from penstock.log.api import Claim, Claimed
 from penstock.system.chance import seeded
-from tests.faults import explore, logwork
+from tests.faults import children, logwork
 
 USED_SHARE = 0.9  # most of a young log's pages is empty: there a flip would show little
 FILES = {"log": "log.db", "wal": "log.db-wal", "witness": "witness"}
@@ -96,7 +96,7 @@ def main() -> None:
     chance = seeded(plan.seed, "flip", plan.file)
     with tempfile.TemporaryDirectory(prefix="penstock-flip-") as scratch:
         whole = Path(scratch) / "whole"
-        explore.in_child(lambda: _made(whole, checkpointed=plan.file == "log"), int)
+        children.in_child(lambda: _made(whole, checkpointed=plan.file == "log"), int)
         truth = _tried(Path(scratch) / "truth", whole, "", 0)
         assert not truth.error, truth.error
         data = (whole / FILES[plan.file]).read_bytes()
@@ -131,7 +131,7 @@ def _tried(place: Path, whole: Path, name: str, bit: int) -> _Tried:
             file.seek(bit // 8)
             file.write(bytes([byte ^ 1 << bit % 8]))
     try:
-        found = explore.in_child(lambda: _look(place), _Tried)
+        found = children.in_child(lambda: _look(place), _Tried)
     except RuntimeError as exc:
         found = _Tried(error=f"unnamed: {str(exc).strip().splitlines()[-1]}")
     finally:

@@ -8,6 +8,7 @@ channels or engines, so that a fault here is the log's own.
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TypeVar
@@ -25,6 +26,7 @@ from penstock.log.api import Advance, Append, Appended, Block, Claim, Claimed, H
 from penstock.log.log import Log, LogConfig
 from penstock.system import real_system
 from penstock.system.ports import System
+from tests.faults.found import Found
 
 ROOT = Path(__file__).resolve().parents[2]
 """Where `tests` is found by programs that a test starts."""
@@ -118,7 +120,7 @@ def is_dead(body: bytes) -> bool:
     return int(body[6:12]) % 7 == 0
 
 
-class Job(msgspec.Struct, frozen=True):
+class Job(msgspec.Struct, frozen=True, tag="log"):
     """How much is done, and how."""
 
     batches: int = 8
@@ -126,6 +128,14 @@ class Job(msgspec.Struct, frozen=True):
     durability: str = "full"
     checkpoint_pages: int = 0
     """Checkpoint after so many pages of write-ahead log instead of the product's own bound; 0 keeps that."""
+
+    def run(self, place: Path, ack: Ack) -> None:
+        """The job on the log `place`/log."""
+        run(place / "log", self, ack)
+
+    def look(self, place: Path, acked: list[str]) -> Found:
+        """What is there of it."""
+        return look(place / "log", self, acked)
 
 
 def run(directory: Path, job: Job, ack: Ack) -> None:
@@ -186,16 +196,6 @@ class _Handler:
             ledger=[("state", b"sum", b"%d" % self._sum)],
             origin="g",
         )
-
-
-class Found(msgspec.Struct):
-    """What a look at the log showed. `wrong` holds every contradiction; `lost` counts acked things that are gone."""
-
-    wrong: list[str]
-    lost: int = 0
-    events: int = 0
-    steps: int = 0
-    complete: bool = False
 
 
 def look(directory: Path, job: Job, acked: list[str]) -> Found:
@@ -268,3 +268,12 @@ def _gone(entry: str, topics: dict, rows: dict, log: Log) -> bool:
         return True
     pid = topics["in"][partition]
     return log.look(lambda db: placed.next_offset(db, pid)) < int(second) + EVENTS_PER_BATCH
+
+
+def main(place: str, job: str) -> None:
+    """Do the job, printing what was acked."""
+    msgspec.json.decode(job, type=Job).run(Path(place), lambda note: print(note, flush=True))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

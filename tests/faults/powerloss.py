@@ -60,8 +60,15 @@ class Disk:
         self.acked: list[str] = []
 
     def feed(self, op: Op) -> None:
-        """The act was done."""
+        """The act was done. An `open` creates a missing file, and may empty another (note: truncate)."""
         match op.kind:
+            case "open":
+                if op.path not in self._now:
+                    self.feed(Op("create", op.path))
+                elif op.note:
+                    self.feed(Op("truncate", op.path))
+            case "sync" if op.path in self._names:
+                self.feed(Op("sync_directory", op.path))
             case "create" | "mkdir":
                 inode = _Inode() if op.kind == "create" else None
                 self._now[op.path] = inode
@@ -76,7 +83,7 @@ class Disk:
                 inode = self._now.get(op.path)
                 if inode is not None:
                     inode.stable, inode.pending = inode.content(inode.pending), []
-            case "rename" | "link":
+            case "rename" | "link" if op.path in self._now:
                 inode = self._now.pop(op.path) if op.kind == "rename" else self._now[op.path]
                 self._now[op.other] = inode
                 self._named(op.kind, op.path, op.other, inode)

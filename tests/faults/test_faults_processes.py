@@ -22,7 +22,7 @@ from tests.faults.report import FaultReport
 
 
 def read_and_close(directory: Path) -> None:
-    """What a copy for a backup does: on POSIX, closing any descriptor of a file drops all locks that this process has on it."""
+    """What a copy for a backup does: closing any descriptor of a file drops all POSIX locks this process has on it."""
     for name in ("log.db", "log.db-wal", "log.db-shm", WITNESS):
         if (directory / name).exists():
             (directory / name).read_bytes()
