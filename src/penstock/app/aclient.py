@@ -61,11 +61,15 @@ class AsyncClient:
         """
         self._system = real_system()
         try:
-            self._opened = await open_app(self._app, plan_topics(self._app), self._system)
-            self._producer, self._epoch, self._sequence = await identity(self._opened, self._name)
+            await self.attach(await open_app(self._app, plan_topics(self._app), self._system))
         except BaseException:
             self._system.offload.close()
             raise
+
+    async def attach(self, opened: Opened) -> None:
+        """Publish over a channel that is open already, real or simulated; instead of `open`."""
+        self._opened, self._system = opened, opened.system
+        self._producer, self._epoch, self._sequence = await identity(opened, self._name)
         self._news = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()

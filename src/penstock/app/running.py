@@ -96,7 +96,7 @@ async def serve_app(
         plan = plan_app(app)
         opened = await open_app(app, plan, system)
         try:
-            supervisor = _supervised(app, plan, opened, options)
+            supervisor = supervised(app, plan, opened, options, slots=_slots(opened))
             stopper = None if stop is None else asyncio.ensure_future(_stopped(stop, supervisor))
             try:
                 await supervisor.run(on_progress)
@@ -115,9 +115,9 @@ async def _stopped(stop: asyncio.Event, supervisor: Supervisor) -> None:
     supervisor.stop()
 
 
-def _supervised(app: App, plan: Plan, opened: Opened, options: RunOptions) -> Supervisor:
+def supervised(app: App, plan: Plan, opened: Opened, options: RunOptions, *, slots: Slots) -> Supervisor:
+    """Every part of the app over an open channel, real or simulated, ready to run."""
     supervisor = Supervisor(opened.system.clock)
-    slots = _slots(opened)
 
     def add(work: Work, *, writes: frozenset[str]) -> None:
         topic = work.subscription.group.topic
