@@ -6,24 +6,35 @@ from typing import Any
 
 import apsw
 
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, RecordDamaged
 from penstock.log.api import GroupRow, TopicRow
 from penstock.log.checks import row_check, verify_row
 from penstock.log.ddl import PID_MAX
 
 
 def topics(db: apsw.Connection) -> list[TopicRow]:
-    """Every declared topic, by name."""
-    pids: dict[int, list[int]] = {}
-    for topic_id, pid in db.execute("SELECT topic_id, pid FROM partition WHERE pid > 0 ORDER BY topic_id, number"):
-        pids.setdefault(topic_id, []).append(pid)
+    """Every declared topic, by name.
+
+    Raises:
+        RecordDamaged: a topic or one of its partitions is not what was written, or is missing.
+    """
+    pids: dict[Any, list[tuple[Any, Any]]] = {}
+    for topic_id, number, pid in db.execute("SELECT topic_id, number, pid FROM partition WHERE pid > 0"):
+        pids.setdefault(topic_id, []).append((number, pid))
     out: list[TopicRow] = []
-    for identity, name, spec, schema_id, check in db.execute(
-        "SELECT id, name, spec, schema_id, chk FROM topic ORDER BY name"
+    for identity, name, spec, schema_id, partitions, check in db.execute(
+        "SELECT id, name, spec, schema_id, partitions, chk FROM topic ORDER BY name"
     ):
-        verify_row(f"topic {name}", check, identity, name, spec, schema_id)
-        out.append(TopicRow(identity, name, spec, schema_id, pids.get(identity, [])))
+        verify_row(f"topic {name}", check, identity, name, spec, schema_id, partitions)
+        numbered = dict(pids.get(identity, []))
+        if len(numbered) != partitions or any(number not in numbered for number in range(partitions)):
+            msg = f"topic {name}: {partitions} partitions were declared, found {sorted(numbered, key=str)}; {_WAY_OUT}"
+            raise RecordDamaged(msg)
+        out.append(TopicRow(identity, name, spec, schema_id, [numbered[number] for number in range(partitions)]))
     return out
+
+
+_WAY_OUT = "nothing was used or changed: restore a backup, or run `penstock doctor`"
 
 
 def topic(db: apsw.Connection, name: str) -> TopicRow | None:
@@ -31,37 +42,30 @@ def topic(db: apsw.Connection, name: str) -> TopicRow | None:
     return next((row for row in topics(db) if row.name == name), None)
 
 
-def folded_twin(db: apsw.Connection, name: str) -> str | None:
-    """Another topic whose name differs only in case; such names would be one file on some systems."""
-    row = db.execute("SELECT name FROM topic WHERE folded = ? AND name <> ?", (name.casefold(), name)).fetchone()
-    return None if row is None else row[0]
-
-
 def create_topic(db: apsw.Connection, name: str, spec: bytes, *, partitions: int) -> int:
     """Create a topic and its partitions; returns its id. Inside the caller's transaction."""
-    db.execute("INSERT INTO topic(name, folded, spec, schema_id, chk) VALUES(?,?,?,0,0)", (name, name.casefold(), spec))
-    identity = db.last_insert_rowid()
-    _recheck(db, identity, name, spec, 0)
+    db.execute(
+        "INSERT INTO topic(name, folded, spec, schema_id, partitions, chk) VALUES(?,?,?,0,?,0)",
+        (name, name.casefold(), spec, partitions),
+    )
+    row = TopicRow(db.last_insert_rowid(), name, spec, 0, range(partitions))
+    set_topic(db, row, spec=spec, schema_id=0)
     for number in range(partitions):
-        db.execute("INSERT INTO partition(topic_id, number, next, chk) VALUES(?,?,0,0)", (identity, number))
+        db.execute("INSERT INTO partition(topic_id, number, next, chk) VALUES(?,?,0,0)", (row.id, number))
         pid = db.last_insert_rowid()
         if pid > PID_MAX:
             msg = f"topic {name}: {partitions} more partitions pass the log's {PID_MAX}; use fewer, or another log"
             raise ConfigError(msg, path=f"topics.{name}.partitions")
-        db.execute("UPDATE partition SET chk = ? WHERE pid = ?", (row_check(pid, identity, number, 0), pid))
-    return identity
-
-
-def _recheck(db: apsw.Connection, identity: int, name: str, spec: bytes, schema_id: int) -> None:
-    db.execute(
-        "UPDATE topic SET spec = ?, schema_id = ?, chk = ? WHERE id = ?",
-        (spec, schema_id, row_check(identity, name, spec, schema_id), identity),
-    )
+        db.execute("UPDATE partition SET chk = ? WHERE pid = ?", (row_check(pid, row.id, number, 0), pid))
+    return row.id
 
 
 def set_topic(db: apsw.Connection, row: TopicRow, *, spec: bytes, schema_id: int) -> None:
     """Record a changed declaration or a newer schema."""
-    _recheck(db, row.id, row.name, spec, schema_id)
+    db.execute(
+        "UPDATE topic SET spec = ?, schema_id = ?, chk = ? WHERE id = ?",
+        (spec, schema_id, row_check(row.id, row.name, spec, schema_id, len(row.pids)), row.id),
+    )
 
 
 def add_schema(db: apsw.Connection, topic_id: int, description: bytes, arrow: bytes | None) -> int:

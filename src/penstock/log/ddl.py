@@ -19,7 +19,7 @@ TIP_PID = 0
 TABLES = """
 CREATE TABLE meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;                       -- store.py
 CREATE TABLE topic(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, folded TEXT NOT NULL UNIQUE,
-    spec BLOB NOT NULL, schema_id INTEGER NOT NULL, chk INTEGER NOT NULL);          -- catalogue.py
+    spec BLOB NOT NULL, schema_id INTEGER NOT NULL, partitions INTEGER NOT NULL, chk INTEGER NOT NULL);  -- catalogue.py
 CREATE TABLE schema(id INTEGER PRIMARY KEY, topic_id INTEGER NOT NULL, description BLOB NOT NULL, arrow BLOB,
     chk INTEGER NOT NULL);                                                          -- catalogue.py
 CREATE TABLE grp(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, spec BLOB NOT NULL, partitions INTEGER NOT NULL,

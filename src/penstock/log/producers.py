@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import apsw
 import msgspec
 
+from penstock.errors import RecordDamaged
 from penstock.log import blocks, catalogue, decide, placed
 from penstock.log.api import Append, Appended, Block, ProducerRow, Range, Refusal, Span
 from penstock.log.checks import row_check, verify_row
@@ -15,6 +17,8 @@ SEQUENCES_KEPT = 100_000
 PRODUCER_EXPIRES_US = 30 * 86_400 * 1_000_000
 _SEEN_EVERY_US = 60 * 1_000_000
 _ROWS_AT_ONCE = 1000
+_GONE = -1
+_WAY_OUT = "nothing was used or changed: restore a backup, or run `penstock doctor`"
 
 _pack = msgspec.msgpack.Encoder().encode
 _ranges = msgspec.msgpack.Decoder(list[Range]).decode
@@ -67,15 +71,21 @@ def decide_append(db: apsw.Connection, producer: int, request: Append) -> Append
     meant = decide.sequence(request.producer, found, epoch=request.epoch, number=request.sequence)
     if isinstance(meant, decide.Refused):
         return Refusal(meant.reason)
-    return None if meant == "next" else _repeated(db, producer, request)
+    if meant == "next":
+        return None
+    assert last is not None
+    return _repeated(db, producer, request, newest=last.sequence)
 
 
-def _repeated(db: apsw.Connection, producer: int, request: Append) -> Appended | Refusal:
+def _repeated(db: apsw.Connection, producer: int, request: Append, *, newest: int) -> Appended | Refusal:
     who = (request.producer, request.epoch, request.sequence)
     row = db.execute(
         "SELECT content, ranges, note, chk FROM sequence WHERE producer_id = ? AND epoch = ? AND number = ?",
         (producer, request.epoch, request.sequence),
     ).fetchone()
+    if row is None and request.sequence > newest - SEQUENCES_KEPT:
+        msg = f"producer {request.producer}, sequence {request.sequence}: the row is gone; {_WAY_OUT}"
+        raise RecordDamaged(msg)
     if row is None:
         return Refusal(decide.forgotten(*who).reason)
     content, ranges, note, check = row
@@ -134,21 +144,33 @@ def remember(db: apsw.Connection, producer: int, request: Append, first: list[in
 
 
 def expire(db: apsw.Connection, *, now_us: int) -> int:
-    """Forget a producer unseen for the stated time, some of its sequences at a time; how many rows were removed.
+    """Forget a producer unseen for the stated time, then its sequences, some at a time; how many rows were touched.
 
     Producers that ever sent a note are kept: it may be all that tells a source where it stopped reading.
     """
+    row: Any = db.execute("SELECT id FROM producer WHERE kept = ? LIMIT 1", (_GONE,)).fetchone()
+    if row is not None:
+        return _remove(db, row[0])
     row = db.execute(
         "SELECT id FROM producer WHERE kept = 0 AND seen_us < ? ORDER BY seen_us LIMIT 1",
         (now_us - PRODUCER_EXPIRES_US,),
     ).fetchone()
     if row is None:
         return 0
+    name = f"\0{row[0]}"  # a name nobody can have: from now on the producer is a new one
+    check = row_check(row[0], name, _GONE, 0)
+    db.execute(
+        "UPDATE producer SET name = ?, kept = ?, seen_us = 0, chk = ? WHERE id = ?", (name, _GONE, check, row[0])
+    )
+    return 1
+
+
+def _remove(db: apsw.Connection, producer: int) -> int:
     old = db.execute(
-        "SELECT epoch, number FROM sequence WHERE producer_id = ? LIMIT ?", (row[0], _ROWS_AT_ONCE)
+        "SELECT epoch, number FROM sequence WHERE producer_id = ? LIMIT ?", (producer, _ROWS_AT_ONCE)
     ).fetchall()
     for epoch, number in old:
-        db.execute("DELETE FROM sequence WHERE producer_id = ? AND epoch = ? AND number = ?", (row[0], epoch, number))
+        db.execute("DELETE FROM sequence WHERE producer_id = ? AND epoch = ? AND number = ?", (producer, epoch, number))
     if len(old) < _ROWS_AT_ONCE:
-        db.execute("DELETE FROM producer WHERE id = ?", (row[0],))
+        db.execute("DELETE FROM producer WHERE id = ?", (producer,))
     return len(old) + 1
