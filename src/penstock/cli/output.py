@@ -16,6 +16,7 @@ from penstock.telemetry.emit import clean
 _encoder = msgspec.json.Encoder(decimal_format="number")
 # JSON escapes the other control characters itself. These can only stand inside of its strings.
 _UNESCAPED = re.compile("[\x7f-\x9f\u2028\u2029]")
+_GROUPED = re.compile(r"[\d,]+(\.\d+)?( [kKMGT]?B)?")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -96,6 +97,8 @@ def _cut(text: str, width: int) -> str:
 
 
 def _number(value: Any) -> bool:
+    if isinstance(value, str):
+        return _GROUPED.fullmatch(value) is not None
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 

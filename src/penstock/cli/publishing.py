@@ -90,7 +90,7 @@ def _answers(lines: Sequence[Line], packed: Packed, answer: Acked | Refused | Un
         if index in packed.refused:
             told.append(Told(line.number, "rejected", reason=packed.refused[index]))
             continue
-        number, position = packed.place[index]
+        number, position = packed.place(index)
         match answer:
             case Acked():
                 partition = packed.batches[number].partition

@@ -30,7 +30,7 @@ State = Literal["ok", "warning", "bad"]
 FREE_BYTES_BAD, FREE_BYTES_WARN = 50_000_000, 1_000_000_000
 SYNCS = 9
 SYNC_S_HONEST = 0.00002
-_MEMORY_FILE_SYSTEMS = frozenset({"tmpfs", "ramfs"})
+MEMORY_FILE_SYSTEMS = frozenset({"tmpfs", "ramfs"})
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -46,7 +46,7 @@ def look_at_disk(directory: Path, system: System) -> Iterator[Finding]:
     kind = file_system(directory)
     if kind in NETWORK_FILE_SYSTEMS:
         yield Finding("file system", "bad", f"{kind}: locks and syncs cannot be trusted there; move the log to a disk")
-    elif kind in _MEMORY_FILE_SYSTEMS:
+    elif kind in MEMORY_FILE_SYSTEMS:
         yield Finding("file system", "warning", f"{kind} is memory: what is acked is gone when the machine stops (D1)")
     else:
         yield Finding("file system", "ok", kind)

@@ -96,4 +96,17 @@ def _accept(directory: Path, *, yes: bool) -> int:
 
 
 def _promises(program: Path) -> int:
-    raise NotImplementedError
+    from penstock.cli.program import load_apps  # noqa: PLC0415 - loads the program's libraries
+    from penstock.cli.promises import promises  # noqa: PLC0415
+
+    found = [promises(app) for app in load_apps(program)]
+    if wants_json():
+        output.document(found)
+        return exits.DONE
+    for told in found:
+        output.say(f"app {told.app}: {told.processing}, {told.durability}; log {told.log}")
+        rows = [(e.by, e.start, e.end, e.processing, e.durability, e.order) for e in told.edges]
+        output.table(("edge", "from", "to", "processing", "durability", "order"), rows)
+        for why in sorted({f"{e.processing}: {e.why}" for e in told.edges}):
+            output.note(why)
+    return exits.DONE

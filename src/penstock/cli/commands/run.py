@@ -1,0 +1,56 @@
+"""`penstock run`: a program's handlers and flows, until they are stopped or have nothing left to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from penstock.cli import output
+from penstock.cli.options import json_option, wants_json
+
+if TYPE_CHECKING:
+    from penstock.app.running import RunReport
+
+
+@click.command("run", short_help="Run a program's handlers and flows.")
+@click.argument("program", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--app", "name", metavar="NAME", help="Which app, when the program has several.")
+@click.option("--until-idle", is_flag=True, help="End when every source is read and everything is worked on.")
+@click.option("--republish", is_flag=True, help="Publish every source again; what is stored already is not doubled.")
+@json_option("Print the report as one JSON document at the end.")
+def command(*, program: Path, name: str | None, until_idle: bool, republish: bool) -> None:
+    """Run PROGRAM, a Python file that declares an app.
+
+    It goes on where it stopped. SIGTERM or Ctrl-C finishes what is in hand and commits it; a second one ends at once,
+    and nothing acked is lost.
+    """
+    from penstock.cli.program import load_app  # noqa: PLC0415 - loads the program's libraries
+    from penstock.cli.running import shown  # noqa: PLC0415
+
+    app = load_app(program, name)
+    output.note(f"log {app.directory}")
+    with shown() as show:
+        report = app.run(until_idle=until_idle, republish=republish, on_progress=show)
+    if wants_json():
+        output.document({"log": str(app.directory), **told(report)})
+    else:
+        show_report(report)
+
+
+def told(report: RunReport) -> dict[str, Any]:
+    """A run's report, fit for JSON."""
+    parts = [msgspec.structs.asdict(part) for part in report.parts]
+    return {"seconds": round(report.seconds, 3), "parts": parts}
+
+
+def show_report(report: RunReport) -> None:
+    """A run's report for people."""
+    rows = [
+        (part.name, part.kind, part.topic, f"{part.events:,}", f"{part.events / report.seconds:,.0f}", f"{part.dead:,}")
+        for part in report.parts
+    ]
+    output.table(("part", "kind", "topic", "events", "events/s", "dead"), rows)
+    output.note(f"{report.seconds:.1f} s")
