@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.app.client import Topic, identity
 from penstock.app.opened import Opened, open_app
-from penstock.app.outbox import CHUNK_BYTES, CHUNK_EVENTS, Parcel, Receipt, assemble, resolved, together
+from penstock.app.outbox import CHUNK_BYTES, CHUNK_EVENTS, Parcel, assemble, resolved, together
 from penstock.app.outcome import Acked, Outcome, Rejected, Unknown
 from penstock.app.plan import plan_topics
 from penstock.channel import api
@@ -120,14 +120,14 @@ class AsyncClient:
     async def publish_together(self, pairs: Iterable[tuple[Topic, Any]]) -> list[Outcome]:
         """Publish events of any topics as one transaction, all or none; see `Client.publish_together`."""
         parcels: dict[str, Parcel] = {}
-        placed: list[Receipt] = []
+        placed: list[tuple[Parcel, int]] = []
         for topic, event in pairs:
             opened = self._topic(topic)
             parcel = parcels.setdefault(opened.name, Parcel(opened))
-            placed.append(Receipt(parcel, parcel.add(event)))
+            placed.append((parcel, parcel.add(event)))
         if together(list(parcels.values())):
             await self._published(list(parcels.values()))
-        return [receipt.parcel.outcome(receipt.index) for receipt in placed]
+        return [parcel.outcome(index) for parcel, index in placed]
 
     async def resolve(self, unknown: Unknown) -> Outcome:
         """Find out what became of an event whose outcome is unknown; see `Client.resolve`."""
@@ -162,7 +162,7 @@ class AsyncClient:
             await self._until_room()
         job = _Job(asyncio.get_running_loop().create_future())
         job.parcels = {parcel.topic.name: parcel for parcel in parcels}
-        job.events = sum(len(parcel.bodies) for parcel in parcels)
+        job.events = sum(parcel.count for parcel in parcels)
         self._waiting_events += job.events
         self._jobs.append(job)
         self._news.set()
@@ -202,7 +202,7 @@ class AsyncClient:
         if not isinstance(answer, api.Refused):
             self._sequence += 1
         for parcel in parcels:
-            parcel.answer = (publish, answer)
+            parcel.settle(publish, answer)
 
     def _answer(self, job: _Job) -> None:
         if not job.done.done():

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from penstock.app.declared import TopicHandle
 from penstock.app.opened import Opened, open_app
-from penstock.app.outbox import CHUNK_BYTES, CHUNK_EVENTS, Parcel, Receipt, assemble, resolved, together
+from penstock.app.outbox import CHUNK_EVENTS, Parcel, Receipt, assemble, resolved, seal, together
 from penstock.app.outcome import Acked, Outcome, Rejected, Unknown
 from penstock.app.plan import plan_topics
 from penstock.channel import api
+from penstock.channel.typed import TypedTopic
 from penstock.errors import Closed
 from penstock.event.batch import NewBatch
-from penstock.system.pipe import Lock, Permits, Pipe, Signal
+from penstock.event.envelope import NewEvent
+from penstock.system.pipe import Lock, Pipe, Signal
 from penstock.system.portal import Portal
 from penstock.system.ports import real_system
 
@@ -22,7 +25,10 @@ if TYPE_CHECKING:
     from penstock.app.aclient import AsyncClient
     from penstock.app.app import App
 
-UNANSWERED_PARCELS_MAX = 16
+SENT_BYTES_MAX = 16_000_000
+SENT_OVERHEAD_BYTES = 1_600
+"""What a small event counts beside its own bytes, so that SENT_BYTES_MAX bounds their number too: some 9,000."""
+
 Topic = TopicHandle[Any] | str
 
 
@@ -78,22 +84,26 @@ class Client:
             self._portal.close()
             self._system.offload.close()
             raise
-        self._filling = Lock()  # guards the lanes
         self._publishing = Lock()  # guards the sequence: who holds it publishes
-        self._lanes: dict[str, Parcel] = {}
-        self._unanswered = 0
-        self._room = Permits(UNANSWERED_PARCELS_MAX)
-        self._pipe: Pipe[Parcel | Signal] = Pipe(self._work_off, name="penstock-publish")
+        self._lanes: dict[str, _Lane] = {}
+        self._failure: Exception | None = None
+        self._pipe: Pipe[_Lane | Signal] = Pipe(self._work_off, name="penstock-publish")
 
     def close(self) -> None:
-        """Publish what was sent, then let the log go; may be called twice."""
+        """Publish what was sent, then let the log go; may be called twice.
+
+        Raises:
+            PenstockError: as `flush`; the log has been let go all the same.
+        """
         if self._opened is None:
             return
-        opened, self._opened = self._opened, None
         self._pipe.close()
+        opened, self._opened = self._opened, None
+        self._lanes = {}
         self._portal.call(opened.close())
         self._portal.close()
         self._system.offload.close()
+        self._raise_failure()
 
     def _open_topic(self, topic: Topic) -> Any:
         if self._opened is None:
@@ -135,14 +145,14 @@ class Client:
             PenstockError: as `publish`.
         """
         parcels: dict[str, Parcel] = {}
-        placed: list[Receipt] = []
+        placed: list[tuple[Parcel, int]] = []
         for topic, event in pairs:
             opened = self._open_topic(topic)
             parcel = parcels.setdefault(opened.name, Parcel(opened))
-            placed.append(Receipt(parcel, parcel.add(event)))
+            placed.append((parcel, parcel.add(event)))
         if together(list(parcels.values())):
             self._publish(list(parcels.values()))
-        return [receipt.parcel.outcome(receipt.index) for receipt in placed]
+        return [parcel.outcome(index) for parcel, index in placed]
 
     def publish_frame(self, topic: Topic, frame: Any) -> list[Acked | Rejected | Unknown]:
         """Publish a Polars frame, an Arrow table or record batch as columns, as one transaction.
@@ -173,7 +183,7 @@ class Client:
 
     def _publish(self, parcels: Sequence[Parcel]) -> None:
         """In this thread, after what was sent before."""
-        if self._unanswered:
+        if any(lane.busy for lane in self._lanes.values()):
             self.flush()
         with self._publishing:
             self._send(parcels)
@@ -193,7 +203,7 @@ class Client:
                 parcel.error = exc
             return
         for parcel in parcels:
-            parcel.answer = sent
+            parcel.settle(*sent)
 
     def _sent(self, batches: Sequence[NewBatch]) -> tuple[api.Publish, api.Acked | api.Refused | api.Unknown]:
         assert self._opened is not None
@@ -208,50 +218,99 @@ class Client:
     def send(self, topic: Topic, event: Any) -> Receipt:
         """Publish one event without waiting for its answer; `flush` waits. Blocks while too many are unanswered.
 
+        The event is encoded at once: it may be changed afterwards.
+
         Raises:
             Closed: the client is not open.
         """
         name = topic if isinstance(topic, str) else topic.name
-        with self._filling:
-            parcel = self._lanes.get(name)
-            if parcel is not None:
-                return self._filled(name, parcel, event)
-        self._room.acquire()
-        with self._filling:
-            parcel = self._lanes.get(name)
-            if parcel is None:
-                parcel = self._lanes[name] = Parcel(self._open_topic(name))
-                self._unanswered += 1
-                self._pipe.put(parcel)
-            else:
-                self._room.release()
-            return self._filled(name, parcel, event)
-
-    def _filled(self, name: str, parcel: Parcel, event: Any) -> Receipt:
-        index = parcel.add(event)
-        if index + 1 >= CHUNK_EVENTS or parcel.size >= CHUNK_BYTES:
-            del self._lanes[name]
-        return Receipt(parcel, index)
+        lane = self._lanes.get(name)
+        if lane is None:
+            lane = self._lanes.setdefault(name, _Lane(self._open_topic(name)))
+        try:
+            held = lane.encode(event) if type(event) is not NewEvent else seal(lane.topic, event)
+        except Exception:  # noqa: BLE001 - `seal` finds the reason
+            held = seal(lane.topic, event)
+        receipt = Receipt(held)
+        if len(lane.sent) * (SENT_OVERHEAD_BYTES + len(held)) > SENT_BYTES_MAX:  # `full`, without the call
+            lane.wait_for_room(len(held))
+        lane.sent.append(receipt)
+        if not lane.called:
+            lane.called = True
+            self._pipe.put(lane)
+        return receipt
 
     def flush(self) -> None:
-        """Wait until everything that was sent has its answer."""
+        """Wait until everything that was sent has its answer.
+
+        Raises:
+            PenstockError: some of it was not stored since the last flush (a full disk, a closed log): the receipts
+                say which.
+        """
         done = Signal()
         self._pipe.put(done)
         done.wait()
+        self._raise_failure()
 
-    def _work_off(self, item: Parcel | Signal) -> None:
-        """In the pipe's thread: whatever has been filled in meanwhile is published as one transaction."""
+    def _raise_failure(self) -> None:
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+
+    def _work_off(self, item: _Lane | Signal) -> None:
+        """In the pipe's thread: what a lane holds is published, a chunk as one transaction."""
         if isinstance(item, Signal):
             item.set()
             return
-        with self._filling:
-            if self._lanes.get(item.topic.name) is item:
-                del self._lanes[item.topic.name]
-        with self._publishing:
-            self._send((item,))
-        with self._filling:
-            self._unanswered -= 1
-        self._room.release()
+        item.working = True
+        item.called = False
+        left = len(item.sent)
+        while left:
+            parcel = item.take(left)
+            left -= parcel.count
+            with self._publishing:
+                self._send((parcel,))
+            self._failure = self._failure or parcel.error
+        item.working = False
+
+
+class _Lane:
+    """What was sent to one topic and is not under way yet. Any thread appends, the pipe's thread takes.
+
+    Without a lock: appending to a deque, taking from its other end and its length are each one step. `called` is
+    taken back before the lane is looked into, so whatever is appended afterwards calls again.
+    """
+
+    def __init__(self, topic: TypedTopic[Any]) -> None:
+        self.topic = topic
+        self.encode = topic.encode_quick
+        self.sent: deque[Receipt] = deque()
+        self.called = False  # the pipe's thread has been told and has not looked yet
+        self.working = False  # what was taken is not answered yet
+        self._room = Signal()
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything that was sent has no answer yet."""
+        return bool(self.sent) or self.working
+
+    def full(self, size: int) -> bool:
+        """Whether an event of `size` bytes must wait until others are under way."""
+        return len(self.sent) * (SENT_OVERHEAD_BYTES + size) > SENT_BYTES_MAX
+
+    def wait_for_room(self, size: int) -> None:
+        """Return when there is room for an event of `size` bytes."""
+        while self.full(size):
+            self._room.clear()
+            if self.full(size):
+                self._room.wait()
+
+    def take(self, limit: int) -> Parcel:
+        """A chunk of what was sent, at most `limit` events of it; there are as many."""
+        parcel = Parcel(self.topic)
+        parcel.take(self.sent, min(limit, CHUNK_EVENTS))
+        self._room.set()
+        return parcel
 
 
 async def identity(opened: Opened, name: str | None) -> tuple[str, int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -14,7 +15,6 @@ from penstock.errors import PermanentError
 from penstock.event.batch import NewBatch
 from penstock.event.checks import check_event
 from penstock.event.envelope import NewEvent
-from penstock.event.partition import Key
 
 CHUNK_EVENTS = 5_000
 CHUNK_BYTES = 1_000_000
@@ -22,17 +22,43 @@ CHUNK_BYTES = 1_000_000
 _TEXTS = ("id", "type", "source", "subject", "correlationid", "causationid", "traceparent", "tracestate")
 
 
+class Sealed(msgspec.Struct, gc=False):
+    """An event as it was when it was sent: its bytes, and its envelope when it came in one; or why it has none."""
+
+    body: bytes
+    event: NewEvent | None = None
+    refused: str = ""
+
+    def __len__(self) -> int:
+        return len(self.body)
+
+
+def seal(topic: TypedTopic[Any], event: Any) -> Sealed:
+    """Encode an event; one that cannot be encoded is refused."""
+    try:
+        if type(event) is not NewEvent:
+            return Sealed(topic.encode(event))
+        check_event(event)
+        if event.key is not None and topic.spec.key is not None:
+            msg = f"a key beside the event, and topic {topic.name} takes it from field {topic.spec.key}"
+            raise ValueError(msg)
+        return Sealed(topic.encode(event.data), event)
+    except (PermanentError, TypeError, ValueError) as exc:
+        return Sealed(b"", None, str(exc))
+
+
 class Parcel:
     """Encoded events for one topic, in order, and once published, their outcomes."""
 
     __slots__ = (
+        "_attributes",
+        "_bodies",
+        "_kept",
         "_refused",
-        "answer",
-        "attributes",
-        "bodies",
+        "_settled",
+        "count",
         "error",
         "first_batch",
-        "keys",
         "packed",
         "size",
         "topic",
@@ -40,36 +66,60 @@ class Parcel:
 
     def __init__(self, topic: TypedTopic[Any]) -> None:
         self.topic = topic
-        self.bodies: list[bytes] = []
+        self.count = 0
         self.size = 0
-        self.attributes: dict[str, list[Any]] = {}
-        self.keys: list[Key] | None = None
+        self._bodies: list[bytes] = []
+        self._attributes: dict[str, list[Any]] = {}
         self._refused: dict[int, str] = {}
+        self._kept: dict[int, int] | None = None
         self.packed: Packed | None = None
         self.first_batch = 0
-        self.answer: tuple[api.Publish, api.Acked | api.Refused | api.Unknown] | None = None
+        self._settled: _Settled | None = None
         self.error: Exception | None = None
 
     # -- filling ---------------------------------------------------------------------------------------------------
 
     def add(self, event: Any) -> int:
         """Take one event on; returns its index. One that cannot be encoded is rejected, alone."""
-        index = len(self.bodies)
-        try:
-            body = self._wrapped(event, index) if type(event) is NewEvent else self.topic.encode(event)
-        except (PermanentError, TypeError, ValueError) as exc:
-            self._refused[index] = str(exc)
-            body = b""
-        self.bodies.append(body)
+        if type(event) is not NewEvent:
+            try:
+                return self._append(self.topic.encode_quick(event))
+            except Exception:  # noqa: BLE001 - `seal` finds the reason
+                pass
+        return self._append(self._unsealed(seal(self.topic, event), self.count))
+
+    def take(self, sent: deque[Receipt], count_max: int) -> None:
+        """Take on what was sent, in order: `count_max` events of it, fewer when they pass CHUNK_BYTES."""
+        bodies, size = self._bodies, 0
+        for index in range(count_max):
+            receipt = sent.popleft()
+            held = receipt.held
+            body = held if isinstance(held, bytes) else self._unsealed(held, index)
+            bodies.append(body)
+            size += len(body)
+            receipt.held, receipt.parcel, receipt.index = None, self, index
+            if size >= CHUNK_BYTES:
+                break
+        self.count, self.size = len(bodies), size
+
+    def _unsealed(self, sealed: Sealed, index: int) -> bytes:
+        """Note what is beside the bytes."""
+        if sealed.refused:
+            self._refused[index] = sealed.refused
+        elif sealed.event is not None:
+            self._note(sealed.event, index)
+        return sealed.body
+
+    def _append(self, body: bytes) -> int:
+        index = self.count
+        self._bodies.append(body)
+        self.count = index + 1
         self.size += len(body)
         return index
 
-    def _wrapped(self, event: NewEvent, index: int) -> bytes:
-        check_event(event)
+    def _note(self, event: NewEvent, index: int) -> None:
+        """Keep what the envelope says beside the bytes."""
         if event.key is not None:
-            if self.topic.spec.key is not None:
-                msg = f"a key beside the event, and topic {self.topic.name} takes it from field {self.topic.spec.key}"
-                raise ValueError(msg)
             self._column("", index).append(event.key)
         for name in _TEXTS:
             value = getattr(event, name)
@@ -79,41 +129,60 @@ class Parcel:
             self._column("time_us", index).append(time_us(event.time))
         if event.headers:
             self._column("headers", index).append(dict(event.headers))
-        return self.topic.encode(event.data)
 
     def _column(self, name: str, index: int) -> list[Any]:
         """The attribute's values up to `index`; earlier events have none."""
-        values = self.attributes.setdefault(name, [])
+        values = self._attributes.setdefault(name, [])
         values.extend([None] * (index - len(values)))
         return values
 
     # -- publishing ------------------------------------------------------------------------------------------------
 
     def pack(self) -> Sequence[NewBatch]:
-        """Validate everything and lay it out by partition; what is refused is left out."""
-        count = len(self.bodies)
-        attributes = {name: self._column(name, count) for name in self.attributes}
+        """Validate everything and lay it out by partition; what is refused is left out. The bytes go with it."""
+        bodies, self._bodies = self._bodies, []
+        attributes = {name: self._column(name, self.count) for name in self._attributes}
         keys = attributes.pop("", None)
-        good = self.bodies
         if self._refused:
-            kept = [index for index in range(count) if index not in self._refused]
-            good = [self.bodies[index] for index in kept]
+            kept = [index for index in range(self.count) if index not in self._refused]
+            bodies = [bodies[index] for index in kept]
             attributes = {name: [values[index] for index in kept] for name, values in attributes.items()}
             keys = None if keys is None else [keys[index] for index in kept]
-            packed = self.topic.pack(good, keys=keys, attributes=attributes) if good else Packed([], [], {})
-            place: list[tuple[int, int]] = [(-1, -1)] * count
-            for position, index in enumerate(kept):
-                place[index] = packed.place[position]
-            refused = {kept[position]: reason for position, reason in packed.refused.items()}
-            self.packed = Packed(packed.batches, place, self._refused | refused)
+            self._kept = {index: position for position, index in enumerate(kept)}
+            self.packed = self.topic.pack(bodies, keys=keys, attributes=attributes) if kept else Packed([], {})
+            self._refused |= {kept[position]: reason for position, reason in self.packed.refused.items()}
         else:
-            self.packed = self.topic.pack(good, keys=keys, attributes=attributes)
+            self.packed = self.topic.pack(bodies, keys=keys, attributes=attributes)
+            self._refused = self.packed.refused
         return self.packed.batches
+
+    @property
+    def refused(self) -> dict[int, str]:
+        """Why events will not be stored, by index."""
+        return self._refused
 
     def refuse_all(self, reason: str) -> None:
         """Nothing of it is stored: because of `reason`, or its own."""
-        own = {} if self.packed is None else self.packed.refused
-        self.packed = Packed([], [], {index: own.get(index, reason) for index in range(len(self.bodies))})
+        self._refused = {index: self._refused.get(index, reason) for index in range(self.count)}
+        self.packed = Packed([], {})
+
+    def settle(self, publish: api.Publish, answer: api.Acked | api.Refused | api.Unknown) -> None:
+        """Note the answer to the publish that carried it; the bytes are let go unless it must be asked again."""
+        assert self.packed is not None
+        mine = slice(self.first_batch, self.first_batch + len(self.packed.batches))
+        partitions = [batch.partition for batch in self.packed.batches]
+        self._settled = _Settled(
+            partitions,
+            first=answer.first[mine] if isinstance(answer, api.Acked) else (),
+            answer=answer,
+            ticket=publish if isinstance(answer, api.Unknown) else None,
+        )
+        self.packed.batches = []
+
+    @property
+    def known(self) -> bool:
+        """Whether every outcome is known."""
+        return self._settled is not None or self.error is not None or len(self._refused) == self.count
 
     def outcome(self, index: int) -> Outcome:
         """What became of one event.
@@ -121,34 +190,46 @@ class Parcel:
         Raises:
             PenstockError: nothing of the parcel was stored, and it may be published again (a full disk, a busy log).
         """
-        if self.packed is not None and index in self.packed.refused:
-            return Rejected(self.topic.name, self.packed.refused[index])
+        if index in self._refused:
+            return Rejected(self.topic.name, self._refused[index])
         if self.error is not None:
             raise self.error
         assert self.packed is not None
-        assert self.answer is not None
-        publish, answer = self.answer
-        batch, position = self.packed.place[index]
-        number = self.first_batch + batch
-        match answer:
-            case api.Acked():
-                partition = publish.batches[number].partition
-                return Acked(self.topic.name, partition, answer.first[number] + position, answer.repeated)
-            case api.Refused():
-                return Rejected(self.topic.name, answer.reason)
-            case api.Unknown():
-                return Unknown(self.topic.name, answer.reason, publish, (number, position))
+        assert self._settled is not None
+        settled = self._settled
+        batch, position = self.packed.place(index if self._kept is None else self._kept[index])
+        match settled.answer:
+            case api.Acked(repeated=repeated):
+                return Acked(self.topic.name, settled.partitions[batch], settled.first[batch] + position, repeated)
+            case api.Refused(reason=reason):
+                return Rejected(self.topic.name, reason)
+            case api.Unknown(reason=reason):
+                assert settled.ticket is not None
+                return Unknown(self.topic.name, reason, settled.ticket, (self.first_batch + batch, position))
 
     def outcomes(self) -> list[Outcome]:
         """What became of every event, in order; see `outcome`."""
-        return [self.outcome(index) for index in range(len(self.bodies))]
+        return [self.outcome(index) for index in range(self.count)]
 
 
-class Receipt(msgspec.Struct, frozen=True, gc=False):
-    """Stands for one event that was sent: `outcome` after a `flush`."""
+class _Settled(msgspec.Struct, frozen=True):
+    """Where each batch of a parcel went: its partition and first offset; or the answer that says why it did not."""
 
-    parcel: Parcel
-    index: int
+    partitions: Sequence[int]
+    first: Sequence[int]
+    answer: api.Acked | api.Refused | api.Unknown
+    ticket: api.Publish | None
+
+
+class Receipt(msgspec.Struct, gc=False, eq=False):
+    """Stands for one event that was sent: `outcome` after a `flush`.
+
+    Until the event is under way, `parcel` is None and `held` is the event as it was sent.
+    """
+
+    held: Any
+    parcel: Parcel | None = None
+    index: int = 0
 
     @property
     def outcome(self) -> Outcome | None:
@@ -158,9 +239,7 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
             PenstockError: as `Client.publish`.
         """
         parcel = self.parcel
-        if parcel.answer is None and parcel.error is None and (parcel.packed is None or parcel.packed.batches):
-            return None
-        return parcel.outcome(self.index)
+        return parcel.outcome(self.index) if parcel is not None and parcel.known else None
 
 
 def assemble(parcels: Iterable[Parcel], *, producer: str, epoch: int, sequence: int) -> api.Publish:
@@ -176,10 +255,10 @@ def together(parcels: Sequence[Parcel]) -> bool:
     """Whether all of it can be stored; if not, nothing is: the others are rejected because of the first bad one."""
     for parcel in parcels:
         parcel.pack()
-    bad = next((p for p in parcels if p.packed is not None and p.packed.refused), None)
-    if bad is None or bad.packed is None:
+    bad = next((parcel for parcel in parcels if parcel.refused), None)
+    if bad is None:
         return True
-    index, reason = min(bad.packed.refused.items())
+    index, reason = min(bad.refused.items())
     for parcel in parcels:
         parcel.refuse_all(f"published together with an event that was refused ({bad.topic.name}, {index}: {reason})")
     return False

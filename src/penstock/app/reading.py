@@ -39,6 +39,7 @@ async def _read(
     opened = await open_app(app, plan_app(app), system)
     try:
         typed = opened.topic(topic)
+        schema = typed.columns(columns)
         tables: list[pa.RecordBatch] = []
         left = limit
         for partition in range(typed.spec.partitions):
@@ -50,10 +51,9 @@ async def _read(
                     break
                 for delivered in batches:
                     table = typed.table(delivered)
-                    tables.append(table if columns is None else table.select(list(columns)))
+                    tables.append(table if columns is None else table.select(schema.names))
                     left = None if left is None else left - delivered.count
                 offset = batches[-1].end
-        empty = typed.columns(columns)
-        return cast("pl.DataFrame", pl.from_arrow(pa.Table.from_batches(tables, schema=empty)))
+        return cast("pl.DataFrame", pl.from_arrow(pa.Table.from_batches(tables, schema=schema)))
     finally:
         await opened.close()

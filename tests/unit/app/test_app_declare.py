@@ -1,0 +1,152 @@
+"""What an app refuses before it starts, and where it puts things."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import polars as pl
+import pytest
+
+from penstock import App, Reject, count, duckdb_table, parquet
+from penstock.errors import ConfigError, DeclaredDifferently, SchemaIncompatible
+
+
+class Order(msgspec.Struct):
+    id: int
+    customer: str
+    amount: float
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> App:
+    return App("shop", path=tmp_path / "log")
+
+
+BAD: dict[str, tuple[Callable[[App], object], str]] = {
+    "key": (lambda a: a.topic("t", Order, key="nope"), r"topics\.t\.key: 'nope' is no field of Order; expected one of"),
+    "key kind": (lambda a: a.topic("t", Order, key="amount"), r"topics\.t\.key: field 'amount' of Order is float"),
+    "time kind": (lambda a: a.topic("t", Order, time="id"), r"topics\.t\.time.*expected datetime"),
+    "key of raw": (lambda a: a.topic("t", key="id"), r"topics\.t\.key.*has no type"),
+    "disorder": (lambda a: a.topic("t", Order, disorder="soon"), r"topics\.t\.disorder.*'60s'"),
+    "partitions": (lambda a: a.topic("t", Order, partitions=0), r"topics\.t\.partitions: 0; expected 1 to"),
+    "name": (lambda a: a.topic("../t", Order), "topic name"),
+    "twice": (lambda a: [a.topic("t", Order), a.topic("t", Order)], "is the name of a topic already"),
+    "case": (lambda a: [a.topic("t", Order), a.topic("T", Order)], "differ only in case"),
+    "source": (lambda a: a.read(object(), into=a.topic("t", Order)), r"sources\.t: found object; expected files"),
+    "no into": (lambda a: a.read(object()), "needs into="),
+    "shape": (lambda a: a.handle(a.topic("t", Order), name="h")(lambda: None), r"handlers\.h.*expected \(event\)"),
+    "sink": (lambda a: a.flow("f", a.topic("t", Order)).to("lake"), r"flows\.f\.to: found str; expected parquet"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_refused_at_once_with_the_way_out(app: App, name: str) -> None:
+    declare, message = BAD[name]
+    with pytest.raises((ConfigError, DeclaredDifferently), match=message):
+        declare(app)
+
+
+def test_a_flow_does_not_branch_in_silence(app: App) -> None:
+    flow = app.flow("f", app.topic("t", Order))
+    flow.filter(pl.col("amount") > 1)
+    with pytest.raises(ConfigError, match="second branch"):
+        flow.filter(pl.col("amount") < 1)
+
+
+def test_a_flow_is_finished_by_its_first_target(app: App, tmp_path: Path) -> None:
+    flow = app.flow("f", app.topic("t", Order)).to(parquet(tmp_path / "lake"))
+    with pytest.raises(ConfigError, match="an operator after to"):
+        flow.filter(pl.col("amount") > 1)
+    with pytest.raises(ConfigError, match=r"two sinks f\.parquet"):
+        flow.to(parquet(tmp_path / "other"))
+    flow.to(parquet(tmp_path / "other"), name="second")
+    assert [sink.name for sink in app.flows["f"].sinks] == ["f.parquet", "second"]
+
+
+def test_relative_targets_lie_beside_the_program(app: App) -> None:
+    app.flow("f", app.topic("t", Order)).to(duckdb_table("x.duckdb", table="t"))
+    assert app.flows["f"].sinks[0].config.path == str(Path(__file__).parent / "x.duckdb")
+
+
+def test_the_log_lies_beside_the_program_whatever_the_current_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert App("shop").directory == Path(__file__).parent / ".penstock" / "shop"
+
+
+def test_without_a_file_the_project_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    names: dict[str, object] = {"App": App}
+    exec("app = App('shop')", names)
+    assert names["app"].directory == tmp_path / ".penstock" / "shop"  # type: ignore[attr-defined]
+
+
+def test_a_changed_type_is_refused_at_the_start_with_what_changed(tmp_path: Path) -> None:
+    class Old(msgspec.Struct):
+        id: int
+
+    class New(msgspec.Struct):
+        id: int
+        customer: str
+
+    first = App("shop", path=tmp_path / "log")
+    topic = first.topic("orders", Old)
+    with first.client() as client:
+        client.publish(topic, Old(1))
+    second = App("shop", path=tmp_path / "log")
+    second.topic("orders", New)
+    with pytest.raises(SchemaIncompatible, match="customer"), second.client():
+        pass
+    assert first.read("orders").to_dicts() == [{"id": 1}]
+
+
+def test_two_programs_that_differ_are_told_apart(tmp_path: Path) -> None:
+    first, second = App("shop", path=tmp_path / "log"), App("shop", path=tmp_path / "log")
+    first.topic("orders", Order, key="customer")
+    second.topic("orders", Order, key="id")
+    with first.client(), pytest.raises(DeclaredDifferently, match="key"), second.client():
+        pass
+
+
+def test_flows_through_topics_flows_and_sinks(app: App, tmp_path: Path) -> None:
+    orders = app.topic("orders", Order, key="customer")
+    checked = app.topic("checked", Order, key="customer")
+
+    @app.handle(orders, into=checked)
+    def check(order: Order) -> Order:
+        if order.amount < 0:
+            raise Reject(f"amount {order.amount}")
+        return order
+
+    big = app.flow("big", checked).filter(pl.col("amount") >= 10)
+    app.flow("per_customer", big).by("customer").agg(orders=count()).to(
+        duckdb_table(tmp_path / "r.duckdb", table="per_customer", key="customer")
+    )
+    with app.client() as client:
+        client.publish_many(orders, [Order(n, f"c{n % 3}", n - 1.0) for n in range(31)])
+    report = app.run(until_idle=True)
+    assert report.part("check").dead == 1
+    assert app.read("big").height == 20
+    import duckdb
+
+    with duckdb.connect(str(tmp_path / "r.duckdb"), read_only=True) as connection:
+        rows = connection.sql("select * from per_customer order by customer").fetchall()
+    assert rows == [("c0", 7), ("c1", 6), ("c2", 7)]
+
+
+def test_a_target_that_was_removed_is_filled_again_from_the_log(app: App, tmp_path: Path) -> None:
+    orders = app.topic("orders", Order, key="customer")
+    app.flow("copy", orders).to(parquet(tmp_path / "lake"))
+    with app.client() as client:
+        client.publish_many(orders, [Order(n, f"c{n % 3}", 1.0) for n in range(100)])
+    app.run(until_idle=True)
+    import shutil
+
+    shutil.rmtree(tmp_path / "lake")
+    app.run(until_idle=True)
+    assert sorted(pl.read_parquet(tmp_path / "lake/**/*.parquet")["id"]) == list(range(100))
