@@ -24,11 +24,27 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Packed(msgspec.Struct):
-    """Events as batches. `place` gives for each good event (in input order) its batch and its index in it."""
+    """Events as batches, and why some were refused, by index in the input.
+
+    `members` holds for each batch the indexes of its events; None when one batch holds everything.
+    """
 
     batches: list[NewBatch]
-    place: list[tuple[int, int]]
     refused: dict[int, str]
+    members: Sequence[Sequence[int]] | None = None
+    _places: dict[int, tuple[int, int]] | None = None
+
+    def place(self, index: int) -> tuple[int, int]:
+        """The batch of a good event, and its index in it; worked out when somebody asks."""
+        if self.members is None:
+            return 0, index
+        if self._places is None:
+            self._places = {
+                index: (number, position)
+                for number, indexes in enumerate(self.members)
+                for position, index in enumerate(indexes)
+            }
+        return self._places[index]
 
 
 def time_us(moment: datetime) -> int:
@@ -45,6 +61,8 @@ class TypedTopic(Generic[T]):
         self.schema_id = topic.schema_id
         self.name = topic.spec.name
         self.schema = schema
+        self.encode_quick = schema.encode_quick if isinstance(schema, Schema) else self.encode
+        """As `encode`, but it raises whatever an encoder raises: ask `encode` for the reason."""
         self._key: Callable[[Any], Key] | None = attrgetter(topic.spec.key) if topic.spec.key else None
         self._time: Callable[[Any], datetime] | None = attrgetter(topic.spec.time) if topic.spec.time else None
 
@@ -142,22 +160,18 @@ class TypedTopic(Generic[T]):
         count = len(bodies)
         if not refused and (keys is None or self.spec.partitions == 1):
             batch = self._batch(0, bodies, stored, times)
-            return Packed([batch], [(0, i) for i in range(count)], refused)
+            return Packed([batch], refused)
         numbers = [0] * count if keys is None else partitions_of(keys, self.spec.partitions)
         members: dict[int, list[int]] = {}
         for index, number in enumerate(numbers):
             if index not in refused:
                 members.setdefault(number, []).append(index)
         batches: list[NewBatch] = []
-        place: list[tuple[int, int]] = [(-1, -1)] * count
-        for number in sorted(members):
-            indexes = members[number]
-            for position, index in enumerate(indexes):
-                place[index] = (len(batches), position)
+        for number, indexes in sorted(members.items()):
             part = {name: _chosen(values, indexes) for name, values in stored.items()}
             chosen = None if times is None else [times[i] for i in indexes]
             batches.append(self._batch(number, [bodies[i] for i in indexes], part, chosen))
-        return Packed(batches, place, refused)
+        return Packed(batches, refused, [indexes for _, indexes in sorted(members.items())])
 
     def _times(self, decoded: list[Any] | None, refused: dict[int, str]) -> list[datetime | None] | None:
         if self._time is None or decoded is None:

@@ -34,12 +34,12 @@ class Identity:
     """Ids, keys and bytes of a batch's events, by index."""
 
     def __init__(self, delivered: Delivered, topic: TypedTopic[Any]) -> None:
-        self._delivered = delivered
+        self.delivered = delivered
         self._topic = topic
 
     def attribute(self, name: str, index: int) -> Any:
         """A stored attribute; None when it is unset."""
-        values = self._delivered.payload.attributes.get(name)
+        values = self.delivered.payload.attributes.get(name)
         return None if values is None else values[index]
 
     def id(self, index: int) -> str:
@@ -47,7 +47,7 @@ class Identity:
         own = self.attribute("id", index)
         if own is not None:
             return own
-        delivered = self._delivered
+        delivered = self.delivered
         cause = self.attribute("cause", index)
         if cause is not None:
             number = self.attribute("number", index) or 0
@@ -57,7 +57,7 @@ class Identity:
 
     def body(self, index: int) -> bytes:
         """The event's original bytes; for columns, the JSON of the row."""
-        payload = self._delivered.payload
+        payload = self.delivered.payload
         if isinstance(payload, Columns):
             assert self._topic.schema is not None
             return self._topic.schema.columns_to_lines(payload.table.slice(index, 1))[0]
@@ -67,7 +67,7 @@ class Identity:
     @cached_property
     def _starts(self) -> list[int]:
         """Where each event of a batch of rows begins."""
-        payload = self._delivered.payload
+        payload = self.delivered.payload
         assert isinstance(payload, Rows)
         return [0, *accumulate(length + 1 for length in payload.lengths)]
 
@@ -77,7 +77,7 @@ class Identity:
         if stored is not None:
             return canonical_key(stored)
         field = self._topic.spec.key
-        payload = self._delivered.payload
+        payload = self.delivered.payload
         if field is None:
             return None
         if isinstance(payload, Columns):
@@ -90,7 +90,7 @@ class Identity:
 
     def data(self, index: int) -> Any:
         """The event as an object of the topic's type, as a dict where the topic exists only as columns, or as bytes."""
-        payload, schema = self._delivered.payload, self._topic.schema
+        payload, schema = self.delivered.payload, self._topic.schema
         if schema is None:
             return self.body(index)
         return (
@@ -101,7 +101,7 @@ class Identity:
 
     def event(self, index: int) -> RecordedEvent:
         """The whole envelope of one event."""
-        delivered, topic = self._delivered, self._topic
+        delivered, topic = self.delivered, self._topic
         data = self.data(index)
         time = self.attribute("time_us", index)
         if time is None and topic.spec.time is not None:

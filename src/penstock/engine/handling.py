@@ -77,6 +77,7 @@ class HandlerWork:
         self._system = system
         self._slot: Slot = MemorySlot()
         self._attempts: dict[tuple[int, int], int] = {}
+        self._identity: Identity | None = None
 
     # -- ownership -------------------------------------------------------------------------------------------------
 
@@ -274,7 +275,7 @@ class HandlerWork:
 
     def _letter(self, delivered: Delivered, offset: int, gathered: _Gathered, cause: _Cause) -> None:
         index = offset - delivered.first
-        identity = Identity(delivered, self._source)
+        identity = self._identity_of(delivered)
         gathered.letters.append(
             DeadLetter(
                 group=self._spec.name,
@@ -290,6 +291,12 @@ class HandlerWork:
                 id=identity.id(index),
             )
         )
+
+    def _identity_of(self, delivered: Delivered) -> Identity:
+        """Kept for the batch: where its events begin is found once, however many of them are given up."""
+        if self._identity is None or self._identity.delivered is not delivered:
+            self._identity = Identity(delivered, self._source)
+        return self._identity
 
     def _draft(self, gathered: _Gathered, done: int) -> Draft:
         outputs = self._packed(gathered) if gathered.out else []
@@ -314,8 +321,8 @@ class HandlerWork:
         attributes = {"cause": causes} if numbers is None else {"cause": causes, "number": numbers}
         refused: dict[int, str] = {}
         try:
-            bodies = list(map(self._into.encode, results))
-        except (PermanentError, TypeError):
+            bodies = list(map(self._into.encode_quick, results))
+        except Exception:  # noqa: BLE001 - the reasons are found one by one
             bodies = self._encoded_each(results, causes, refused)
         packed = self._into.pack(bodies, attributes=attributes)
         for index, reason in packed.refused.items():
