@@ -12,6 +12,8 @@ from penstock.schema.arrow import arrow_type, to_array
 from penstock.schema.arrow import compute as pc
 from penstock.schema.shapes import Field, Shape, Type
 
+_DAY_US = 86_400_000_000
+
 
 def adapt(shape: Shape, batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     """Drops columns that are no more, fills new ones with their defaults, widens types; the rows stay.
@@ -49,7 +51,19 @@ def _adapt(kind: Type, column: pa.Array) -> pa.Array:
         return _union(kind, column, into)
     if kind.kind in {"list", "dict"} and pa.types.is_nested(column.type):
         return _lists(kind, column, into)
+    if kind.kind == "duration" and pa.types.is_interval(column.type):
+        return _from_intervals(column, into)
     return column.cast(into)
+
+
+def _from_intervals(column: pa.Array, into: pa.DataType) -> pa.Array:
+    """DuckDB's INTERVAL as a length of time, which one with months is not."""
+    parts = column.to_pylist()
+    if any(part is not None and part.months for part in parts):
+        msg = "an interval with months has no fixed length"
+        raise pa.ArrowInvalid(msg)
+    us = [None if part is None else part.days * _DAY_US + part.nanoseconds // 1000 for part in parts]
+    return pa.array(us, pa.int64()).cast(into)
 
 
 def _children(column: pa.Array) -> dict[str, pa.Array]:
@@ -62,7 +76,7 @@ def _struct(children: list[pa.Array], into: pa.DataType, column: pa.Array) -> pa
 
 def _union(kind: Type, column: pa.Array, into: pa.DataType) -> pa.Array:
     found = _children(column)
-    children: list[pa.Array] = [next(iter(found.values()))]
+    children: list[pa.Array] = [next(iter(found.values())).cast(into.field(0).type)]
     for member in kind.members:
         old = found.get(str(member.tag))
         if not member.fields:
@@ -83,7 +97,7 @@ def _lists(kind: Type, column: pa.Array, into: pa.DataType) -> pa.Array:
     if kind.kind == "list":
         return pa.ListArray.from_arrays(starts, _adapt(kind.item, column.flatten()), type=into)
     pairs = column.cast(_pairs(column.type)).flatten().flatten()
-    return pa.MapArray.from_arrays(starts, pairs[0], _adapt(kind.item, pairs[1]), type=into)
+    return pa.MapArray.from_arrays(starts, pairs[0].cast(pa.string()), _adapt(kind.item, pairs[1]), type=into)
 
 
 def _pairs(kind: pa.DataType) -> pa.DataType:

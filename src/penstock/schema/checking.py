@@ -49,8 +49,14 @@ def check_values(name: str, shape: Shape, batch: pa.RecordBatch) -> None:
         wrong = None if find is None else find(field, column)
         if wrong is not None and pc.any(wrong).as_py():
             row = pc.index(wrong, pa.scalar(True)).as_py()
-            msg = f"{name}: column {field.name}, row {row}: {column[row]} is no {field.kind} of this type"
+            msg = f"{name}: column {field.name}, row {row}: {_shown(column, row)} is no {field.kind} of this type"
             raise SchemaIncompatible(msg)
+
+
+def _shown(column: pa.Array, row: int) -> str:
+    if pa.types.is_timestamp(column.type):
+        return f"{column.view(pa.int64())[row]} microseconds since 1970"
+    return str(column[row])
 
 
 def _no_number(_: Field, column: pa.Array) -> pa.Array:

@@ -13,8 +13,8 @@ Description = dict[str, Any]
 
 # New readers that take every value of the old kind, as JSON and as columns.
 _WIDER = {("int", "float"), ("enum", "str"), ("literal", "str"), ("enum", "int"), ("literal", "int")}
-_UPPER = ("le", "lt", "max_length")
-_LOWER = ("ge", "gt", "min_length")
+# Of each bound: the side it is on, the other bound on that side, and whether it excludes its own value.
+_SAME_SIDE = {"ge": (1, "gt", False), "gt": (1, "ge", True), "le": (-1, "lt", False), "lt": (-1, "le", True)}
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -77,26 +77,31 @@ def _values(old: Description, new: Description, path: str) -> Iterator[Change]:
 
 
 def _limits(old: Description, new: Description, path: str) -> Iterator[Change]:
-    before, now = dict(old.get("limits", {})), dict(new.get("limits", {}))
-    for name, value in now.items():
-        had = before.get(name)
-        if name in _UPPER:
-            fine = had is not None and had <= value
-        elif name in _LOWER:
-            fine = had is not None and had >= value
-        else:
-            fine = had == value
-        if not fine and not _vacuous(name, value):
+    before = dict(old.get("limits", {}))
+    if old["kind"] == "int":
+        before = {"ge": INT_MIN, "le": INT_MAX} | before
+    for name, value in new.get("limits", {}).items():
+        if not _implied(name, value, before):
+            had = old.get("limits", {}).get(name)
             text = f"a new limit {name} = {value}" if had is None else f"the limit {name} was {had} and is {value} now"
             yield Change(path, text, "keep the limit as it was: recorded events may lie beyond the new one")
 
 
-def _vacuous(name: str, value: float) -> bool:
-    return (
-        (name == "min_length" and value == 0)
-        or (name == "ge" and value <= INT_MIN)
-        or (name == "le" and value >= INT_MAX)
-    )
+def _implied(name: str, value: Any, before: Description) -> bool:
+    """Whether every value within the limits `before` is within this one."""
+    if name in _SAME_SIDE:
+        sign, other, strict = _SAME_SIDE[name]
+        own, twin = before.get(name), before.get(other)
+        if own is not None and sign * own >= sign * value:
+            return True
+        return twin is not None and (sign * twin > sign * value or (not strict and twin == value))
+    if name == "min_length":
+        return value <= before.get(name, 0)
+    if name == "max_length":
+        return name in before and before[name] <= value
+    if name == "multiple_of":
+        return name in before and before[name] % value == 0
+    return before.get(name) == value
 
 
 def _decimal(old: Description, new: Description, path: str) -> Iterator[Change]:
@@ -119,13 +124,23 @@ def _struct(old: Description, new: Description, path: str) -> Iterator[Change]:
         if "default" not in field and "made" not in field and ("default" in had or "made" in had):
             yield Change(where, "had a default and has none now", "keep the default: recorded events may lack it")
         yield from _node(had["type"], field["type"], where)
+    yield from _unknown(old, new, before, now, path)
+
+
+def _unknown(old: Description, new: Description, before: Description, now: Description, path: str) -> Iterator[Change]:
+    """What stands in old events and is no field of the new ones: removed fields, and tags."""
+    tag, had_tag = new.get("tag"), old.get("tag")
     if new.get("closed"):
-        for wire in before:
-            if wire not in now:
-                where = f"{path}.{wire}" if path else wire
-                yield Change(where, "is gone while unknown fields are refused", "take forbid_unknown_fields away")
-    if "tag" in old and "tag" in new and old["tag"] != new["tag"]:
-        yield Change(path, f"the tag was {old['tag'][1]} and is {new['tag'][1]} now", "keep the tag")
+        gone = [wire for wire in before if wire not in now]
+        if had_tag is not None and (tag is None or tag[0] != had_tag[0]):
+            gone.append(had_tag[0])
+        for wire in gone:
+            where = f"{path}.{wire}" if path else wire
+            yield Change(where, "is gone while unknown fields are refused", "take forbid_unknown_fields away")
+    if tag is not None and tag[0] in before:
+        yield Change(path, f"the tag takes the place of the field {tag[0]}", "choose another tag_field")
+    if tag is not None and had_tag is not None and tag != had_tag:
+        yield Change(path, f"the tag was {had_tag[1]} and is {tag[1]} now", "keep the tag")
 
 
 def _union(old: Description, new: Description, path: str) -> Iterator[Change]:

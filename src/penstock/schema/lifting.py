@@ -148,7 +148,9 @@ def _unions(kind: Type, column: pa.Array) -> list[Any]:
     made: dict[Any, Iterable[Any]] = {}
     for member in kind.members:
         if member.fields:
-            made[member.tag] = iter(_objects(member, children[str(member.tag)].drop_null().flatten()))
+            made[member.tag] = iter(
+                _objects(member, children[str(member.tag)].filter(pc.equal(parts[0], member.tag)).flatten())
+            )
         else:
             assert member.cls is not None
             made[member.tag] = (cls() for cls in repeat(member.cls))

@@ -14,6 +14,8 @@ from penstock.errors import ConfigError
 from penstock.schema.shapes import DECIMAL_DIGITS_MAX, Field, Kind, Shape, Type
 
 INT_MIN, INT_MAX = -(2**63), 2**63 - 1
+# What msgspec raises for an annotation that it does not understand.
+_UNKNOWN = (TypeError, NameError, NotImplementedError)
 
 _PLAIN: dict[type[mi.Type], Kind] = {
     mi.BoolType: "bool",
@@ -66,11 +68,11 @@ def read_class(cls: Any) -> Shape:
 def _info(cls: type, path: str) -> mi.Type:
     try:
         return mi.type_info(cls)
-    except (TypeError, NameError) as exc:
+    except _UNKNOWN as exc:
         for name, hint in _hints(cls).items():
             try:
                 mi.type_info(hint)
-            except (TypeError, NameError) as inner:
+            except _UNKNOWN as inner:
                 msg = f"{inner}: use one of the types of docs/reference/types.md"
                 raise ConfigError(msg, path=f"{path}.{name}") from inner
         msg = f"{exc}: use one of the types of docs/reference/types.md"
