@@ -1,0 +1,272 @@
+"""The log's tables on SQLite in memory: places, sequences, progress, and that damage is named."""
+
+from __future__ import annotations
+
+import pytest
+
+from penstock.errors import BlockDamaged, ConfigError, RecordDamaged, Rejected
+from penstock.log import catalogue, placed, producers, progress
+from penstock.log.api import Advance, Append, Appended, Claim, Claimed, Overtaken, ProducerRow, Refusal, Result, Span
+from penstock.log.checks import row_check
+from penstock.log.ddl import OFFSET_BITS, OFFSET_MAX, PID_MAX
+from penstock.log.store import Store
+from tests.unit.log.logs import append, block, bodies, declare_in, in_memory
+
+DAY_US = 86_400 * 1_000_000
+
+
+def apply(store: Store, *requests: Append | Advance | Claim, now_us: int = 0) -> list[Result]:
+    return store.apply(requests, now_us=now_us)[0]
+
+
+def span(pid: int, start: int = 0, end: int = OFFSET_MAX) -> Span:
+    return Span(pid, start, end)
+
+
+# -- places ------------------------------------------------------------------------------------------------------------
+
+
+def test_blocks_follow_one_another_and_partitions_do_not_mix() -> None:
+    store, (one, two) = in_memory(2)
+    (first,) = apply(store, append(0, block(one, b"a", b"b"), block(two, b"x"), block(one, b"c")))
+    assert first == Appended([0, 0, 2])
+    apply(store, append(1, block(two, b"y"), block(one, b"d")))
+    read = placed.read(store.db, span(one), events_max=100, bytes_max=1 << 20)
+    assert bodies(read) == [b"a", b"b", b"c", b"d"]
+    assert [(b.first, b.base) for b in read] == [(0, 0), (2, 0), (3, 3)]
+    assert bodies(placed.read(store.db, span(two), events_max=100, bytes_max=1 << 20)) == [b"x", b"y"]
+
+
+def test_reading_starts_at_the_block_that_holds_the_offset_and_stops_at_the_limits() -> None:
+    store, (pid,) = in_memory()
+    for sequence in range(5):
+        apply(store, append(sequence, block(pid, b"%d" % (2 * sequence), b"%d" % (2 * sequence + 1))))
+
+    def firsts(start: int, end: int = OFFSET_MAX, *, events: int = 100, size: int = 1 << 20) -> list[int]:
+        return [b.first for b in placed.read(store.db, span(pid, start, end), events_max=events, bytes_max=size)]
+
+    assert firsts(0) == [0, 2, 4, 6, 8]
+    assert firsts(3) == [2, 4, 6, 8]
+    assert firsts(3, 7) == [2, 4, 6]
+    assert firsts(3, events=2) == [2, 4]
+    assert firsts(0, size=1) == [0]
+    assert firsts(10) == firsts(11) == []
+    with pytest.raises(Rejected):
+        placed.read(store.db, span(99), events_max=1, bytes_max=1)
+
+
+def test_no_offset_passes_the_limit() -> None:
+    store, (pid,) = in_memory()
+    near = OFFSET_MAX - 2
+    check = row_check(pid, 1, 0, near)
+    store.db.execute("UPDATE partition SET next = ?, chk = ? WHERE pid = ?", (near, check, pid))
+    (refused,) = apply(store, append(0, block(pid, b"a", b"b", b"c")))
+    assert isinstance(refused, Refusal)
+    assert "limit" in refused.reason
+    assert apply(store, append(0, block(pid, b"a", b"b"))) == [Appended([near])]
+    assert bodies(placed.read(store.db, span(pid, near), events_max=9, bytes_max=99)) == [b"a", b"b"]
+    assert isinstance(apply(store, append(1, block(pid, b"c")))[0], Refusal)
+
+
+def test_no_partition_passes_the_limit() -> None:
+    store, _ = in_memory()
+    store.db.execute("INSERT INTO partition VALUES(?, 9, 0, 0, 0)", (PID_MAX,))
+    with pytest.raises(ConfigError, match="partitions"):
+        store.write(lambda db: declare_in(db, "more", 2))
+    assert catalogue.topic(store.db, "more") is None
+
+
+@pytest.mark.parametrize("column", ["count", "schema_id", "recorded_us", "origin", "since", "size", "crc", "data"])
+@pytest.mark.parametrize("value", ["7777", "x'00'", "'text'"])
+def test_a_changed_block_is_named_and_the_others_are_read(column: str, value: str) -> None:
+    store, (pid,) = in_memory()
+    for sequence in range(3):
+        apply(store, append(sequence, block(pid, b"a", b"b")))
+    store.db.execute(f"UPDATE block SET {column} = {value} WHERE at & ? = 2", ((1 << OFFSET_BITS) - 1,))
+    with pytest.raises(BlockDamaged, match=r"t/0, offsets 2 to .*backup"):
+        placed.read(store.db, span(pid, 2), events_max=9, bytes_max=99, name="t/0")
+    assert bodies(placed.read(store.db, span(pid, 0), events_max=2, bytes_max=99)) == [b"a", b"b"]
+
+
+def test_a_missing_block_is_named_also_when_its_times_are_not_wanted() -> None:
+    store, (pid,) = in_memory()
+    for sequence in range(3):
+        apply(store, append(sequence, block(pid, b"a", times=(sequence, sequence))))
+    store.db.execute("DELETE FROM block WHERE at & ? = 1", ((1 << OFFSET_BITS) - 1,))
+    for wanted in (Span(pid, 0, OFFSET_MAX), Span(pid, 1, OFFSET_MAX), Span(pid, 0, OFFSET_MAX, 2, None)):
+        with pytest.raises(BlockDamaged, match="no block holds offset 1"):
+            placed.read(store.db, wanted, events_max=9, bytes_max=99)
+
+
+def test_blocks_outside_the_times_are_left_out_and_their_header_is_checked() -> None:
+    store, (pid,) = in_memory()
+    for sequence in range(4):
+        apply(store, append(sequence, block(pid, b"%d" % sequence, times=(10 * sequence, 10 * sequence + 9))))
+    read = placed.read(store.db, Span(pid, 0, OFFSET_MAX, 15, 30), events_max=9, bytes_max=99)
+    assert bodies(read) == [b"1", b"2"]
+    store.db.execute("UPDATE block SET time_max = 5 WHERE time_min = 10")
+    with pytest.raises(BlockDamaged, match="header"):
+        placed.read(store.db, Span(pid, 0, OFFSET_MAX, 15, 30), events_max=9, bytes_max=99)
+
+
+# -- sequences ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_repetition_in_other_bytes_is_compared_with_what_lies_there() -> None:
+    """Another version of the compression library writes other bytes for the same events."""
+    store, (pid,) = in_memory()
+    body = b"x" * 1000
+    packed = block(pid, body)
+    apply(store, append(0, packed))
+    unpacked = _uncompressed(pid, body)
+    assert unpacked.data != packed.data
+    assert apply(store, append(0, unpacked)) == [Appended([0], repeated=True)]
+    assert isinstance(apply(store, append(0, _uncompressed(pid, b"y" * 1000)))[0], Refusal)
+
+
+def _uncompressed(pid: int, body: bytes):  # noqa: ANN202
+    from unittest import mock  # noqa: PLC0415
+
+    from penstock.log import blocks as module  # noqa: PLC0415
+
+    with mock.patch.object(module, "COMPRESS_FROM", 1 << 30):
+        return block(pid, body)
+
+
+def test_answers_are_kept_for_the_horizon_and_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(producers, "SEQUENCES_KEPT", 3)
+    store, (pid,) = in_memory()
+    for sequence in range(5):
+        apply(store, append(sequence, block(pid, b"%d" % sequence)))
+    assert apply(store, append(2, block(pid, b"2"))) == [Appended([2], repeated=True)]
+    (refused,) = apply(store, append(1, block(pid, b"1")))
+    assert isinstance(refused, Refusal)
+    assert "remembered" in refused.reason
+
+
+def test_a_sequence_that_must_be_there_and_is_not_is_damage() -> None:
+    store, (pid,) = in_memory()
+    for sequence in range(3):
+        apply(store, append(sequence, block(pid, b"a")))
+    store.db.execute("DELETE FROM sequence WHERE number = 1")
+    with pytest.raises(RecordDamaged, match="sequence 1"):
+        apply(store, append(1, block(pid, b"a")))
+
+
+@pytest.mark.parametrize("column", ["content", "ranges", "note"])
+def test_a_changed_sequence_is_never_used(column: str) -> None:
+    store, (pid,) = in_memory()
+    apply(store, append(0, block(pid, b"a")))
+    store.db.execute(f"UPDATE sequence SET {column} = 1")
+    with pytest.raises(RecordDamaged):
+        apply(store, append(0, block(pid, b"a")))
+    with pytest.raises(RecordDamaged):
+        producers.newest(store.db, "p")
+
+
+def test_unseen_producers_are_forgotten_in_slices_but_for_those_with_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(producers, "_ROWS_AT_ONCE", 2)
+    store, (pid,) = in_memory()
+    for sequence in range(5):
+        apply(store, append(sequence, block(pid, b"a"), producer="gone"))
+    apply(store, append(0, block(pid, b"a"), producer="source", note=b"here"))
+    apply(store, append(0, block(pid, b"a"), producer="young"), now_us=20 * DAY_US)
+    later = 31 * DAY_US
+    touched = []
+    while count := producers.expire(store.db, now_us=later):
+        touched.append(count)
+    assert touched == [1, 3, 3, 2]
+    assert producers.newest(store.db, "gone") is None
+    assert producers.newest(store.db, "source") == ProducerRow("source", 0, 0, b"here")
+    assert producers.newest(store.db, "young") is not None
+    assert store.db.execute("SELECT count(*) FROM sequence").fetchone() == (2,)
+
+
+def test_commits_forget_producers_by_themselves() -> None:
+    store, (pid,) = in_memory()
+    apply(store, append(0, block(pid, b"a"), producer="gone"))
+    for minute in range(4):
+        apply(store, append(minute, block(pid, b"a")), now_us=31 * DAY_US + minute * 61_000_000)
+    assert producers.newest(store.db, "gone") is None
+    assert store.db.execute("SELECT count(*) FROM producer").fetchone() == (1,)
+
+
+# -- progress ----------------------------------------------------------------------------------------------------------
+
+
+def claimed(store: Store, pid: int) -> Advance:
+    """A step from the floor of a fresh claim by one event, with a ledger entry."""
+    group = store.write(lambda db: catalogue.declare_group(db, "g", b"{}"))[0]
+    (answer,) = apply(store, Claim(group.id, [pid]))
+    assert isinstance(answer, Claimed)
+    held = answer.held[0]
+    return Advance(group.id, pid, held.epoch, held.floor, held.floor + 1, ledger=[("s", b"k", b"v")], origin="g:t:0")
+
+
+def test_a_step_is_recorded_with_what_it_wrote() -> None:
+    store, (pid, out) = in_memory(2)
+    apply(store, append(0, block(pid, b"a", b"b")))
+    step = claimed(store, pid)
+    work = Advance(step.group_id, pid, step.epoch, 0, 2, blocks=[block(out, b"A", b"B")], references=[(out, 0, 0)])
+    assert apply(store, work) == [Appended([0])]
+    (recorded,) = progress.steps_of(store.db, step.group_id, pid)
+    assert (recorded.before, recorded.after, recorded.outputs) == (0, 2, [(out, 0, 2)])
+    assert recorded.references == [(out, 0, 0)]
+
+
+def test_a_later_claim_fences_the_earlier_one() -> None:
+    store, (pid,) = in_memory()
+    apply(store, append(0, block(pid, b"a")))
+    step = claimed(store, pid)
+    claimed(store, pid)
+    (answer,) = apply(store, step)
+    assert isinstance(answer, Overtaken)
+    assert progress.all_progress(store.db)[0].floor == 0
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "UPDATE progress SET floor = 7",
+        "UPDATE progress SET epoch = epoch - 1",
+        "UPDATE progress SET pid = pid + 64",
+        "UPDATE ledger SET value = x'00'",
+        "UPDATE ledger SET pid = pid + 64",
+        "DELETE FROM ledger",
+        "DELETE FROM progress WHERE pid = 1",
+    ],
+)
+def test_damaged_or_lost_progress_is_never_used(sql: str) -> None:
+    store, (pid, other) = in_memory(2)
+    apply(store, append(0, block(pid, b"a"), block(other, b"a")))
+    step = claimed(store, pid)
+    apply(store, step)
+    store.db.execute(sql)
+    with pytest.raises(RecordDamaged):
+        apply(store, Claim(step.group_id, [pid]))
+
+
+def test_removed_and_changed_entries_keep_the_ledger_whole() -> None:
+    store, (pid,) = in_memory()
+    apply(store, append(0, *[block(pid, b"a") for _ in range(3)]))
+    step = claimed(store, pid)
+    for floor, (key, value) in enumerate([(b"k", b"1"), (b"k", b"2"), (b"k", None)]):
+        work = Advance(step.group_id, pid, step.epoch, floor, floor + 1, ledger=[("s", key, value), ("s", b"x", b"y")])
+        assert isinstance(apply(store, work)[0], Appended)
+    (answer,) = apply(store, Claim(step.group_id, [pid], ["s"]))
+    assert isinstance(answer, Claimed)
+    assert answer.held[0].ledger == [("s", b"x", b"y")]
+
+
+def test_a_refused_request_harms_no_other_of_its_transaction() -> None:
+    store, (pid,) = in_memory()
+    answers = apply(store, append(0, block(pid, b"a")), append(7, block(pid, b"x")), append(1, block(pid, b"b")))
+    assert [type(a) for a in answers] == [Appended, Refusal, Appended]
+    assert bodies(placed.read(store.db, span(pid), events_max=9, bytes_max=99)) == [b"a", b"b"]
+
+
+def test_a_lost_partition_is_damage() -> None:
+    store, _ = in_memory(3)
+    store.db.execute("UPDATE partition SET topic_id = topic_id + 1 WHERE number = 2 AND pid > 0")
+    with pytest.raises(RecordDamaged, match="3 partitions were declared"):
+        catalogue.topics(store.db)
