@@ -52,10 +52,9 @@ def dead_letter_topic(group: str, *, partitions: int, event_bytes_max: int) -> T
 def to_batch(letters: Sequence[DeadLetter], *, topic: str, partition: int) -> NewBatch:
     """The letters of one step as one batch, in offset order."""
     ordered = sorted(letters, key=lambda letter: letter.offset)
-    attributes: dict[str, list[Any]] = {
-        "headers": [letter.headers() for letter in ordered],
-        "cause": [letter.offset for letter in ordered],
-    }
+    attributes: dict[str, list[Any]] = {"headers": [letter.headers() for letter in ordered]}
+    if ordered and ordered[0].offset >= 0:  # a source's letters were never recorded: no event is their cause
+        attributes["cause"] = [letter.offset for letter in ordered]
     if any(letter.key is not None for letter in ordered):
         attributes["key"] = [letter.key for letter in ordered]
     return NewBatch(topic, partition, len(ordered), Rows.of([letter.body for letter in ordered], attributes))

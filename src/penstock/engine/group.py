@@ -16,7 +16,7 @@ import msgspec
 from penstock.channel.api import Channel, Committed, FencedOff, Idle, Intake, Step, Taken, Unknown
 from penstock.engine.machine import Begin, Handle, Membership, Rejoin, Rest
 from penstock.engine.work import Draft, Work
-from penstock.errors import PenstockError, TransientError
+from penstock.errors import Fenced, PenstockError, TransientError
 from penstock.system.ports import System
 from penstock.system.slots import Slot
 from penstock.telemetry import emit
@@ -129,7 +129,7 @@ class Group:
         try:
             with emit.span("penstock.membership", group=self.state.name):
                 return await self._take(intake, member)
-        except TransientError as exc:  # what was not stored is delivered again
+        except (TransientError, Fenced) as exc:  # what was not stored is delivered again, to whoever owns it now
             return str(exc)
         finally:
             await member.drop()
