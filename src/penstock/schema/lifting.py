@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
+from functools import lru_cache
 from itertools import pairwise, repeat
 from typing import Any, cast
 from uuid import UUID
@@ -30,16 +31,16 @@ def from_batch(shape: Shape, batch: pa.RecordBatch) -> list[Any]:
 
 
 def _objects(shape: Shape, columns: list[pa.Array]) -> list[Any]:
-    values = [lift(f.type, column) for f, column in zip(shape.fields, columns, strict=True)]
-    return list(map(maker(shape), *values))
-
-
-def maker(shape: Shape) -> Callable[..., Any]:
-    """Makes an object from its fields' values in the shape's order."""
     assert shape.cls is not None
-    cls, names = shape.cls, [f.name for f in shape.fields]
+    values = [lift(f.type, column) for f, column in zip(shape.fields, columns, strict=True)]
+    return list(map(_maker(shape.cls, tuple(f.name for f in shape.fields)), *values))
+
+
+@lru_cache(maxsize=1024)
+def _maker(cls: type, names: tuple[str, ...]) -> Callable[..., Any]:
+    """Makes an object from its fields' values in this order."""
     parameters = inspect.signature(cls).parameters.values()
-    if [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD] == names:
+    if tuple(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD) == names:
         return cls
     return lambda *row: cls(**dict(zip(names, row, strict=True)))
 
@@ -73,8 +74,7 @@ def _joined(texts: pa.Array, zone: str = "") -> str:
     """A JSON list of the texts, `zone` behind each."""
     if not len(texts):
         return "[]"
-    whole = pa.ListArray.from_arrays(pa.array([0, len(texts)], pa.int32()), texts)
-    return f'["{pc.binary_join(whole, zone + _NEXT)[0].as_py()}{zone}"]'
+    return f'["{(zone + _NEXT).join(texts.to_pylist())}{zone}"]'
 
 
 def _lift_dates(_: Type, column: pa.Array) -> list[Any]:

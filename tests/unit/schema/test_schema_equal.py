@@ -11,13 +11,15 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 import polars as pl
+import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.errors import DecodeError
 from penstock.schema import Invalid, Schema, scale, schema_of
 from penstock.schema.ndjson import Doubtful
+from penstock.schema.schema import FAST_FROM
 
 
 class Colour(enum.Enum):
@@ -146,13 +148,22 @@ def lines_of_flats(draw: Any) -> list[bytes]:
     return bodies
 
 
+def quick(body: bytes, count: int) -> pa.RecordBatch:
+    """The columns of few lines as they would be among many: a part of so many copies that the fast way is taken."""
+    if count == 0:
+        return FLAT.lines_to_columns(body, count)
+    copies = FAST_FROM // count + 1
+    return FLAT.lines_to_columns(b"\n".join([body] * copies), count * copies).slice(count * (copies - 1))
+
+
+@settings(max_examples=60)
 @given(lines_of_flats())
 def test_fast_lines_equal_the_exact_way(bodies: list[bytes]) -> None:
     """Bit by bit: also the signs of zeros, times with offsets, fields that are missing."""
     assert not isinstance(FLAT.validate_lines(bodies), Invalid)
     count, body = len(bodies), b"\n".join(bodies)
     exact = FLAT.to_columns(FLAT.decode_lines(body, count))
-    found = FLAT.lines_to_columns(body, count)
+    found = quick(body, count)
     assert found.equals(exact)
     assert str(found.column("ratio")) == str(exact.column("ratio"))
     assert FLAT.from_columns(found) == FLAT.decode_lines(body, count)
@@ -177,16 +188,17 @@ def both_ways(schema: Schema[Any], events: list[Any]) -> None:
     assert schema.lines_to_columns(b"\n".join(bodies), len(bodies)).equals(batch)
     again = schema.columns_to_lines(batch)
     assert schema.lines_to_columns(b"\n".join(again), len(again)).equals(batch)
-    for cut in range(len(events)):
-        assert schema.from_columns(batch.slice(cut, 2)) == events[cut : cut + 2]
+    assert schema.from_columns(batch.slice(1, 2)) == events[1:3]
 
 
-@given(st.lists(deeps, max_size=5))
+@settings(max_examples=40)
+@given(st.lists(deeps, max_size=4))
 def test_nested_events_to_columns_and_back(events: list[Deep]) -> None:
     both_ways(DEEP, events)
 
 
-@given(st.lists(flats, max_size=5))
+@settings(max_examples=40)
+@given(st.lists(flats, max_size=4))
 def test_flat_events_to_columns_and_back(events: list[Flat]) -> None:
     both_ways(FLAT, events)
 
@@ -222,7 +234,7 @@ def test_spellings_that_two_parsers_could_read_differently(old: bytes, new: byte
     both = body + b"\n" + BODY
     assert not isinstance(FLAT.validate_lines([body, BODY]), Invalid)
     exact = FLAT.to_columns(FLAT.decode_lines(both, 2))
-    assert FLAT.lines_to_columns(both, 2).equals(exact)
+    assert quick(both, 2).equals(exact)
 
 
 @pytest.mark.parametrize(
@@ -238,6 +250,8 @@ def test_lines_that_are_not_what_the_type_says(old: bytes, new: bytes) -> None:
     body = BODY.replace(old, new)
     with pytest.raises(DecodeError):
         FLAT.lines_to_columns(body + b"\n" + BODY, 2)
+    with pytest.raises(DecodeError):
+        quick(body + b"\n" + BODY, 2)
 
 
 def test_polars_counts_what_it_reads() -> None:
