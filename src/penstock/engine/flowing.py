@@ -113,9 +113,12 @@ class FlowWork:
         if draft.dead:
             emit.count("penstock_dead_letters_total", draft.dead, group=self._stage.name)
 
-    async def close(self) -> None:
+    def left(self) -> None:
         """See `Work`."""
         self._merges.clear()
+
+    async def close(self) -> None:
+        """See `Work`."""
 
     # -- computing -------------------------------------------------------------------------------------------------
 

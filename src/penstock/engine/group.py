@@ -133,6 +133,7 @@ class Group:
             return str(exc)
         finally:
             await member.drop()
+            self._work.left()
             await intake.leave()
 
     async def _take(self, intake: Intake, member: _Member) -> str:

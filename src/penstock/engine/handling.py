@@ -144,6 +144,10 @@ class HandlerWork:
         if draft.dead:
             emit.count("penstock_dead_letters_total", draft.dead, group=self._spec.name)
 
+    def left(self) -> None:
+        """See `Work`."""
+        self._attempts.clear()
+
     async def close(self) -> None:
         """See `Work`."""
         self._slot.close()

@@ -113,10 +113,13 @@ class SinkWork:
         """See `Work`."""
         emit.count("penstock_events_sunk_total", draft.events, sink=self._sink.name)
 
+    def left(self) -> None:
+        """See `Work`."""
+        self._held.clear()
+
     async def close(self) -> None:
         """See `Work`."""
         await self._system.offload.run(self._sink.close)
-        self._held.clear()
 
     # -- the target ------------------------------------------------------------------------------------------------
 

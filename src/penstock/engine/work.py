@@ -60,6 +60,10 @@ class Work(Protocol):
         """The draft is permanent."""
         ...
 
+    def left(self) -> None:
+        """The membership is over: its partitions are somebody else's, or assigned anew; nothing of them is due."""
+        ...
+
     async def close(self) -> None:
         """Let targets and threads go; nothing is committed by it. May be called twice."""
         ...
