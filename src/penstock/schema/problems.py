@@ -18,6 +18,8 @@ _LONGEST = timedelta(microseconds=2**63 - 1)
 _FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 # Only on these days, in whatever zone, can a text be a time that lies outside the years 1 to 9999 in UTC.
 EDGE_DAYS = (b'"0001-01-01', b'"9999-12-31')
+_EDGE_YEARS = frozenset((1, 9999))
+_YEARS_MAX = 2
 
 
 def misfits(shape: Shape) -> Problem | None:
@@ -27,12 +29,46 @@ def misfits(shape: Shape) -> Problem | None:
 
 def times(shape: Shape) -> Problem | None:
     """Finds times before year 1 or after year 9999 in UTC; None when the shape has no times."""
-    return _shape(shape, lambda kind: _time if kind.kind == "datetime" else None)
+    return _shape(shape, _timed)
+
+
+def moments(shape: Shape) -> list[Callable[[Any], datetime]] | None:
+    """Takes each time out of an event; None when some are optional or lie deeper."""
+    if any(f.kind in {"list", "dict", "struct", "union"} and _type(f.type, _timed) for f in shape.fields):
+        return None
+    fields = [f for f in shape.fields if f.kind == "datetime"]
+    return None if any(f.optional for f in fields) else [attrgetter(f.name) for f in fields]
+
+
+def outside(first: datetime, last: datetime) -> bool:
+    """Whether one of these, or anything between them, lies outside the years 1 to 9999 in UTC."""
+    return first < _FIRST or last > _LAST
+
+
+def at_the_edge(shape: Shape) -> Callable[[list[Any], bytes], bool]:
+    """Says of valid events and the JSON they came from whether `times` must look at each: a quick look that may err so.
+
+    Of one or two plain fields their years are looked at; of more, or of times further in, the text of all.
+    """
+    plain = [f for f in shape.fields if f.kind == "datetime"]
+    inner = any(_type(f.type, _as_time) is not None for f in shape.fields if f.kind != "datetime")
+    if inner or len(plain) > _YEARS_MAX or any(f.optional for f in plain):
+        return lambda _, body: any(day in body for day in EDGE_DAYS)
+    years = [attrgetter(f"{f.name}.year") for f in plain]
+    return lambda events, _: any(not _EDGE_YEARS.isdisjoint(map(year, events)) for year in years)
 
 
 def hidden(shape: Shape) -> Problem | None:
     """Finds NaN and infinities that JSON would turn into null unnoticed; None when no float is optional."""
     return _shape(shape, lambda kind: _finite if kind.kind == "float" and kind.optional else None)
+
+
+def _timed(kind: Type) -> Problem | None:
+    return _time if kind.kind == "datetime" else None
+
+
+def _as_time(kind: Type) -> Problem | None:
+    return _time if kind.kind == "datetime" else None
 
 
 def _misfit(kind: Type) -> Problem | None:
