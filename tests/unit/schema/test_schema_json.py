@@ -148,14 +148,53 @@ def test_publishing_refuses_what_a_consumer_could_not_read(schema: Schema[Any], 
     assert len(found.events) == 1504
 
 
-def test_times_at_the_edge_that_fit() -> None:
-    """The days at the edge are looked at one by one, and let through."""
-    events = [
-        Ticket(at=datetime(1, 1, 1, 14, tzinfo=timezone(timedelta(hours=14)))),
-        Ticket(at=datetime(9999, 12, 31, 21, 59, 59, 999999, timezone(timedelta(hours=-2)))),
-    ]
-    assert not isinstance(TICKET.validate_lines(TICKET.encode_all(events)), Invalid)
-    assert TICKET.from_columns(TICKET.to_columns(events)) == events
+EAST, WEST = timezone(timedelta(hours=14)), timezone(timedelta(hours=-2))
+
+
+class Three(msgspec.Struct):
+    a: datetime
+    b: datetime
+    c: datetime
+
+
+class Inner(msgspec.Struct):
+    at: datetime | None
+    more: list[datetime] = []
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda t: Ticket(at=t), lambda t: Three(t, t, t), Inner, lambda t: Inner(None, [t])],
+    ids=["one", "three", "optional", "further in"],
+)
+def test_times_at_the_edge(make: Any) -> None:
+    """However many times a type has and wherever they stand: what lies in years 1 to 9999 in UTC passes, no more."""
+    fit = [datetime(1, 1, 1, 14, tzinfo=EAST), datetime(9999, 12, 31, 21, 59, 59, 999999, WEST)]
+    beyond = [datetime(1, 1, 1, 13, 59, 59, 999999, EAST), datetime(9999, 12, 31, 22, tzinfo=WEST)]
+    events = [make(t) for t in [datetime(2026, 1, 1, tzinfo=UTC), *fit]]
+    schema: Schema[Any] = schema_of(type(events[0]))
+    assert not isinstance(schema.validate_lines(schema.encode_all(events)), Invalid)
+    assert schema.from_columns(schema.to_columns(events)) == events
+    found = schema.validate_lines(schema.encode_all([*events, *map(make, beyond)]))
+    assert isinstance(found, Invalid)
+    assert list(found.reasons) == [3, 4]
+
+
+NUMBERS = {
+    "D2 NaN": Order(1, float("nan")),
+    "D2 NaN that JSON would hide": Order(1, ratio=float("nan")),
+    "D2 infinity that JSON would hide": Order(1, parts=[None, float("-inf")]),
+    "D3 2^63": Order(2**63),
+    "D3 -2^63-1": Order(-(2**63) - 1),
+    "D3 2^64": Order(2**64),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_that_would_change_are_never_published(name: str) -> None:
+    """Refused with the way out; neither rounded nor turned into null."""
+    with pytest.raises(DecodeError, match=r"Order.*(None|Optional|str or Decimal|64 bits)"):
+        ORDER.to_columns([NUMBERS[name]])
 
 
 MISCOUNTED = {
