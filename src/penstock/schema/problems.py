@@ -18,8 +18,6 @@ _LONGEST = timedelta(microseconds=2**63 - 1)
 _FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 # Only on these days, in whatever zone, can a text be a time that lies outside the years 1 to 9999 in UTC.
 EDGE_DAYS = (b'"0001-01-01', b'"9999-12-31')
-_EDGE_YEARS = frozenset((1, 9999))
-_YEARS_MAX = 2
 
 
 def misfits(shape: Shape) -> Problem | None:
@@ -45,29 +43,12 @@ def outside(first: datetime, last: datetime) -> bool:
     return first < _FIRST or last > _LAST
 
 
-def at_the_edge(shape: Shape) -> Callable[[list[Any], bytes], bool]:
-    """Says of valid events and the JSON they came from whether `times` must look at each: a quick look that may err so.
-
-    Of one or two plain fields their years are looked at; of more, or of times further in, the text of all.
-    """
-    plain = [f for f in shape.fields if f.kind == "datetime"]
-    inner = any(_type(f.type, _as_time) is not None for f in shape.fields if f.kind != "datetime")
-    if inner or len(plain) > _YEARS_MAX or any(f.optional for f in plain):
-        return lambda _, body: any(day in body for day in EDGE_DAYS)
-    years = [attrgetter(f"{f.name}.year") for f in plain]
-    return lambda events, _: any(not _EDGE_YEARS.isdisjoint(map(year, events)) for year in years)
-
-
 def hidden(shape: Shape) -> Problem | None:
     """Finds NaN and infinities that JSON would turn into null unnoticed; None when no float is optional."""
     return _shape(shape, lambda kind: _finite if kind.kind == "float" and kind.optional else None)
 
 
 def _timed(kind: Type) -> Problem | None:
-    return _time if kind.kind == "datetime" else None
-
-
-def _as_time(kind: Type) -> Problem | None:
     return _time if kind.kind == "datetime" else None
 
 

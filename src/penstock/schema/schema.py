@@ -65,7 +65,6 @@ class Schema(Generic[T]):
         self._misfits = problems.misfits(shape)
         self._times = problems.times(shape)
         self._moments = problems.moments(shape)
-        self._at_the_edge = problems.at_the_edge(shape)
         self._hidden = problems.hidden(shape)
 
     def field(self, name: str) -> Field:
