@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from penstock.app.client import Topic, identity
+from penstock.app.declared import AnyTopic, Program
 from penstock.app.opened import Opened, open_app
 from penstock.app.outbox import CHUNK_BYTES, CHUNK_EVENTS, Parcel, assemble, resolved, together
 from penstock.app.outcome import Acked, Outcome, Rejected, Unknown
@@ -16,9 +16,6 @@ from penstock.channel import api
 from penstock.errors import Closed
 from penstock.event.batch import NewBatch
 from penstock.system.ports import real_system
-
-if TYPE_CHECKING:
-    from penstock.app.app import App
 
 WAITING_EVENTS_MAX = 50_000
 
@@ -44,7 +41,7 @@ class AsyncClient:
     closes the log object, never the process: later calls raise, and a new client finds out what is stored.
     """
 
-    def __init__(self, app: App, *, producer: str | None = None) -> None:
+    def __init__(self, app: Program, *, producer: str | None = None) -> None:
         self._app = app
         self._name = producer
         self._opened: Opened | None = None
@@ -69,7 +66,7 @@ class AsyncClient:
     async def attach(self, opened: Opened) -> None:
         """Publish over a channel that is open already, real or simulated; instead of `open`."""
         self._opened, self._system = opened, opened.system
-        self._producer, self._epoch, self._sequence = await identity(opened, self._name)
+        self._producer, self._epoch, self._sequence = await opened.identity(self._name)
         self._news = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
@@ -88,7 +85,7 @@ class AsyncClient:
 
     # -- publishing ------------------------------------------------------------------------------------------------
 
-    async def publish(self, topic: Topic, event: Any) -> Outcome:
+    async def publish(self, topic: AnyTopic, event: Any) -> Outcome:
         """Publish one event and wait until it is durable; see `Client.publish`.
 
         May be cancelled: then the outcome is unknown.
@@ -109,7 +106,7 @@ class AsyncClient:
         job.waiters.append((waiter, parcel, index))
         return await waiter
 
-    async def publish_many(self, topic: Topic, events: Iterable[Any]) -> list[Outcome]:
+    async def publish_many(self, topic: AnyTopic, events: Iterable[Any]) -> list[Outcome]:
         """Publish events as one transaction; see `Client.publish_many`."""
         parcel = Parcel(self._topic(topic))
         for event in events:
@@ -117,7 +114,7 @@ class AsyncClient:
         await self._published((parcel,))
         return parcel.outcomes()
 
-    async def publish_together(self, pairs: Iterable[tuple[Topic, Any]]) -> list[Outcome]:
+    async def publish_together(self, pairs: Iterable[tuple[AnyTopic, Any]]) -> list[Outcome]:
         """Publish events of any topics as one transaction, all or none; see `Client.publish_together`."""
         parcels: dict[str, Parcel] = {}
         placed: list[tuple[Parcel, int]] = []
@@ -135,7 +132,7 @@ class AsyncClient:
             raise Closed(_NOT_OPEN)
         return resolved(unknown, await self._opened.channel.publish(unknown.ticket))
 
-    def _topic(self, topic: Topic) -> Any:
+    def _topic(self, topic: AnyTopic) -> Any:
         if self._opened is None or self._closing:
             raise Closed(_NOT_OPEN)
         return self._opened.topic(topic if isinstance(topic, str) else topic.name)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
-from penstock.app.declared import AppFlow, Flowed, Handled, Sourced, TopicHandle
+from penstock.app.declared import AppFlow, Flowed, Handled, Program, Sourced, TopicHandle
 from penstock.app.place import FOLDER, caller, program_base
 from penstock.channel.api import EVENT_BYTES_MAX_DEFAULT, PARTITIONS_DEFAULT, TopicSpec
 from penstock.channel.rules import check_name, check_topic
@@ -33,7 +33,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _KEY_KINDS = ("str", "int", "bytes", "uuid")
 
 
-class App:
+class App(Program):
     """One program over one log. Declaring opens nothing; `run`, `client` and `read` do.
 
     Args:
@@ -47,14 +47,9 @@ class App:
         self, name: str, path: str | Path | None = None, *, durability: Literal["full", "normal"] = "full"
     ) -> None:
         check_name(name, what="app")
-        self.name = name
-        self.base = program_base(caller(1))
-        self.directory = (self.base / (path if path is not None else f"{FOLDER}/{name}")).absolute()
-        self.durability: Literal["full", "normal"] = durability
-        self.topics: dict[str, TopicHandle[Any]] = {}
-        self.handlers: dict[str, Handled] = {}
-        self.flows: dict[str, Flowed] = {}
-        self.sources: dict[str, Sourced] = {}
+        base = program_base(caller(1))
+        directory = (base / (path if path is not None else f"{FOLDER}/{name}")).absolute()
+        super().__init__(name, base, directory, durability)
 
     # -- declarations ----------------------------------------------------------------------------------------------
 

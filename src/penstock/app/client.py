@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from penstock.app.declared import TopicHandle
+from penstock.app.declared import AnyTopic, Program
 from penstock.app.opened import Opened, open_app
 from penstock.app.outbox import CHUNK_EVENTS, Parcel, Receipt, assemble, resolved, seal, together
 from penstock.app.outcome import Acked, Outcome, Rejected, Unknown
@@ -23,13 +23,10 @@ from penstock.system.ports import real_system
 
 if TYPE_CHECKING:
     from penstock.app.aclient import AsyncClient
-    from penstock.app.app import App
 
 SENT_BYTES_MAX = 16_000_000
 SENT_OVERHEAD_BYTES = 1_600
 """What a small event counts beside its own bytes, so that SENT_BYTES_MAX bounds their number too: some 9,000."""
-
-Topic = TopicHandle[Any] | str
 
 
 class Client:
@@ -41,7 +38,7 @@ class Client:
     After a fork the child must make a client of its own.
     """
 
-    def __init__(self, app: App, *, producer: str | None = None) -> None:
+    def __init__(self, app: Program, *, producer: str | None = None) -> None:
         self._app = app
         self._name = producer
         self._opened: Opened | None = None
@@ -79,7 +76,7 @@ class Client:
         self._portal = Portal()
         try:
             self._opened = self._portal.call(open_app(self._app, plan_topics(self._app), self._system))
-            self._producer, self._epoch, self._sequence = self._portal.call(identity(self._opened, self._name))
+            self._producer, self._epoch, self._sequence = self._portal.call(self._opened.identity(self._name))
         except BaseException:
             self._portal.close()
             self._system.offload.close()
@@ -105,7 +102,7 @@ class Client:
         self._system.offload.close()
         self._raise_failure()
 
-    def _open_topic(self, topic: Topic) -> Any:
+    def _open_topic(self, topic: AnyTopic) -> Any:
         if self._opened is None:
             msg = "the client is not open: use it with `with app.client() as client`"
             raise Closed(msg)
@@ -113,7 +110,7 @@ class Client:
 
     # -- waiting for the answer ------------------------------------------------------------------------------------
 
-    def publish(self, topic: Topic, event: Any) -> Outcome:
+    def publish(self, topic: AnyTopic, event: Any) -> Outcome:
         """Publish one event and wait until it is durable.
 
         Args:
@@ -126,7 +123,7 @@ class Client:
         """
         return self.publish_many(topic, (event,))[0]
 
-    def publish_many(self, topic: Topic, events: Iterable[Any]) -> list[Outcome]:
+    def publish_many(self, topic: AnyTopic, events: Iterable[Any]) -> list[Outcome]:
         """Publish events as one transaction; one outcome per event, in order. Bad ones are rejected, good ones stored.
 
         Raises:
@@ -138,7 +135,7 @@ class Client:
         self._publish((parcel,))
         return parcel.outcomes()
 
-    def publish_together(self, pairs: Iterable[tuple[Topic, Any]]) -> list[Outcome]:
+    def publish_together(self, pairs: Iterable[tuple[AnyTopic, Any]]) -> list[Outcome]:
         """Publish events of any topics as one transaction, all or none; one outcome per event, in order.
 
         Raises:
@@ -154,7 +151,7 @@ class Client:
             self._publish(list(parcels.values()))
         return [parcel.outcome(index) for parcel, index in placed]
 
-    def publish_frame(self, topic: Topic, frame: Any) -> list[Acked | Rejected | Unknown]:
+    def publish_frame(self, topic: AnyTopic, frame: Any) -> list[Acked | Rejected | Unknown]:
         """Publish a Polars frame, an Arrow table or record batch as columns, as one transaction.
 
         Returns:
@@ -215,7 +212,7 @@ class Client:
 
     # -- pipelined -------------------------------------------------------------------------------------------------
 
-    def send(self, topic: Topic, event: Any) -> Receipt:
+    def send(self, topic: AnyTopic, event: Any) -> Receipt:
         """Publish one event without waiting for its answer; `flush` waits. Blocks while too many are unanswered.
 
         The event is encoded at once: it may be changed afterwards.
@@ -311,14 +308,6 @@ class _Lane:
         parcel.take(self.sent, min(limit, CHUNK_EVENTS))
         self._room.set()
         return parcel
-
-
-async def identity(opened: Opened, name: str | None) -> tuple[str, int, int]:
-    """(producer, epoch, next sequence): a new name, or a named producer's next epoch, which fences the last one."""
-    if name is None:
-        return opened.system.new_id(), 0, 0
-    last = await opened.channel.producer(name)
-    return name, 0 if last is None else last.epoch + 1, 0
 
 
 def _of_batch(publish: api.Publish, index: int, answer: api.Acked | api.Refused | api.Unknown) -> Outcome:

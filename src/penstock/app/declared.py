@@ -12,6 +12,7 @@ from penstock.engine.handling import HandlerSpec
 from penstock.errors import ConfigError
 from penstock.flow.builder import Flow
 from penstock.flow.spec import FlowSpec
+from penstock.log.connection import Durability
 
 if TYPE_CHECKING:
     from penstock.schema import Schema
@@ -34,6 +35,10 @@ class TopicHandle(Generic[T]):
 
     def __repr__(self) -> str:
         return f"<topic {self.name}>"
+
+
+AnyTopic = TopicHandle[Any] | str
+"""A topic of the program, or its name."""
 
 
 class SinkConfig(Protocol):
@@ -75,6 +80,20 @@ class Flowed(msgspec.Struct):
     base: Path
     into: TopicHandle[Any] | None = None
     sinks: list[SinkSpec] = msgspec.field(default_factory=list[SinkSpec])
+
+
+class Program:
+    """All that a program declares over one log, and where that log is; `App` is its face."""
+
+    def __init__(self, name: str, base: Path, directory: Path, durability: Durability) -> None:
+        self.name = name
+        self.base = base
+        self.directory = directory
+        self.durability: Durability = durability
+        self.topics: dict[str, TopicHandle[Any]] = {}
+        self.handlers: dict[str, Handled] = {}
+        self.flows: dict[str, Flowed] = {}
+        self.sources: dict[str, Sourced] = {}
 
 
 class AppFlow(Flow):

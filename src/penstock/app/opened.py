@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from penstock.app.declared import Program
 from penstock.app.plan import AnySchema, Plan
 from penstock.channel.drivers.embedded import EmbeddedChannel
 from penstock.channel.typed import TypedTopic
 from penstock.errors import ConfigError
 from penstock.log.log import LogConfig
 from penstock.system.ports import System
-
-if TYPE_CHECKING:
-    from penstock.app.app import App
 
 
 class Opened:
@@ -35,12 +33,19 @@ class Opened:
             raise ConfigError(msg, path=f"topics.{name}")
         return found
 
+    async def identity(self, name: str | None) -> tuple[str, int, int]:
+        """(producer, epoch, next sequence): a new name, or a named one with its next epoch: the fence."""
+        if name is None:
+            return self.system.new_id(), 0, 0
+        last = await self.channel.producer(name)
+        return name, 0 if last is None else last.epoch + 1, 0
+
     async def close(self) -> None:
         """Let the channel go; may be called twice."""
         await self.channel.close()
 
 
-async def open_app(app: App, plan: Plan, system: System) -> Opened:
+async def open_app(app: Program, plan: Plan, system: System) -> Opened:
     """Open the app's log and declare the plan's topics there.
 
     Raises:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from penstock.app.declared import Flowed, SinkSpec, TopicHandle
+from penstock.app.declared import Flowed, Program, SinkSpec, TopicHandle
 from penstock.channel.api import TopicSpec
 from penstock.delivery.deadletter import dead_letter_topic
 from penstock.errors import ConfigError
@@ -15,7 +15,6 @@ from penstock.schema import ColumnsSchema, Schema
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from penstock.app.app import App
     from penstock.flow.compile import Stage
 
 AnySchema = Schema[Any] | ColumnsSchema
@@ -54,7 +53,7 @@ class Plan(msgspec.Struct):
         self.add(spec, None)
 
 
-def plan_topics(app: App) -> Plan:
+def plan_topics(app: Program) -> Plan:
     """The topics a program declares itself: all that a client needs."""
     plan = Plan()
     for handle in app.topics.values():
@@ -62,7 +61,7 @@ def plan_topics(app: App) -> Plan:
     return plan
 
 
-def plan_app(app: App) -> Plan:
+def plan_app(app: Program) -> Plan:
     """Everything.
 
     Raises:
@@ -96,7 +95,7 @@ def _in_order(flows: dict[str, Flowed]) -> list[Flowed]:
     return ordered
 
 
-def _plan_flow(plan: Plan, flowed: Flowed, app: App) -> None:
+def _plan_flow(plan: Plan, flowed: Flowed, app: Program) -> None:
     from penstock.flow.compile import compile_flow  # noqa: PLC0415 - loads Polars
 
     source = _results_of(app, flowed.source)
@@ -117,7 +116,7 @@ def _plan_flow(plan: Plan, flowed: Flowed, app: App) -> None:
     plan.sinks += [SinkPlan(sink, results) for sink in flowed.sinks]
 
 
-def _results_of(app: App, source: TopicHandle[Any] | str) -> str:
+def _results_of(app: Program, source: TopicHandle[Any] | str) -> str:
     """The topic that holds a topic's, or a flow's, events."""
     if isinstance(source, TopicHandle):
         return source.name

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import polars as pl
 import pyarrow as pa
 
+from penstock.app.declared import Program
 from penstock.app.opened import open_app
 from penstock.app.plan import plan_app
 from penstock.system.portal import Portal
 from penstock.system.ports import System, real_system
 
-if TYPE_CHECKING:
-    from penstock.app.app import App
-
 READ_EVENTS_MAX = 100_000
 
 
-def read_frame(app: App, topic: str, *, columns: Sequence[str] | None, limit: int | None) -> pl.DataFrame:
+def read_frame(app: Program, topic: str, *, columns: Sequence[str] | None, limit: int | None) -> pl.DataFrame:
     """The topic's events, partition by partition, each in offset order; works inside a running loop too.
 
     Raises:
@@ -34,7 +32,7 @@ def read_frame(app: App, topic: str, *, columns: Sequence[str] | None, limit: in
 
 
 async def _read(
-    app: App, topic: str, system: System, *, columns: Sequence[str] | None, limit: int | None
+    app: Program, topic: str, system: System, *, columns: Sequence[str] | None, limit: int | None
 ) -> pl.DataFrame:
     opened = await open_app(app, plan_app(app), system)
     try:

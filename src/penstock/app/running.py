@@ -7,10 +7,11 @@ import os
 import signal
 from collections.abc import Sequence
 from hashlib import sha256
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import msgspec
 
+from penstock.app.declared import Program
 from penstock.app.opened import Opened, open_app
 from penstock.app.plan import Plan, plan_app
 from penstock.channel.api import GroupSpec, Subscription
@@ -25,9 +26,6 @@ from penstock.errors import ConfigError
 from penstock.event.batch import Delivered
 from penstock.system.ports import real_system
 from penstock.system.slots import MappedSlot, Slot
-
-if TYPE_CHECKING:
-    from penstock.app.app import App
 
 READ_EVENTS_MAX = 50_000
 
@@ -57,7 +55,7 @@ class RunReport(msgspec.Struct, frozen=True):
         raise KeyError(name)
 
 
-def run_app(app: App, options: RunOptions, on_progress: Progress | None) -> RunReport:
+def run_app(app: Program, options: RunOptions, on_progress: Progress | None) -> RunReport:
     """See `App.run`."""
     try:
         asyncio.get_running_loop()
@@ -67,7 +65,7 @@ def run_app(app: App, options: RunOptions, on_progress: Progress | None) -> RunR
     raise ConfigError(msg, path=f"apps.{app.name}")
 
 
-async def _until_signal(app: App, options: RunOptions, on_progress: Progress | None) -> RunReport:
+async def _until_signal(app: Program, options: RunOptions, on_progress: Progress | None) -> RunReport:
     """The first SIGTERM or SIGINT drains; a second one finds the default again and ends the process."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -87,7 +85,7 @@ async def _until_signal(app: App, options: RunOptions, on_progress: Progress | N
 
 
 async def serve_app(
-    app: App, options: RunOptions, *, stop: asyncio.Event | None = None, on_progress: Progress | None = None
+    app: Program, options: RunOptions, *, stop: asyncio.Event | None = None, on_progress: Progress | None = None
 ) -> RunReport:
     """See `App.serve`."""
     system = real_system()
@@ -115,7 +113,7 @@ async def _stopped(stop: asyncio.Event, supervisor: Supervisor) -> None:
     supervisor.stop()
 
 
-def supervised(app: App, plan: Plan, opened: Opened, options: RunOptions, *, slots: Slots) -> Supervisor:
+def supervised(app: Program, plan: Plan, opened: Opened, options: RunOptions, *, slots: Slots) -> Supervisor:
     """Every part of the app over an open channel, real or simulated, ready to run."""
     supervisor = Supervisor(opened.system.clock)
 
