@@ -4,6 +4,31 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # what editors and type checkers see; at run time each name loads when it is asked for
+    from penstock.app.aclient import AsyncClient as AsyncClient
+    from penstock.app.app import App as App
+    from penstock.app.client import Client as Client
+    from penstock.app.outcome import Acked as Acked
+    from penstock.app.outcome import Rejected as Rejected
+    from penstock.app.outcome import Unknown as Unknown
+    from penstock.delivery.retry import Retry as Retry
+    from penstock.engine.context import Context as Context
+    from penstock.errors import PenstockError as PenstockError
+    from penstock.errors import Reject as Reject
+    from penstock.event.envelope import NewEvent as NewEvent
+    from penstock.event.envelope import RecordedEvent as RecordedEvent
+    from penstock.flow.aggregates import count as count
+    from penstock.flow.aggregates import max_ as max_
+    from penstock.flow.aggregates import mean as mean
+    from penstock.flow.aggregates import min_ as min_
+    from penstock.flow.aggregates import sum_ as sum_
+    from penstock.sink.api import Roll as Roll
+    from penstock.sink.duckdb import duckdb_table as duckdb_table
+    from penstock.sink.parquet import parquet as parquet
+    from penstock.source.files import Csv as Csv
+    from penstock.source.files import files as files
 
 # Exported name -> module that defines it. Loading lazily keeps `import penstock` free of the columnar libraries.
 EXPORTS: dict[str, str] = {

@@ -82,7 +82,7 @@ class Client:
             self._system.offload.close()
             raise
         self._publishing = Lock()  # guards the sequence: who holds it publishes
-        self._lanes: dict[str, _Lane] = {}
+        self._lanes: dict[AnyTopic, _Lane] = {}  # by handle and by name
         self._failure: Exception | None = None
         self._pipe: Pipe[_Lane | Signal] = Pipe(self._work_off, name="penstock-publish")
 
@@ -180,7 +180,7 @@ class Client:
 
     def _publish(self, parcels: Sequence[Parcel]) -> None:
         """In this thread, after what was sent before."""
-        if any(lane.busy for lane in self._lanes.values()):
+        if any(lane.busy for lane in list(self._lanes.values())):
             self.flush()
         with self._publishing:
             self._send(parcels)
@@ -220,10 +220,7 @@ class Client:
         Raises:
             Closed: the client is not open.
         """
-        name = topic if isinstance(topic, str) else topic.name
-        lane = self._lanes.get(name)
-        if lane is None:
-            lane = self._lanes.setdefault(name, _Lane(self._open_topic(name)))
+        lane = self._lanes.get(topic) or self._lane(topic)
         try:
             held = lane.encode(event) if type(event) is not NewEvent else seal(lane.topic, event)
         except Exception:  # noqa: BLE001 - `seal` finds the reason
@@ -236,6 +233,13 @@ class Client:
             lane.called = True
             self._pipe.put(lane)
         return receipt
+
+    def _lane(self, topic: AnyTopic) -> _Lane:
+        """The topic's lane, found from now on by what the caller named it with."""
+        opened = self._open_topic(topic)
+        lane = self._lanes.setdefault(opened.name, _Lane(opened))
+        self._lanes[topic] = lane
+        return lane
 
     def flush(self) -> None:
         """Wait until everything that was sent has its answer.

@@ -94,10 +94,10 @@ class Parcel:
         for index in range(count_max):
             receipt = sent.popleft()
             held = receipt.held
-            body = held if isinstance(held, bytes) else self._unsealed(held, index)
+            body = held if type(held) is bytes else self._unsealed(held, index)
             bodies.append(body)
             size += len(body)
-            receipt.held, receipt.parcel, receipt.index = None, self, index
+            receipt.held, receipt.index = self, index
             if size >= CHUNK_BYTES:
                 break
         self.count, self.size = len(bodies), size
@@ -224,11 +224,10 @@ class _Settled(msgspec.Struct, frozen=True):
 class Receipt(msgspec.Struct, gc=False, eq=False):
     """Stands for one event that was sent: `outcome` after a `flush`.
 
-    Until the event is under way, `parcel` is None and `held` is the event as it was sent.
+    `held` is the event as it was sent, and once it is under way, the parcel that holds it, at `index`.
     """
 
     held: Any
-    parcel: Parcel | None = None
     index: int = 0
 
     @property
@@ -238,8 +237,8 @@ class Receipt(msgspec.Struct, gc=False, eq=False):
         Raises:
             PenstockError: as `Client.publish`.
         """
-        parcel = self.parcel
-        return parcel.outcome(self.index) if parcel is not None and parcel.known else None
+        held = self.held
+        return held.outcome(self.index) if isinstance(held, Parcel) and held.known else None
 
 
 def assemble(parcels: Iterable[Parcel], *, producer: str, epoch: int, sequence: int) -> api.Publish:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import inspect
 from pathlib import Path
 from types import FrameType
 
@@ -28,7 +28,12 @@ def program_base(frame: FrameType | None = None) -> Path:
 
 def caller(depth: int) -> FrameType:
     """The frame `depth` calls above the caller's."""
-    return sys._getframe(depth + 1)
+    frame = inspect.currentframe()
+    for _ in range(depth + 1):
+        assert frame is not None
+        frame = frame.f_back
+    assert frame is not None, f"no caller {depth} calls above"
+    return frame
 
 
 def find_log(base: Path) -> Path:

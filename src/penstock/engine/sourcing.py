@@ -9,8 +9,9 @@ from penstock.channel.api import Acked, Channel, Producers, Publish, Refused, Un
 from penstock.channel.typed import TypedTopic
 from penstock.delivery.deadletter import DeadLetter, to_batch
 from penstock.engine.group import GroupState
-from penstock.errors import ConflictError, Fenced, OutcomeUnknown, TransientError
+from penstock.errors import ConfigError, ConflictError, Fenced, OutcomeUnknown, TransientError
 from penstock.event.batch import Columns, NewBatch
+from penstock.schema import ColumnsSchema
 from penstock.source.api import Chunk, Source
 from penstock.system.ports import System
 from penstock.telemetry import emit
@@ -94,7 +95,11 @@ class SourceRun:
         producer = f"source.{self._source.name}"
         last = None if self._republish else await self._channel.producer(producer)
         sequence, position = (0, b"") if last is None else (last.sequence + 1, last.note)
-        await self._system.offload.run(lambda: self._source.open(self._into.schema, position))
+        schema = self._into.schema
+        if isinstance(schema, ColumnsSchema):
+            msg = f"topic {self._into.name} exists only as columns: a source's events need a type"
+            raise ConfigError(msg, path=f"sources.{self._source.name}")
+        await self._system.offload.run(lambda: self._source.open(schema, position))
         self.state.state = "running"
         while not self._stopping:
             chunk = await self._system.offload.run(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import ClassVar, Protocol
 
@@ -52,7 +52,7 @@ def collect(collector: Collector | None) -> None:
 
 
 @contextmanager
-def span(name: str, **fields: object) -> Iterator[dict[str, object]]:
+def span(name: str, **fields: object) -> Generator[dict[str, object]]:
     """A unit of work; fields may be added to the yielded dictionary until it ends."""
     collector = _Telemetry.collector
     if collector is None:
