@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import msgspec
 
 from penstock.channel.api import Topic
 from penstock.errors import ConfigError, DecodeError, PermanentError
 from penstock.event.batch import Attributes, Columns, Delivered, NewBatch, Rows
-from penstock.event.partition import Key, canonical_key, partition_of, partitions_of
+from penstock.event.partition import KEY_BYTES_MAX, Key, canonical_key, partition_of, partitions_of
 from penstock.schema import ColumnsSchema, Invalid, Schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 T = TypeVar("T")
+SLICE = 1000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -47,10 +48,28 @@ class Packed(msgspec.Struct):
         return self._places[index]
 
 
+class _Seen(msgspec.Struct):
+    """What validating events showed: why some are refused, by index; each one's key and event time where it has any."""
+
+    refused: dict[int, str] = msgspec.field(default_factory=dict[int, str])
+    keys: list[Any] = msgspec.field(default_factory=list[Any])
+    times: list[Any] = msgspec.field(default_factory=list[Any])
+
+
 def time_us(moment: datetime) -> int:
     """Microseconds since 1970 in UTC; exact for every aware datetime."""
     delta = moment - _EPOCH
     return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
+
+
+_QUICK_KEYS: dict[str, Callable[[Any], bytes]] = {"str": str.encode, "int": b"%d".__mod__, "bytes": bytes}
+
+
+def _quick_key(schema: Schema[Any] | ColumnsSchema | None, name: str) -> Callable[[Any], bytes] | None:
+    """`canonical_key` for a field that always holds one kind of value; its length is looked at afterwards."""
+    if not isinstance(schema, Schema) or schema.field(name).optional:
+        return None
+    return _QUICK_KEYS.get(schema.field(name).kind)
 
 
 class TypedTopic(Generic[T]):
@@ -64,6 +83,7 @@ class TypedTopic(Generic[T]):
         self.encode_quick = schema.encode_quick if isinstance(schema, Schema) else self.encode
         """As `encode`, but it raises whatever an encoder raises: ask `encode` for the reason."""
         self._key: Callable[[Any], Key] | None = attrgetter(topic.spec.key) if topic.spec.key else None
+        self._quick_key = None if topic.spec.key is None else _quick_key(schema, topic.spec.key)
         self._time: Callable[[Any], datetime] | None = attrgetter(topic.spec.time) if topic.spec.time else None
 
     # -- events to batches -----------------------------------------------------------------------------------------
@@ -91,22 +111,28 @@ class TypedTopic(Generic[T]):
             keys: for topics whose type has no key field: one per event.
             attributes: one value per event for each name.
         """
-        refused: dict[int, str] = {}
-        decoded: list[Any] | None = None
+        seen = _Seen()
         if self.schema is not None:
-            checked = self.schema.validate_lines(bodies)
-            if isinstance(checked, Invalid):
-                refused.update(checked.reasons)
-                decoded = checked.events
-            else:
-                decoded = checked
+            for start in range(0, len(bodies), SLICE):
+                self._look(bodies[start : start + SLICE], start, seen)
         limit = self.spec.event_bytes_max
         if max(map(len, bodies), default=0) > limit:
             for index, body in enumerate(bodies):
                 if len(body) > limit:
-                    refused.setdefault(index, self._too_large(len(body)))
-        canonical = self._keys(decoded, keys, refused, len(bodies))
-        return self._lay_out(bodies, decoded, canonical, refused=refused, attributes=attributes or {})
+                    seen.refused.setdefault(index, self._too_large(len(body)))
+        canonical = self._canonical(seen.keys if self._key is not None else keys, seen.refused)
+        return self._lay_out(bodies, canonical, seen, attributes=attributes or {})
+
+    def _look(self, bodies: list[bytes], start: int, seen: _Seen) -> None:
+        """Validate a slice, small enough for its events to stay in the cache, and keep what laying out needs."""
+        assert self.schema is not None
+        found = self.schema.validate_lines(bodies)
+        events = found.events if isinstance(found, Invalid) else found
+        if isinstance(found, Invalid):
+            seen.refused.update({start + index: reason for index, reason in found.reasons.items()})
+        for get, values in ((self._key, seen.keys), (self._time, seen.times)):
+            if get is not None:
+                values.extend(map(get, events) if events is found else (None if e is None else get(e) for e in events))
 
     def _too_large(self, size: int) -> str:
         return (
@@ -114,49 +140,34 @@ class TypedTopic(Generic[T]):
             "elsewhere and publish a reference, or raise the topic's event_bytes_max"
         )
 
-    def _keys(
-        self, decoded: list[Any] | None, keys: Sequence[Key] | None, refused: dict[int, str], count: int
-    ) -> list[bytes | None] | None:
-        raw: Iterable[Any]
-        if self._key is not None and decoded is not None:
-            if refused:
-                raw = [None if event is None else self._key(event) for event in decoded]
-            else:
-                raw = map(self._key, decoded)
-                try:
-                    return [k.encode() for k in raw] if self._text_keys() else [canonical_key(k) for k in raw]
-                except ValueError:
-                    raw = map(self._key, decoded)
-        elif keys is not None:
-            raw = keys
-        else:
+    def _canonical(self, keys: Sequence[Any] | None, refused: dict[int, str]) -> list[bytes | None] | None:
+        """The keys' bytes; None when events have none. Keys that cannot be are noted in `refused`."""
+        if keys is None:
             return None
-        out: list[bytes | None] = [None] * count
-        for index, key in enumerate(raw):
+        if self._quick_key is not None and not refused:
+            found = list(map(self._quick_key, keys))
+            if max(map(len, found), default=0) <= KEY_BYTES_MAX:
+                return cast("list[bytes | None]", found)
+        out: list[bytes | None] = [None] * len(keys)
+        for index, key in enumerate(keys):
             try:
                 out[index] = canonical_key(key)
             except ValueError as exc:
                 refused.setdefault(index, str(exc))
         return out
 
-    def _text_keys(self) -> bool:
-        assert self.schema is not None
-        assert self.spec.key is not None
-        return self.schema.field(self.spec.key).kind == "str" and self._key is not None
-
     def _lay_out(
         self,
         bodies: list[bytes],
-        decoded: list[Any] | None,
         keys: list[bytes | None] | None,
+        seen: _Seen,
         *,
-        refused: dict[int, str],
         attributes: Attributes,
     ) -> Packed:
+        refused, times = seen.refused, seen.times or None
         stored = dict(attributes)
         if keys is not None and self._key is None:
             stored["key"] = keys
-        times = self._times(decoded, refused)
         count = len(bodies)
         if not refused and (keys is None or self.spec.partitions == 1):
             batch = self._batch(0, bodies, stored, times)
@@ -172,13 +183,6 @@ class TypedTopic(Generic[T]):
             chosen = None if times is None else [times[i] for i in indexes]
             batches.append(self._batch(number, [bodies[i] for i in indexes], part, chosen))
         return Packed(batches, refused, [indexes for _, indexes in sorted(members.items())])
-
-    def _times(self, decoded: list[Any] | None, refused: dict[int, str]) -> list[datetime | None] | None:
-        if self._time is None or decoded is None:
-            return None
-        if refused:
-            return [None if event is None else self._time(event) for event in decoded]
-        return list(map(self._time, decoded))
 
     def _batch(
         self, number: int, bodies: list[bytes], attributes: Attributes, times: Sequence[datetime | None] | None
