@@ -127,13 +127,21 @@ class Job(msgspec.Struct, frozen=True, tag="app"):
 
 def contents(directory: Path) -> dict[str, list[dict]]:
     """Every topic's events, partition after partition, each in offset order; nothing where there is no log."""
-    return asyncio.run(_contents(directory))
+    found: dict[str, list[dict]] = defaultdict(list)
+    for (name, _), events in sorted(asyncio.run(_contents(directory)).items()):
+        found[name] += events
+    return found
 
 
-async def _contents(directory: Path) -> dict[str, list[dict]]:
+def contents_of(directory: Path, topic: str, partition: int) -> list[dict]:
+    """One partition's events."""
+    return asyncio.run(_contents(directory))[topic, partition]
+
+
+async def _contents(directory: Path) -> dict[tuple[str, int], list[dict]]:
     system = real_system()
     channel = EmbeddedChannel(directory, system=system, config=LogConfig(create=False))
-    found: dict[str, list[dict]] = defaultdict(list)
+    found: dict[tuple[str, int], list[dict]] = defaultdict(list)
     try:
         await channel.open([])
     except ConfigError:
@@ -144,7 +152,7 @@ async def _contents(directory: Path) -> dict[str, list[dict]]:
                 offset = 0
                 while batches := await channel.read(name, partition, offset, events_max=10_000):
                     for batch in batches:
-                        found[name] += _decoded(batch.payload)
+                        found[name, partition] += _decoded(batch.payload)
                     offset = batches[-1].end
     finally:
         await channel.close()

@@ -25,7 +25,8 @@ Job = logwork.Job | appwork.Job
 class Plan(msgspec.Struct, frozen=True):
     """What to run and where to kill it.
 
-    points: how many of the acts, by chance; 0: each one. kinds: only before acts of these kinds; empty: all.
+    points: how many of the acts, by chance; 0: each one. kinds: only before acts of these kinds; empty: all. named:
+    only before named points that begin so; empty: all acts.
     loop: all lives in one place, one after the other, instead of each in a new one.
     """
 
@@ -33,6 +34,7 @@ class Plan(msgspec.Struct, frozen=True):
     points: int = 0
     seed: int = 0
     kinds: tuple[str, ...] = ()
+    named: tuple[str, ...] = ()
     loop: bool = False
 
 
@@ -75,7 +77,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="penstock-kill-") as scratch:
         acts = children.in_child(lambda: _acts(Path(scratch) / "count", plan.job), list[str])
         assert acts is not None
-        chosen = [i for i, act in enumerate(acts) if not plan.kinds or act.split()[0] in plan.kinds]
+        chosen = [i for i, act in enumerate(acts) if _meant(plan, act)]
         if plan.loop:  # later lives have less to do: points that most of them reach
             chosen = chosen[: len(chosen) // 4]
         if plan.points and plan.points < len(chosen):
@@ -83,6 +85,12 @@ def main() -> None:
         lives = _in_one_place if plan.loop else _each_in_its_own
         visits = lives(Path(scratch), plan, [(at, acts[at]) for at in chosen])
     sys.stdout.buffer.write(msgspec.json.encode(Outcome(len(acts), visits)))
+
+
+def _meant(plan: Plan, act: str) -> bool:
+    if plan.named:
+        return act.split(maxsplit=1)[0] == "point" and act.rsplit(maxsplit=1)[-1].startswith(plan.named)
+    return not plan.kinds or act.split(maxsplit=1)[0] in plan.kinds
 
 
 def _each_in_its_own(scratch: Path, plan: Plan, chosen: list[tuple[int, str]]) -> list[Visit]:

@@ -67,38 +67,38 @@ class Disk:
                     self.feed(Op("create", op.path))
                 elif op.note:
                     self.feed(Op("truncate", op.path))
-            case "sync" if op.path in self._names:
-                self.feed(Op("sync_directory", op.path))
-            case "create" | "mkdir":
-                inode = _Inode() if op.kind == "create" else None
-                self._now[op.path] = inode
-                if inode is None:
-                    self._names[op.path] = _Names()
-                self._named("add", op.path, "", inode)
-            case "write" | "truncate":
-                inode = self._now.get(op.path)
-                if inode is not None:
-                    inode.pending.append(op)
-            case "sync":
-                inode = self._now.get(op.path)
-                if inode is not None:
-                    inode.stable, inode.pending = inode.content(inode.pending), []
-            case "rename" | "link" if op.path in self._now:
-                inode = self._now.pop(op.path) if op.kind == "rename" else self._now[op.path]
-                self._now[op.other] = inode
-                self._named(op.kind, op.path, op.other, inode)
-            case "unlink":
-                self._now.pop(op.path, None)
-                self._named("unlink", op.path, "", None)
-            case "sync_directory":
-                names = self._names.get(op.path)
-                if names is not None:
-                    _change(names.stable, names.pending)
-                    names.pending = []
+            case "write" | "truncate" | "sync" | "sync_directory":
+                self._data(op)
+            case "create" | "mkdir" | "rename" | "link" | "unlink":
+                self._renamed(op)
             case "ack":
                 self.acked.append(op.note)
             case _:
                 pass
+
+    def _data(self, op: Op) -> None:
+        names, inode = self._names.get(op.path), self._now.get(op.path)
+        if names is not None:
+            _change(names.stable, names.pending)
+            names.pending = []
+        elif inode is not None and op.kind == "sync":
+            inode.stable, inode.pending = inode.content(inode.pending), []
+        elif inode is not None:
+            inode.pending.append(op)
+
+    def _renamed(self, op: Op) -> None:
+        if op.kind in {"create", "mkdir"}:
+            inode = self._now[op.path] = _Inode() if op.kind == "create" else None
+            if inode is None:
+                self._names[op.path] = _Names()
+            self._named("add", op.path, "", inode)
+        elif op.kind == "unlink":
+            self._now.pop(op.path, None)
+            self._named("unlink", op.path, "", None)
+        elif op.path in self._now:  # a FIFO is nothing to us
+            inode = self._now.pop(op.path) if op.kind == "rename" else self._now[op.path]
+            self._now[op.other] = inode
+            self._named(op.kind, op.path, op.other, inode)
 
     def _named(self, kind: str, path: str, other: str, inode: _Inode | None) -> None:
         names = self._names.get(str(Path(other or path).parent))

@@ -15,7 +15,7 @@ from penstock.log.witness import NAME as WITNESS
 from tests.faults import flips, logwork
 from tests.faults.report import FaultReport
 
-FLIPS = 60
+FLIPS = 40
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from penstock.system.chance import seeded
 from tests.faults import disk, logwork, powerloss
 from tests.faults.report import FaultReport, Tally
 
-STATES = 240
+STATES = 150
 
 
 def recorded(root: Path, job: logwork.Job) -> list[disk.Op]:

@@ -18,6 +18,10 @@ from tests.long import strace
 from tests.long.kill import MODULES
 from tests.long.plan import Limits, Say
 
+# DuckDB rewrites a block of 256 KiB in place, under a checksum that covers what of it is still in use: torn there, the
+# file cannot be opened any more, and the table is to be made again from the log. What the sink promises at a power
+# loss holds on disks that write a block whole or not at all.
+UNTORN = tuple(mode for mode in powerloss.MODES if mode != "torn")
 STATES_BEFORE_THE_FIRST_ACK = 0.2
 
 
@@ -54,7 +58,7 @@ def replay(job: Job, scratch: Path, wanted: tuple[int, int], row: Row, *, say: S
         model.feed(op)
         while cuts and cuts[0] == at:
             cuts.pop(0)
-            mode = chance.choice(powerloss.MODES)
+            mode = chance.choice(UNTORN if name == "app" else powerloss.MODES)
             powerloss.materialise(model.state(mode, chance), root, scratch / "state")
             found = _looked(job, scratch / "state", list(model.acked))
             shutil.rmtree(scratch / "state", ignore_errors=True)

@@ -65,7 +65,7 @@ def run(module: str, place: Path, job: bytes, *options: str, trace: Path) -> sub
 
 _BEGIN = re.compile(r"(\d+) +(\w+)\((.*)$", re.DOTALL)
 _RESUMED = re.compile(r"(\d+) +<\.\.\. (\w+) resumed>(.*)$", re.DOTALL)
-_RESULT = re.compile(r"\) += (-?\d+)[^)]*$")
+_RESULT = re.compile(r"\) += (-?\d+)")
 
 
 def lines(trace: Path) -> Iterator[Line]:

@@ -1,0 +1,228 @@
+"""Bad input at the door: refused by name, one by one, its neighbours stored once; nothing is rounded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from penstock import Acked, App, Client, NewEvent, Rejected
+from penstock.errors import DecodeError, PenstockError
+from penstock.schema import Schema, schema_of
+from tests.faults import appwork
+from tests.faults.report import FaultReport, Tally
+
+
+class Plain(msgspec.Struct):
+    key: str
+    number: int = 0
+    value: float = 0.0
+    text: str = ""
+    at: datetime | None = None
+
+
+class Keyless(msgspec.Struct):
+    number: int
+
+
+@pytest.fixture(scope="module")
+def schema() -> Schema[Plain]:
+    """What a consumer of the topic decodes with."""
+    return schema_of(Plain)
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> App:
+    """An app with a typed topic and one whose events have no key of their own."""
+    app = App("door", path=tmp_path / "log")
+    app.topic("readings", Plain, key="key", time="at", event_bytes_max=10_000)
+    app.topic("loose", Keyless)
+    return app
+
+
+@pytest.fixture
+def client(app: App) -> Generator[Client]:
+    """A publisher."""
+    with app.client() as client:
+        yield client
+
+
+def stored(app: App, topic: str = "readings") -> list[dict]:
+    """Everything that lies in a topic."""
+    return appwork.contents(app.directory).get(topic, [])
+
+
+def refused(client: Client, tally: Tally, bad: list[Any], *, says: str) -> None:
+    """Each of the events is rejected, with a reason that matches; good ones around it are stored."""
+    for index, event in enumerate(bad):
+        good = [Plain(f"good-{says}-{index}-{side}") for side in range(2)]
+        before, outcome, after = client.publish_many("readings", [good[0], event, good[1]])
+        assert isinstance(before, Acked)
+        assert isinstance(after, Acked)
+        assert isinstance(outcome, Rejected), f"{event!r} was taken"
+        assert msgspec.json.encode(outcome.reason)
+        if says not in outcome.reason:
+            pytest.fail(f"the reason does not say {says!r}: {outcome.reason}")
+        tally.points += 1
+
+
+def all_once(app: App, tally: Tally, count: int) -> None:
+    """Of all that was tried, the good ones are there, once each."""
+    keys = [event["key"] for event in stored(app)]
+    tally.compare(sorted(set(keys)), sorted(keys))
+    assert len(keys) == count
+    assert tally.clean, tally.told
+
+
+def test_text_that_is_no_text(app: App, client: Client, schema: Schema[Plain], fault_report: FaultReport) -> None:
+    tally = fault_report("D1")
+    refused(client, tally, [Plain("k", text="\ud800"), Plain("\udfff"), Plain("k", text="a\udc80b")], says="surrogate")
+    all_once(app, tally, 6)
+    for body in (
+        b'{"key":"\xff"}',
+        b'{"key":"\xc3\x28"}',
+        b'\xef\xbb\xbf{"key":"bom"}',
+        b'{"key":"\\ud800"}',
+        b'{"key":"\\udc00x"}',
+        b'{"key":"\xed\xa0\x80"}',
+        '{"key":"utf16"}'.encode("utf-16"),
+    ):
+        with pytest.raises(DecodeError):
+            schema.decode_strict(body)
+        tally.points += 1
+    assert schema.decode_strict(b'{"key":"\\ud83d\\ude00"}').key == "😀"
+
+
+def test_numbers_that_are_none(app: App, client: Client, schema: Schema[Plain], fault_report: FaultReport) -> None:
+    """Never a silent null, never an infinity out of a large number."""
+    tally = fault_report("D2")
+    refused(client, tally, [Plain("k", value=value) for value in (math.nan, math.inf, -math.inf)], says="value")
+    all_once(app, tally, 6)
+    for text in (b"NaN", b"Infinity", b"-Infinity", b"1e400", b"-1e400", b"nan", b'"NaN"'):
+        with pytest.raises(DecodeError):
+            schema.decode_strict(b'{"key":"k","value":%s}' % text)
+        tally.points += 1
+    assert schema.decode_strict(b'{"key":"k","value":1e308}').value == 1e308
+
+
+def test_integers_beyond_64_bits(app: App, client: Client, schema: Schema[Plain], fault_report: FaultReport) -> None:
+    """Refused, not rounded, not a float."""
+    tally = fault_report("D3")
+    beyond = (2**63, -(2**63) - 1, 2**64, 10**40, 10**4000)
+    refused(client, tally, [Plain("k", number=number) for number in beyond], says="number")
+    edge = [2**63 - 1, -(2**63), 2**53 + 1]
+    for number in edge:
+        assert isinstance(client.publish("readings", Plain(f"edge{number}", number=number)), Acked)
+    assert [event["number"] for event in sorted(stored(app), key=lambda e: e["key"]) if "edge" in event["key"]] == [
+        number for number in sorted(edge, key=lambda n: f"edge{n}")
+    ]
+    for text in (b"9223372036854775808", b"18446744073709551616", b"1" * 5000, b"1e3", b"1.0", b"true"):
+        with pytest.raises(DecodeError):
+            schema.decode_strict(b'{"key":"k","number":%s}' % text)
+        tally.points += 1
+
+
+def test_nesting_without_end(schema: Schema[Plain], fault_report: FaultReport) -> None:
+    """A named error and not the end of the process, wherever the depth is."""
+    tally = fault_report("D4")
+    deep = 100_000
+    for body in (
+        b"[" * deep + b"]" * deep,
+        b'{"key":' * deep + b"1" + b"}" * deep,
+        b'{"key":"k","extra":' + b"[" * deep + b"]" * deep + b"}",
+        b'{"key":"k","text":' + b"[" * deep,
+        b"[" * deep,
+    ):
+        with pytest.raises(DecodeError):
+            schema.decode_strict(body)
+        tally.points += 1
+    assert schema.decode_strict(b'{"key":"after"}').key == "after"
+
+
+def test_a_key_that_comes_twice(schema: Schema[Plain], fault_report: FaultReport) -> None:
+    """Two parsers that keep different ones of the two would see two different events."""
+    tally = fault_report("D5")
+    for body in (
+        b'{"key":"a","key":"b"}',
+        b'{"key":"a","number":1,"number":1}',
+        b'{"key":"a","number":1,"n\\u0075mber":2}',
+    ):
+        with pytest.raises(DecodeError, match=r"twice|duplicate|again"):
+            schema.decode_strict(body)
+        tally.points += 1
+
+
+def test_keys_of_every_kind(app: App, client: Client, fault_report: FaultReport) -> None:
+    """A stable partition by canonical bytes; what is no key is refused by name."""
+    tally = fault_report("D7")
+    empty = client.publish("readings", Plain(""))
+    assert isinstance(empty, Acked)
+    again = client.publish("readings", Plain(""))
+    assert isinstance(again, Acked)
+    assert again.partition == empty.partition
+    places: dict[object, set[int]] = {}
+    for key in (None, "", "a", b"a", 97, "97", b"\x00\xff"):
+        for _ in range(3):
+            outcome = client.publish("loose", NewEvent(data=Keyless(1), key=key))
+            assert isinstance(outcome, Acked), outcome
+            places.setdefault(key if not isinstance(key, bytes) else key.hex(), set()).add(outcome.partition)
+    assert all(len(found) == 1 for found in places.values())
+    assert places[97] == places["97"]
+    for key in (1.5, True, ["a"], "x" * 1_000_000, b"x" * 1_000_000):
+        outcome = client.publish("loose", NewEvent(data=Keyless(1), key=key))  # type: ignore[arg-type]
+        assert isinstance(outcome, Rejected), f"{key!r:.20} was taken"
+        assert "key" in outcome.reason
+        tally.points += 1
+    assert len(stored(app, "loose")) == 21
+
+
+def test_an_event_over_the_limit(app: App, client: Client, fault_report: FaultReport) -> None:
+    tally = fault_report("D8")
+    refused(client, tally, [Plain("k", text="x" * 10_001), Plain("k", text="x" * 5_000_000)], says="at most 10000")
+    all_once(app, tally, 4)
+
+
+@pytest.mark.parametrize("bad", [Plain("bad", text="x" * 20_000), Plain("bad", value=math.nan), "no reading"])
+def test_one_bad_event_among_a_thousand(app: App, client: Client, bad: Any, fault_report: FaultReport) -> None:
+    """A result for each; the good ones are stored once, in their order."""
+    tally = fault_report("D8")
+    events: list[Any] = [Plain(f"k{number % 7}", number=number) for number in range(1000)]
+    events[500] = bad
+    outcomes = client.publish_many("readings", events)
+    assert [index for index, outcome in enumerate(outcomes) if not isinstance(outcome, Acked)] == [500]
+    assert isinstance(outcomes[500], Rejected)
+    for key in range(7):
+        wanted = [number for number in range(1000) if number % 7 == key and number != 500]
+        tally.compare(wanted, [event["number"] for event in stored(app) if event["key"] == f"k{key}"])
+    tally.points += 1
+    assert tally.clean, tally.told
+
+
+def test_times_beyond_all_bounds(app: App, client: Client, schema: Schema[Plain], fault_report: FaultReport) -> None:
+    """No year wraps around, no zone is guessed."""
+    tally = fault_report("D12")
+    refused(client, tally, [Plain("k", at=datetime(2024, 1, 1))], says="at")  # noqa: DTZ001 - the missing zone is the point
+    first, last = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
+    for name, moment in (("first", first), ("last", last)):
+        outcome = client.publish("readings", Plain(name, at=moment))
+        if isinstance(outcome, Acked):
+            (found,) = [event for event in stored(app) if event["key"] == name]
+            assert msgspec.convert(found["at"], datetime) == moment
+        else:
+            assert "at" in outcome.reason
+        tally.points += 1
+    for text in (
+        "+300000-01-01T00:00:00Z",
+        "0000-01-01T00:00:00Z",
+        "2024-02-30T00:00:00Z",
+        "2024-01-01T00:00:00",
+        "1e99",
+    ):
+        with pytest.raises(PenstockError):
+            schema.decode_strict(msgspec.json.encode({"key": "k", "at": text}))
+        tally.points += 1
