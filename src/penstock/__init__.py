@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; at run time each name l
     from penstock.sink.duckdb import duckdb_table as duckdb_table
     from penstock.sink.parquet import parquet as parquet
     from penstock.source.files import Csv as Csv
+    from penstock.source.files import Gzip as Gzip
     from penstock.source.files import files as files
 
 # Exported name -> module that defines it. Loading lazily keeps `import penstock` free of the columnar libraries.
@@ -38,6 +39,7 @@ EXPORTS: dict[str, str] = {
     "Client": "penstock.app.client",
     "Context": "penstock.engine.context",
     "Csv": "penstock.source.files",
+    "Gzip": "penstock.source.files",
     "NewEvent": "penstock.event.envelope",
     "PenstockError": "penstock.errors",
     "RecordedEvent": "penstock.event.envelope",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Iterable, Sequence
 from types import TracebackType
@@ -72,6 +73,7 @@ class Client:
         Raises:
             PenstockError: why it cannot be opened.
         """
+        self._pid = os.getpid()
         self._system = real_system()
         self._portal = Portal()
         try:
@@ -94,6 +96,9 @@ class Client:
         """
         if self._opened is None:
             return
+        if self._pid != os.getpid():  # a forked child has none of the threads, and the parent's log is not its own
+            self._opened = None
+            return
         self._pipe.close()
         opened, self._opened = self._opened, None
         self._lanes = {}
@@ -103,8 +108,8 @@ class Client:
         self._raise_failure()
 
     def _open_topic(self, topic: AnyTopic) -> Any:
-        if self._opened is None:
-            msg = "the client is not open: use it with `with app.client() as client`"
+        if self._opened is None or self._pid != os.getpid():
+            msg = "the client is not open: use it with `with app.client() as client` (in a forked child too)"
             raise Closed(msg)
         return self._opened.topic(topic if isinstance(topic, str) else topic.name)
 

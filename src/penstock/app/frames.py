@@ -16,6 +16,9 @@ def record_batch(frame: Any) -> Any:
 
     if isinstance(frame, pa.RecordBatch):
         return frame
+    if not isinstance(frame, pa.Table) and not callable(getattr(frame, "to_arrow", None)):
+        msg = f"found {type(frame).__name__}; expected a Polars DataFrame, an Arrow table or a record batch"
+        raise SchemaIncompatible(msg)
     table = frame if isinstance(frame, pa.Table) else frame.to_arrow()
     batches = table.combine_chunks().to_batches()
     return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)

@@ -152,7 +152,7 @@ class SourceRun:
 
     def _letter(self, body: bytes, reason: str, where: str) -> DeadLetter:
         return DeadLetter(
-            group=self.state.name,
+            group=f"source.{self._source.name}",
             topic=self._into.name,
             partition=0,
             offset=-1,

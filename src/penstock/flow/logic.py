@@ -215,8 +215,7 @@ class Merge:
         rows = self._codec.unpack([value for _, value in entries])
         if rows is None:
             msg = (
-                f"the state of flow {self._flow} was written by another by(…).agg(…): give the changed flow a new "
-                "name, or remove the old one's state by replaying it"
+                f"the state of flow {self._flow} was written by another by(…).agg(…): give the changed flow a new name"
             )
             raise DeclaredDifferently(msg)
         if entries:

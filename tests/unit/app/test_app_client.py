@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -294,3 +295,28 @@ def test_read_columns_and_limit(app: App, orders: TopicHandle[Order]) -> None:
         app.read(orders, columns=["nope"])
 
 
+
+
+def test_what_is_no_frame_is_rejected_with_what_is(app: App, orders: TopicHandle[Order]) -> None:
+    with app.client() as client:
+        (outcome,) = client.publish_frame(orders, {"id": [1]})
+    assert isinstance(outcome, Rejected)
+    assert "expected a Polars DataFrame" in outcome.reason
+
+
+def test_a_forked_child_is_told_and_its_close_ends(app: App, orders: TopicHandle[Order]) -> None:
+    with app.client() as client:
+        client.publish(orders, order(1))
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                client.publish(orders, order(2))
+            except Closed:
+                client.close()
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert isinstance(client.publish(orders, order(3)), Acked)
+    assert stored(app) == [1, 3]
