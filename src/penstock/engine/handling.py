@@ -27,6 +27,8 @@ ATTEMPTS = "attempts"
 FIRST_SLICE = 64
 STEP_S_MAX = 0.5
 SLICE_S = 0.05
+PART_EVENTS = 1_000
+"""Events are decoded so many at a time: they are handled while they are in the processor's cache."""
 PAUSE_LOOK_S = 0.1
 
 
@@ -111,10 +113,11 @@ class HandlerWork:
         started = clock.monotonic_s()
         done = delivery.batches[0].first
         gathered = _Gathered(delivery.owned.partition, done)
-        for delivered in delivery.batches:
+        size = FIRST_SLICE
+        for delivered in (part for batch in delivery.batches for part in batch.parts(PART_EVENTS)):
             gathered.inputs.append(delivered)
             events = self._decoded(delivered, gathered)
-            done, size = delivered.first, FIRST_SLICE
+            done = delivered.first
             while done < delivered.end:
                 before = clock.monotonic_s()
                 until = min(delivered.end, done + size)
@@ -122,7 +125,7 @@ class HandlerWork:
                 done = await self._slice(delivered, islice(events, until - done), (done, until), gathered, stopping)
                 gathered.events += done - begun
                 now = clock.monotonic_s()
-                size = _next_size(size, now - before)
+                size = _next_size(max(1, done - begun), now - before)
                 if now - started > STEP_S_MAX or done < until or stopping():
                     if done > gathered.begun:
                         yield self._draft(gathered, done)
@@ -145,8 +148,7 @@ class HandlerWork:
             emit.count("penstock_dead_letters_total", draft.dead, group=self._spec.name)
 
     def left(self) -> None:
-        """See `Work`."""
-        self._attempts.clear()
+        """See `Work`: attempts are read again when the partition is assigned again."""
 
     async def close(self) -> None:
         """See `Work`."""

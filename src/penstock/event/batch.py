@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -90,6 +90,24 @@ class Delivered(msgspec.Struct, frozen=True):
     def end(self) -> int:
         """The offset after the last event."""
         return self.first + self.count
+
+    def parts(self, count_max: int) -> Iterator[Delivered]:
+        """The batch in parts of `count_max` events, the last one smaller; ids do not change."""
+        if self.count <= count_max:
+            yield self
+            return
+        begin = 0
+        for start in range(0, self.count, count_max):
+            stop = min(start + count_max, self.count)
+            attributes = {name: values[start:stop] for name, values in self.payload.attributes.items()}
+            if isinstance(self.payload, Rows):
+                lengths = self.payload.lengths[start:stop]
+                size = sum(lengths) + len(lengths) - 1
+                payload: Rows | Columns = Rows(self.payload.body[begin : begin + size], lengths, attributes)
+                begin += size + 1
+            else:
+                payload = Columns(self.payload.table.slice(start, stop - start), attributes)
+            yield msgspec.structs.replace(self, first=self.first + start, count=stop - start, payload=payload)
 
     def tail(self, offset: int) -> Delivered:
         """The part from `offset` on, for a group whose floor lies inside this batch; ids do not change."""

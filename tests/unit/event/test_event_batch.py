@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from uuid import UUID
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.event import Delivered, Rows, canonical_key, partition_of
+from penstock.event import Columns, Delivered, Rows, canonical_key, partition_of
 from penstock.event.partition import KEY_BYTES_MAX, partitions_of
 
 
@@ -60,3 +61,23 @@ def test_a_tail_is_the_rest(bodies: list[bytes], cut: int) -> None:
     assert rest.payload.bodies() == bodies[cut:]
     assert rest.payload.attributes["id"] == list(range(cut, len(bodies)))
     assert (rest.first, rest.end) == (10 + cut, whole.end)
+
+
+@given(st.lists(st.sampled_from([b"", b"a", b"\n", b"b\nc"]), min_size=1, max_size=9), st.integers(1, 10))
+def test_parts_put_together_are_the_batch(bodies: list[bytes], count_max: int) -> None:
+    whole = Delivered("t", 0, 10, len(bodies), Rows.of(bodies, {"id": list(range(len(bodies)))}), 0)
+    parts = list(whole.parts(count_max))
+    assert [part.first for part in parts] == list(range(10, whole.end, count_max))
+    assert all(part.count == part.end - part.first <= count_max for part in parts)
+    rows = [part.payload for part in parts if isinstance(part.payload, Rows)]
+    assert [body for payload in rows for body in payload.bodies()] == bodies
+    assert [i for payload in rows for i in payload.attributes["id"]] == list(range(len(bodies)))
+
+
+def test_parts_of_columns_are_slices() -> None:
+    table = pa.RecordBatch.from_pydict({"n": [1, 2, 3, 4, 5]})
+    parts = list(Delivered("t", 0, 7, 5, Columns(table, {"id": [*"abcde"]}), 0).parts(2))
+    payloads = [part.payload for part in parts if isinstance(part.payload, Columns)]
+    assert [part.first for part in parts] == [7, 9, 11]
+    assert [payload.table["n"].to_pylist() for payload in payloads] == [[1, 2], [3, 4], [5]]
+    assert [payload.attributes["id"] for payload in payloads] == [["a", "b"], ["c", "d"], ["e"]]
