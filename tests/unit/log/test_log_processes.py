@@ -1,4 +1,4 @@
-"""Several processes on one directory: they share it, one that stops or dies harms no other, nothing acked is dropped."""
+"""Several processes on one directory: they share it, a stopped or dead one harms no other, nothing acked is dropped."""
 
 from __future__ import annotations
 

@@ -40,13 +40,16 @@ INLINE_BYTES = 64 * 1024
 
 
 class _Held(msgspec.Struct, eq=False):
-    """One owned partition: where the next delivery starts, why it is not owned any more, and what a step fell over."""
+    """One owned partition: where the next delivery starts, and why it is not owned any more.
+
+    `stumble` is the floor of a step that was not stored and may be committed again, and the error it met.
+    """
 
     owned: Owned
     pid: int
     position: int
     dead: str = ""
-    stumbles: list[TransientError] = []
+    stumble: tuple[int, TransientError] | None = None
 
 
 class EmbeddedIntake:
@@ -210,7 +213,6 @@ class EmbeddedIntake:
         held = self._held.get(step.owned.partition)
         if self.left or held is None or held.owned != step.owned:
             return FencedOff(f"{rules.where(step)} is not owned at epoch {step.owned.epoch}")
-        stumbles = len(held.stumbles)
         async with self._order:
             if held.dead:
                 return FencedOff(held.dead)
@@ -225,20 +227,22 @@ class EmbeddedIntake:
             held.dead = str(exc)
             return Unknown(held.dead)
         except TransientError as exc:
-            held.stumbles.append(exc)
+            if held.stumble is None or held.stumble[0] > step.settle.floor_before:
+                held.stumble = (step.settle.floor_before, exc)
             raise
-        return self._settled(held, result, stumbles=stumbles)
+        return self._settled(held, step, result)
 
-    def _settled(self, held: _Held, result: object, *, stumbles: int) -> Committed | FencedOff:
+    def _settled(self, held: _Held, step: Step, result: object) -> Committed | FencedOff:
         if isinstance(result, Overtaken):
-            if len(held.stumbles) > stumbles:  # a step before this one was not stored, so this one could not be either
-                raise held.stumbles[-1]
+            if held.stumble is not None and held.stumble[0] < step.settle.floor_before:
+                raise held.stumble[1]  # the step before this one was not stored, so this one could not be either
             held.dead = result.reason
             return FencedOff(result.reason)
         if isinstance(result, Refusal):
             msg = f"{result.reason}; nothing of the step was stored"
             raise Rejected(msg)
         assert isinstance(result, Appended)
+        held.stumble = None
         return Committed(result.first)
 
     async def _advance(self, held: _Held, step: Step) -> Advance:
