@@ -73,7 +73,7 @@ def test_results_are_what_the_files_say(out: Path, truth: duckdb.DuckDBPyConnect
 def test_departures_come_truly_out_of_order(out: Path) -> None:
     frame = _frame(flights_kit.flights_app(out), "flight_departed")
     late = frame.select((pl.col("scheduled").cum_max() - pl.col("scheduled")).over("partition").max()).item()
-    assert late.total_seconds() / 3600 == pytest.approx(21.7, abs=0.1)
+    assert 21 < late.total_seconds() / 3600 <= 21.7
 
 
 def test_what_never_departed_lies_among_the_dead_letters(out: Path, truth: duckdb.DuckDBPyConnection) -> None:
@@ -91,9 +91,7 @@ def test_a_second_run_finds_nothing_new(out: Path, truth: duckdb.DuckDBPyConnect
     assert_results(out, truth)
 
 
-def test_published_again_the_log_answers_with_the_original_offsets(
-    out: Path, truth: duckdb.DuckDBPyConnection
-) -> None:
+def test_published_again_the_log_answers_with_the_original_offsets(out: Path, truth: duckdb.DuckDBPyConnection) -> None:
     before = _tips(flights_kit.flights_app(out))
     report = flights_kit.flights_app(out).run(until_idle=True, republish=True)
     assert {name: (report.part(name).events, report.part(name).repeated) for name in COUNTS} == {

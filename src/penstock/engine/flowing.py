@@ -114,8 +114,7 @@ class FlowWork:
             emit.count("penstock_dead_letters_total", draft.dead, group=self._stage.name)
 
     def left(self) -> None:
-        """See `Work`."""
-        self._merges.clear()
+        """See `Work`: the state is restored when the partition is assigned again."""
 
     async def close(self) -> None:
         """See `Work`."""

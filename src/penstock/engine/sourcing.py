@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from contextlib import suppress
 from typing import Any, Protocol
 
 from penstock.channel.api import Acked, Channel, Producers, Publish, Refused, Unknown
 from penstock.channel.typed import TypedTopic
 from penstock.delivery.deadletter import DeadLetter, to_batch
 from penstock.engine.group import GroupState
-from penstock.errors import ConfigError, ConflictError, Fenced, OutcomeUnknown, TransientError
+from penstock.errors import ConfigError, ConflictError, Fenced, OutcomeUnknown, PenstockError, TransientError
 from penstock.event.batch import Columns, NewBatch
 from penstock.schema import ColumnsSchema
 from penstock.source.api import Chunk, Source
@@ -78,8 +80,6 @@ class SourceRun:
                     await self._through()
                     break
                 except (TransientError, Fenced) as exc:
-                    if isinstance(exc, OutcomeUnknown) and not self._republish:
-                        raise
                     self.state.state, self.state.reason = "waiting", str(exc)
                     emit.log(logging.WARNING, "source tries again", source=self.state.name, reason=str(exc))
                     await self._system.clock.sleep(pause_s)
@@ -101,19 +101,28 @@ class SourceRun:
             raise ConfigError(msg, path=f"sources.{self._source.name}")
         await self._system.offload.run(lambda: self._source.open(schema, position))
         self.state.state = "running"
-        while not self._stopping:
-            chunk = await self._system.offload.run(
-                lambda: self._source.read(events_max=EVENTS_MAX, bytes_max=BYTES_MAX)
-            )
-            if chunk is None:
-                if self._source.finite:
+        ahead = self._read_on()
+        try:
+            while not self._stopping:
+                chunk = await ahead
+                if chunk is None and self._source.finite:
                     return
-                self.state.state = "idle"
-                await self._system.clock.sleep(POLL_S)
-                continue
-            self.state.state, self.state.reason = "running", ""
-            await self._published(Publish(producer, 0, sequence, self._batches(chunk), chunk.position), chunk)
-            sequence += 1
+                if chunk is None:
+                    self.state.state = "idle"
+                    await self._system.clock.sleep(POLL_S)
+                ahead = self._read_on()
+                if chunk is not None:
+                    self.state.state, self.state.reason = "running", ""
+                    await self._published(Publish(producer, 0, sequence, self._batches(chunk), chunk.position), chunk)
+                    sequence += 1
+        finally:
+            with suppress(PenstockError):
+                await ahead  # the source is not ours to touch before its read is over
+
+    def _read_on(self) -> asyncio.Future[Chunk | None]:
+        """Begin to read the next chunk: it is read while the last one is stored."""
+        read = self._system.offload.run(lambda: self._source.read(events_max=EVENTS_MAX, bytes_max=BYTES_MAX))
+        return asyncio.ensure_future(read)
 
     async def _published(self, publish: Publish, chunk: Chunk) -> None:
         match await self._channel.publish(publish):

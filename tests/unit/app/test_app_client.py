@@ -72,9 +72,7 @@ def test_acked_says_where(app: App, orders: TopicHandle[Order]) -> None:
     assert stored(app) == [1, 2]
 
 
-def test_what_a_consumer_could_not_decode_is_rejected_and_the_field_named(
-    app: App, orders: TopicHandle[Order]
-) -> None:
+def test_what_a_consumer_could_not_decode_is_rejected_and_the_field_named(app: App, orders: TopicHandle[Order]) -> None:
     naive = Order(1, "c", datetime(2026, 1, 2))  # noqa: DTZ001 - that is the point
     with app.client() as client:
         outcomes = [client.publish(orders, event) for event in (bad(), naive, Order(2**63, "c", NOW))]
@@ -179,9 +177,8 @@ def test_a_client_that_is_not_open_says_so(app: App, orders: TopicHandle[Order])
     client = app.client()
     with pytest.raises(Closed, match="with app.client"):
         client.publish(orders, order(1))
-    with client:
-        with pytest.raises(ConfigError, match=r"topics\.order\b.*it has orders"):
-            client.publish("order", order(1))
+    with client, pytest.raises(ConfigError, match=r"topics\.order\b.*it has orders"):
+        client.publish("order", order(1))
     client.close()
 
 
@@ -293,8 +290,6 @@ def test_read_columns_and_limit(app: App, orders: TopicHandle[Order]) -> None:
     assert app.read(orders, columns=["id"], limit=7).shape == (7, 1)
     with pytest.raises(ConfigError, match="no column nope"):
         app.read(orders, columns=["nope"])
-
-
 
 
 def test_what_is_no_frame_is_rejected_with_what_is(app: App, orders: TopicHandle[Order]) -> None:

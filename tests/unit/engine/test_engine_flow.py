@@ -1,0 +1,141 @@
+"""Flows on the memory channel: where rows go, state as committed, and the one row that cannot be computed."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+
+from penstock.channel.api import GroupSpec, Subscription, TopicSpec
+from penstock.channel.typed import TypedTopic
+from penstock.delivery.deadletter import dead_letter_topic
+from penstock.delivery.retry import Retry
+from penstock.engine.flowing import FlowTopics, FlowWork
+from penstock.engine.group import Group
+from penstock.flow import Flow, FlowSpec, count, sum_
+from penstock.flow.compile import Stage, compile_flow
+from penstock.schema import ColumnsSchema
+from tests.unit.engine.engine_kit import Kit, Order
+
+
+async def stages(kit: Kit, flow: Flow, source: TypedTopic, retry: Retry | None = None) -> list[Group]:  # type: ignore[type-arg]
+    """One group per stage of the flow, in order, with its topics declared."""
+    groups: list[Group] = []
+    assert source.schema is not None
+    plan = compile_flow(flow.spec, source.schema.arrow, source.spec.key)
+    for stage in plan.stages:
+        into = await _topic(kit, stage.into or flow.spec.name, stage, source.spec.partitions)
+        reads = kit.topics[stage.topic]
+        dead = await kit.declare(dead_letter_topic(stage.name, partitions=4, event_bytes_max=1_000_000), None)
+        subscription = Subscription(GroupSpec(stage.name, stage.topic, "flow"), "test")
+        work = FlowWork(stage, subscription, FlowTopics(reads, into, dead), system=kit.system, retry=retry)
+        groups.append(Group(kit.channel, work, system=kit.system, ended=lambda: True))
+    return groups
+
+
+async def _topic(kit: Kit, name: str, stage: Stage, partitions: int) -> TypedTopic:  # type: ignore[type-arg]
+    schema = ColumnsSchema(name, stage.schema)
+    key = stage.keys[0] if len(stage.keys) == 1 else None
+    arrow = stage.schema.serialize().to_pybytes()
+    spec = TopicSpec(name, partitions=partitions, schema=schema.describe(), arrow=arrow, key=key)
+    return await kit.declare(spec, schema)
+
+
+def orders(count_: int) -> list[Order]:
+    return [Order(n, f"c{n % 7}", n) for n in range(count_)]
+
+
+async def frame(kit: Kit, name: str) -> pl.DataFrame:
+    topic = kit.topics[name]
+    parts = [
+        pl.DataFrame(topic.table(batch)).with_columns(partition=pl.lit(batch.partition))
+        for partition in range(topic.spec.partitions)
+        for batch in await kit.channel.read(name, partition, 0, events_max=100_000)
+    ]
+    return pl.concat(parts)
+
+
+async def test_rows_stay_where_their_inputs_lie_and_in_their_order(kit: Kit) -> None:
+    source = await kit.topic("orders", Order, key="customer")
+    await kit.publish(source, orders(500))
+    flow = Flow(FlowSpec("odd", "orders")).filter(pl.col("id") % 2 == 1).select("id", "customer")
+    for group in await stages(kit, flow, source):
+        await group.run()
+    found = await frame(kit, "odd")
+    assert sorted(found["id"]) == list(range(1, 500, 2))
+    expected = {o.customer: (await _partition(kit, source, o)) for o in orders(7)}
+    for row in found.iter_rows(named=True):
+        assert row["partition"] == expected[row["customer"]]
+    for customer in expected:
+        ids = found.filter(pl.col("customer") == customer)["id"]
+        assert ids.is_sorted()
+
+
+async def _partition(kit: Kit, source: TypedTopic, order: Order) -> int:  # type: ignore[type-arg]
+    return source.pack([source.encode(order)]).batches[0].partition
+
+
+async def test_state_goes_on_where_the_last_owner_committed_it(kit: Kit) -> None:
+    source = await kit.topic("orders", Order, key="customer")
+    flow = Flow(FlowSpec("totals", "orders")).by("customer").agg(orders=count(), amount=sum_("amount"))
+    for round_ in range(3):
+        await kit.publish(source, orders(100))
+        for group in await stages(kit, flow, source):
+            await group.run()
+        latest = (await frame(kit, "totals")).unique("customer", keep="last").sort("customer")
+        assert latest["orders"].sum() == 100 * (round_ + 1)
+        assert latest["amount"].sum() == sum(range(100)) * (round_ + 1)
+
+
+async def test_two_stages_where_the_group_is_not_the_key(kit: Kit) -> None:
+    source = await kit.topic("orders", Order, key="customer")
+    await kit.publish(source, orders(1000))
+    flow = (
+        Flow(FlowSpec("parity", "orders"))
+        .with_columns(odd=pl.col("id") % 2)
+        .by("odd")
+        .agg(orders=count(), amount=sum_("amount"))
+    )
+    for group in await stages(kit, flow, source):
+        await group.run()
+    latest = (await frame(kit, "parity")).unique("odd", keep="last").sort("odd")
+    assert latest.select("odd", "orders", "amount").rows() == [
+        (0, 500, sum(range(0, 1000, 2))),
+        (1, 500, sum(range(1, 1000, 2))),
+    ]
+
+
+@pytest.mark.parametrize("size", [1, 7, 64])
+async def test_the_row_that_cannot_be_computed_is_found_and_given_up_alone(kit: Kit, size: int) -> None:
+    source = await kit.topic("orders", Order, partitions=1)
+    await kit.publish(source, orders(size))
+    bad = size // 2
+
+    def divide(rows: pl.DataFrame) -> pl.DataFrame:
+        if bad in rows["id"].to_list():
+            raise ZeroDivisionError("no such order")
+        return rows.select("id")
+
+    flow = Flow(FlowSpec("divided", "orders")).map(divide)
+    (group,) = await stages(kit, flow, source, retry=Retry(2, first_s=1))
+    await group.run()
+    if size > 1:
+        assert (await frame(kit, "divided"))["id"].to_list() == [n for n in range(size) if n != bad]
+    (letter,) = await kit.letters("divided")
+    assert (letter.offset, letter.error, letter.reason) == (bad, "ZeroDivisionError", "no such order")
+    assert letter.body == b'{"id":%d,"customer":"c%d","amount":%d}' % (bad, bad % 7, bad)
+    assert group.state.dead == 1
+
+
+async def test_a_passing_failure_is_tried_again(kit: Kit) -> None:
+    source = await kit.topic("orders", Order, partitions=1)
+    await kit.publish(source, orders(10))
+    failures = [ConnectionError("not yet"), ConnectionError("not yet")]
+
+    def flaky(rows: pl.DataFrame) -> pl.DataFrame:
+        if rows.height and failures:
+            raise failures.pop()
+        return rows
+
+    (group,) = await stages(kit, Flow(FlowSpec("flaky", "orders")).map(flaky), source, retry=Retry(3, first_s=1))
+    await group.run()
+    assert (group.state.events, group.state.dead, failures) == (10, 0, [])
