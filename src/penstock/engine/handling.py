@@ -49,13 +49,23 @@ class Topics(msgspec.Struct, frozen=True):
     dead: TypedTopic[Any]
 
 
+class _Encoded(msgspec.Struct):
+    """Results as bytes; the offset of each one's event, its number among that event's results; what has no bytes."""
+
+    bodies: list[bytes] = msgspec.field(default_factory=list[bytes])
+    causes: array[int] = msgspec.field(default_factory=lambda: array("q"))
+    numbers: array[int] = msgspec.field(default_factory=lambda: array("q"))
+    refused: dict[int, str] = msgspec.field(default_factory=dict[int, str])
+
+
 class _Gathered(msgspec.Struct):
-    """What one draft is made of, while it is being made."""
+    """What one draft is made of, while it is being made. `out` and `causes` are of the slice at hand."""
 
     partition: int
     begun: int
     out: list[Any] = msgspec.field(default_factory=list[Any])
     causes: list[int] = msgspec.field(default_factory=list[int])
+    encoded: _Encoded = msgspec.field(default_factory=_Encoded)
     letters: list[DeadLetter] = msgspec.field(default_factory=list[DeadLetter])
     ledger: list[LedgerWrite] = msgspec.field(default_factory=list[LedgerWrite])
     inputs: list[Delivered] = msgspec.field(default_factory=list[Delivered])
@@ -124,6 +134,7 @@ class HandlerWork:
                 begun = done
                 done = await self._slice(delivered, islice(events, until - done), (done, until), gathered, stopping)
                 gathered.events += done - begun
+                self._encode(gathered)
                 now = clock.monotonic_s()
                 size = _next_size(max(1, done - begun), now - before)
                 if now - started > STEP_S_MAX or done < until or stopping():
@@ -305,7 +316,7 @@ class HandlerWork:
         return self._identity
 
     def _draft(self, gathered: _Gathered, done: int) -> Draft:
-        outputs = self._packed(gathered) if gathered.out else []
+        outputs = self._packed(gathered) if gathered.encoded.bodies else []
         if gathered.letters:
             outputs.append(to_batch(gathered.letters, topic=self._dead.name, partition=gathered.partition))
         return Draft(
@@ -317,30 +328,25 @@ class HandlerWork:
             dead=len(gathered.letters),
         )
 
-    def _packed(self, gathered: _Gathered) -> list[NewBatch]:
-        """Results as batches; all that one event gave becomes a dead letter of that event when part of it cannot be."""
+    def _encode(self, gathered: _Gathered) -> None:
+        """Results become bytes while they are in the processor's cache."""
+        if not gathered.out:
+            return
         if self._into is None:
             reason = f"handler {self._spec.name} returned an event but has no into=; name the topic, or return None"
             self._refuse(gathered, dict.fromkeys(gathered.causes, reason))
-            return []
-        results, causes, numbers = flatten(gathered.out, gathered.causes)
-        attributes = {"cause": causes} if numbers is None else {"cause": causes, "number": numbers}
-        refused: dict[int, str] = {}
-        try:
-            bodies = list(map(self._into.encode_quick, results))
-        except Exception:  # noqa: BLE001 - the reasons are found one by one
-            bodies = self._encoded_each(results, causes, refused)
-        packed = self._into.pack(bodies, attributes=attributes)
-        for index, reason in packed.refused.items():
-            refused.setdefault(causes[index], reason)
-        if not refused:
-            return packed.batches
-        self._refuse(gathered, refused)
-        keep = [index for index, cause in enumerate(causes) if cause not in refused]
-        if not keep:
-            return []
-        kept = {name: array("q", [values[index] for index in keep]) for name, values in attributes.items()}
-        return self._into.pack([bodies[index] for index in keep], attributes=kept).batches
+        else:
+            results, causes, numbers = flatten(gathered.out, gathered.causes)
+            encoded = gathered.encoded
+            try:
+                encoded.bodies += map(self._into.encode_quick, results)
+            except Exception:  # noqa: BLE001 - the reasons are found one by one
+                del encoded.bodies[len(encoded.causes) :]
+                encoded.bodies += self._encoded_each(results, causes, encoded.refused)
+            encoded.causes.extend(causes)
+            encoded.numbers.extend(array("q", bytes(8 * len(causes))) if numbers is None else numbers)
+        gathered.out.clear()
+        gathered.causes.clear()
 
     def _encoded_each(self, results: list[Any], causes: Sequence[int], refused: dict[int, str]) -> list[bytes]:
         """One body per result; of one that cannot be encoded it is empty, and its event's reason noted."""
@@ -353,6 +359,23 @@ class HandlerWork:
                 refused[cause] = str(exc)
                 bodies.append(b"")
         return bodies
+
+    def _packed(self, gathered: _Gathered) -> list[NewBatch]:
+        """Results as batches; all that one event gave becomes a dead letter of that event when part of it cannot be."""
+        assert self._into is not None
+        bodies, causes, numbers, refused = msgspec.structs.astuple(gathered.encoded)
+        attributes = {"cause": causes, "number": numbers} if any(numbers) else {"cause": causes}
+        packed = self._into.pack(bodies, attributes=attributes)
+        for index, reason in packed.refused.items():
+            refused.setdefault(causes[index], reason)
+        if not refused:
+            return packed.batches
+        self._refuse(gathered, refused)
+        keep = [index for index, cause in enumerate(causes) if cause not in refused]
+        if not keep:
+            return []
+        kept = {name: array("q", [values[index] for index in keep]) for name, values in attributes.items()}
+        return self._into.pack([bodies[index] for index in keep], attributes=kept).batches
 
     def _refuse(self, gathered: _Gathered, refused: dict[int, str]) -> None:
         for offset, reason in sorted(refused.items()):
