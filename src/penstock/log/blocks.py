@@ -132,11 +132,6 @@ def decode(data: bytes, *, arrow: bytes | None, columns: Sequence[str] | None = 
     return Rows(body, lengths, attributes)
 
 
-def kind_of(data: bytes) -> str:
-    """`rows` or `columns`."""
-    return "columns" if data[:1] == _COLUMNS else "rows"
-
-
 @lru_cache(maxsize=256)
 def arrow_schema(arrow: bytes) -> pa.Schema:
     """The schema of its serialised form."""

@@ -150,7 +150,7 @@ class Log:
             raise self._closed() from None
 
     def busy(self) -> bool:
-        """Whether `submit` would block: the caller should wait (back-pressure)."""
+        """Whether `submit` would block: the caller should wait (backpressure)."""
         return self._combiner.full()
 
     def write(self, work: Callable[[apsw.Connection], T]) -> Future[T]:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import apsw
 import msgspec
 
-from penstock.errors import ConfigError, CorruptionError, LogTruncated
+from penstock.errors import ConfigError, LogTruncated
 from penstock.log import ddl, placed, producers, progress
 from penstock.log.api import Advance, Append, Appended, Claim, Claimed, Refusal, Request, Result
 from penstock.log.checks import row_check, verify_row
@@ -191,16 +191,4 @@ class Store:
         return Claimed(progress.claim(self.db, request))
 
 
-def integrity(db: apsw.Connection) -> None:
-    """SQLite's own check of the file's structure.
-
-    Raises:
-        CorruptionError: what SQLite found.
-    """
-    found = [row[0] for row in db.execute("PRAGMA integrity_check(10)")]
-    if found != ["ok"]:
-        msg = f"SQLite's integrity check found: {'; '.join(map(str, found))}; restore a backup"
-        raise CorruptionError(msg)
-
-
-__all__ = ["CREATED", "Check", "CommitFailed", "Identity", "Store", "integrity"]
+__all__ = ["CREATED", "Check", "CommitFailed", "Identity", "Store"]

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import msgspec
 
@@ -24,19 +24,54 @@ from penstock.channel.api import (
     Taken,
     Unknown,
 )
-from penstock.channel.drivers.embedded.port import Tidings
+from penstock.channel.drivers.embedded.port import LogPort, Tidings
 from penstock.errors import Closed, LogRegressed, OutcomeUnknown, PenstockError, Rejected, TransientError
-from penstock.event.batch import Delivered
+from penstock.event.batch import Delivered, NewBatch
 from penstock.log import placed
-from penstock.log.api import Advance, Appended, Claim, Claimed, GroupRow, Held, Overtaken, Refusal, Span, TopicRow
+from penstock.log.api import (
+    Advance,
+    Appended,
+    Block,
+    Claim,
+    Claimed,
+    GroupRow,
+    Held,
+    Overtaken,
+    Refusal,
+    Span,
+    Stored,
+    TopicRow,
+)
 from penstock.system.ports import System
-
-if TYPE_CHECKING:
-    from penstock.channel.drivers.embedded.driver import EmbeddedChannel
 
 STANDBY_LOOK_S = 0.1
 SAFETY_LOOK_S = 1.0
 INLINE_BYTES = 64 * 1024
+
+
+class Host(Protocol):
+    """What a member needs of the channel that it came from; see `EmbeddedChannel`."""
+
+    @property
+    def port(self) -> LogPort:
+        """The open log."""
+        ...
+
+    def row(self, name: str) -> TopicRow:
+        """A topic's row in the log."""
+        ...
+
+    def refuse(self, batches: Sequence[NewBatch]) -> str:
+        """Why these batches cannot be stored; empty when they can."""
+        ...
+
+    async def encode(self, batches: Sequence[NewBatch]) -> list[Block]:
+        """Batches as blocks."""
+        ...
+
+    def decode(self, stored: Sequence[Stored], topic: str, partition: int) -> list[Delivered]:
+        """Blocks of one partition as batches."""
+        ...
 
 
 class _Held(msgspec.Struct, eq=False):
@@ -56,7 +91,7 @@ class EmbeddedIntake:
     """See `Intake`. Made by `EmbeddedChannel.join`; used from one task, `commit` may overlap `next`."""
 
     def __init__(
-        self, channel: EmbeddedChannel, subscription: Subscription, *, group: GroupRow, topic: TopicRow, system: System
+        self, channel: Host, subscription: Subscription, *, group: GroupRow, topic: TopicRow, system: System
     ) -> None:
         self._channel = channel
         self._subscription = subscription
