@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
+import msgspec
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -77,8 +79,6 @@ def test_departures_come_truly_out_of_order(out: Path) -> None:
 
 
 def test_what_never_departed_lies_among_the_dead_letters(out: Path, truth: duckdb.DuckDBPyConnection) -> None:
-    import msgspec
-
     keys = [msgspec.json.decode(body)["key"] for body, _ in _raw(flights_kit.flights_app(out), "check.dead")]
     reasons = {headers["reason"] for _, headers in _raw(flights_kit.flights_app(out), "check.dead")}
     assert sorted(keys) == oracle.rejected_keys(truth)
@@ -160,8 +160,6 @@ def _outputs_until(rows: pl.DataFrame, step: StepRecord, pids: dict[int, int]) -
 
 
 def _in_log(app: App, work):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    import asyncio
-
     async def run():  # type: ignore[no-untyped-def]  # noqa: ANN202
         system = real_system()
         opened = await open_app(app, plan_app(app), system)

@@ -175,7 +175,7 @@ def test_from_many_threads(app: App, orders: TopicHandle[Order]) -> None:
 
 def test_a_client_that_is_not_open_says_so(app: App, orders: TopicHandle[Order]) -> None:
     client = app.client()
-    with pytest.raises(Closed, match="with app.client"):
+    with pytest.raises(Closed, match=r"with app\.client"):
         client.publish(orders, order(1))
     with client, pytest.raises(ConfigError, match=r"topics\.order\b.*it has orders"):
         client.publish("order", order(1))

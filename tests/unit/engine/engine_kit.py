@@ -16,7 +16,7 @@ from penstock.delivery.retry import Retry
 from penstock.engine.calling import shape_of
 from penstock.engine.group import Group, Slots
 from penstock.engine.handling import HandlerSpec, HandlerWork, Topics
-from penstock.event.batch import NewBatch
+from penstock.event.batch import NewBatch, Rows
 from penstock.schema import schema_of
 from penstock.system.ports import System, real_system
 
@@ -99,6 +99,7 @@ class Kit:
         topic = self.topics[f"{group}.dead"]
         for partition in range(topic.spec.partitions):
             for batch in await self.channel.read(topic.name, partition, 0, events_max=10_000):
+                assert isinstance(batch.payload, Rows)
                 headers = batch.payload.attributes["headers"]
                 found += [from_row(body, h) for body, h in zip(batch.payload.bodies(), headers, strict=True)]
         return found

@@ -9,7 +9,8 @@ import pytest
 
 from penstock.channel.api import Publish
 from penstock.delivery.retry import Retry
-from penstock.engine.context import Context
+from penstock.engine.calling import shape_of
+from penstock.engine.context import Context, Identity
 from penstock.errors import ConfigError, Reject
 from penstock.event.batch import NewBatch, Rows
 from penstock.system.slots import MemorySlot
@@ -231,8 +232,6 @@ async def test_ids_of_results_do_not_depend_on_where_steps_end(kit: Kit) -> None
     await (await kit.handler(twice, source, into)).run()
 
     def ids(batches: object) -> Iterator[tuple[int, str]]:
-        from penstock.engine.context import Identity
-
         for batch in batches:  # type: ignore[attr-defined]
             identity = Identity(batch, into)
             for index in range(batch.count):
@@ -251,9 +250,7 @@ async def test_ids_of_results_do_not_depend_on_where_steps_end(kit: Kit) -> None
 
 
 def test_a_handler_of_the_wrong_shape_is_refused_before_the_start() -> None:
-    from penstock.engine.calling import shape_of
-
-    with pytest.raises(ConfigError, match="handlers.three.*expected \\(event\\) or \\(event, ctx\\)"):
+    with pytest.raises(ConfigError, match=r"handlers\.three.*expected \(event\) or \(event, ctx\)"):
         shape_of(lambda a, b, c: None, name="three")
 
 

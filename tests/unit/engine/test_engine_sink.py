@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 import pytest
@@ -169,8 +170,6 @@ async def test_a_target_that_refuses_stops_the_group_and_moves_nothing(kit: Kit)
 
 
 async def test_stopped_what_is_staged_is_committed(kit: Kit) -> None:
-    import asyncio
-
     topic = await kit.topic("orders", Order, partitions=1)
     await kit.publish(topic, orders(0, 10))
     table = Table()
