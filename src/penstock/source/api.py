@@ -22,8 +22,8 @@ from penstock.schema import Schema
 class Bad(msgspec.Struct, frozen=True):
     """Something that is no event.
 
-    `where` is for people: ``file:line``, and the column where one is at fault. `body` is its bytes as they were read, at
-    most as many as the topic's limit allows.
+    `where` is for people: ``file:line``, and the column where one is at fault. `body` is its bytes as they were read,
+    at most as many as the topic's limit allows.
     """
 
     where: str

@@ -107,7 +107,7 @@ def test_attributes_are_refused_by_name(name: str, value: Any, message: str) -> 
         ("tracestate", "a=1,b=2"),
     ],
 )
-def test_attributes_at_their_limits_pass(name: str, value: str) -> None:
+def test_attributes_at_their_limits_pass(name: str, value: Any) -> None:
     check_event(NewEvent(data=None, **{name: value}))
 
 
