@@ -130,6 +130,28 @@ class App(Program):
 
         return declare
 
+    def handle_batch(
+        self, source: TopicHandle[Any] | AppFlow, *, into: TopicHandle[Any] | None = None, name: str | None = None
+    ) -> Callable[[F], F]:
+        """Declare a batch handler, as a decorator: a function from a Polars frame to a Polars frame.
+
+        It is a flow of one `map`: called with the rows of one partition at a time, and once with none, to learn its
+        columns. Without `into` its results go to a topic with its name.
+
+        Args:
+            source: the topic, or the flow, whose events it gets.
+            into: the topic its results go to.
+            name: the consumer group; the function's name by default.
+        """
+
+        def declare(function: F) -> F:
+            flow = self.flow(name or function.__name__, source).map(function)
+            if into is not None:
+                flow.to(into)
+            return function
+
+        return declare
+
     def flow(self, name: str, source: TopicHandle[Any] | AppFlow) -> AppFlow:
         """Begin a columnar flow over a topic or over another flow's results; its name is its identity."""
         check_name(name, what="flow")

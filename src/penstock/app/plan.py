@@ -153,3 +153,19 @@ def _check_into(into: TopicHandle[Any] | None, schema: pa.Schema, *, path: str) 
         found, wanted = ", ".join(schema.names), "raw bytes" if expected is None else ", ".join(expected.names)
         msg = f"the flow's columns are {found}; topic {into.name} has {wanted}: select(…) those, in that order"
         raise ConfigError(msg, path=path)
+    for field in expected:
+        if not _fits(schema.field(field.name).type, field.type):
+            msg = (
+                f"column {field.name} is {schema.field(field.name).type}, topic {into.name} has {field.type}: "
+                f"cast it, as with pl.col({field.name!r}).cast(…)"
+            )
+            raise ConfigError(msg, path=path)
+
+
+def _fits(found: pa.DataType, wanted: pa.DataType) -> bool:
+    """Whether every value of a type is one of the other, or is checked one by one when it is converted."""
+    import pyarrow as pa  # noqa: PLC0415
+
+    kinds = (pa.types.is_integer, pa.types.is_floating, pa.types.is_timestamp, pa.types.is_decimal, pa.types.is_date)
+    alike = any(kind(found) and kind(wanted) for kind in kinds)
+    return found.equals(wanted) or alike or (pa.types.is_integer(found) and pa.types.is_floating(wanted))

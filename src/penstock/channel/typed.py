@@ -179,9 +179,9 @@ class TypedTopic(Generic[T]):
                 members.setdefault(number, []).append(index)
         batches: list[NewBatch] = []
         for number, indexes in sorted(members.items()):
-            part = {name: _chosen(values, indexes) for name, values in stored.items()}
-            chosen = None if times is None else [times[i] for i in indexes]
-            batches.append(self._batch(number, [bodies[i] for i in indexes], part, chosen))
+            part = {name: chosen(values, indexes) for name, values in stored.items()}
+            moments = None if times is None else [times[i] for i in indexes]
+            batches.append(self._batch(number, [bodies[i] for i in indexes], part, moments))
         return Packed(batches, refused, [indexes for _, indexes in sorted(members.items())])
 
     def _batch(
@@ -209,7 +209,7 @@ class TypedTopic(Generic[T]):
             indexes = pc.indices_nonzero(pc.equal(numbers, number))
             if len(indexes) == 0:
                 continue
-            part = {name: _chosen(values, indexes.to_pylist()) for name, values in given.items()}
+            part = {name: chosen(values, indexes.to_pylist()) for name, values in given.items()}
             out.append(self.columns_batch(number, table.take(indexes), part))
         return out
 
@@ -287,7 +287,7 @@ class TypedTopic(Generic[T]):
         return self.schema.columns_to_lines(payload.table)
 
 
-def _chosen(values: Sequence[Any], indexes: Sequence[int]) -> Sequence[Any]:
+def chosen(values: Sequence[Any], indexes: Sequence[int]) -> Sequence[Any]:
     """The values at `indexes`; packed numbers stay packed."""
     picked = [values[index] for index in indexes]
     return array(values.typecode, picked) if isinstance(values, array) else picked

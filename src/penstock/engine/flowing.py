@@ -172,7 +172,10 @@ class FlowWork:
         rows, merged = work() if delivered.count <= INLINE_EVENTS else await self._system.offload.run(work)
         from penstock.flow.frames import to_batch as frame_to_batch  # noqa: PLC0415
 
-        table = frame_to_batch(rows, self._stage.schema)
+        schema = self._topics.into.schema
+        assert schema is not None, "a flow writes columns"
+        table = frame_to_batch(rows, schema.arrow)
+        schema.check(table)
         if merge is not None:
             merge.accept(merged)
             result.delta.update(merged.delta)

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from penstock.channel.api import Assigned, Delivery, LedgerWrite, Subscription
-from penstock.channel.typed import TypedTopic
+from penstock.channel.typed import TypedTopic, chosen
 from penstock.delivery.deadletter import DeadLetter, to_batch
 from penstock.delivery.retry import Retry
 from penstock.engine.calling import Raised, Shape, call_async, call_sync, flatten
@@ -27,6 +27,7 @@ ATTEMPTS = "attempts"
 FIRST_SLICE = 64
 STEP_S_MAX = 0.5
 SLICE_S = 0.05
+INHERITED = ("correlationid", "traceparent", "tracestate")
 PART_EVENTS = 1_000
 """Events are decoded so many at a time: they are handled while they are in the processor's cache."""
 PAUSE_LOOK_S = 0.1
@@ -364,7 +365,9 @@ class HandlerWork:
         """Results as batches; all that one event gave becomes a dead letter of that event when part of it cannot be."""
         assert self._into is not None
         bodies, causes, numbers, refused = msgspec.structs.astuple(gathered.encoded)
-        attributes = {"cause": causes, "number": numbers} if any(numbers) else {"cause": causes}
+        attributes: dict[str, Sequence[Any]] = {"cause": causes, **_inherited(gathered.inputs, causes)}
+        if any(numbers):
+            attributes["number"] = numbers
         packed = self._into.pack(bodies, attributes=attributes)
         for index, reason in packed.refused.items():
             refused.setdefault(causes[index], reason)
@@ -374,7 +377,7 @@ class HandlerWork:
         keep = [index for index, cause in enumerate(causes) if cause not in refused]
         if not keep:
             return []
-        kept = {name: array("q", [values[index] for index in keep]) for name, values in attributes.items()}
+        kept = {name: chosen(values, keep) for name, values in attributes.items()}
         return self._into.pack([bodies[index] for index in keep], attributes=kept).batches
 
     def _refuse(self, gathered: _Gathered, refused: dict[int, str]) -> None:
@@ -401,6 +404,19 @@ async def _call_async(
     handler: Callable[[Any], Any], events: Iterator[Any], words: memoryview, offset: int, gathered: _Gathered
 ) -> Raised | int:
     return await call_async(handler, events, words, offset=offset, out=gathered.out, causes=gathered.causes)
+
+
+def _inherited(inputs: Sequence[Delivered], causes: Sequence[int]) -> dict[str, Sequence[Any]]:
+    """What results take over from the events they came from: what they belong to, and the trace they are part of."""
+    found: dict[str, Sequence[Any]] = {}
+    for name in INHERITED:
+        given = [(delivered, delivered.payload.attributes.get(name)) for delivered in inputs]
+        by_offset = {
+            offset: value for d, values in given if values is not None for offset, value in enumerate(values, d.first)
+        }
+        if by_offset:
+            found[name] = [by_offset.get(cause) for cause in causes]
+    return found
 
 
 def _next_size(size: int, seconds: float) -> int:

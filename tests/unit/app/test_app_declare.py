@@ -152,3 +152,46 @@ def test_a_target_that_was_removed_is_filled_again_from_the_log(app: App, tmp_pa
     shutil.rmtree(tmp_path / "lake")
     app.run(until_idle=True)
     assert sorted(pl.read_parquet(tmp_path / "lake/**/*.parquet")["id"]) == list(range(100))
+
+
+def test_a_batch_handler_takes_frames_and_gives_frames(app: App) -> None:
+    class Doubled(msgspec.Struct):
+        id: int
+        amount: float
+
+    orders = app.topic("orders", Order, key="customer")
+    doubled = app.topic("doubled", Doubled)
+
+    @app.handle_batch(orders, into=doubled)
+    def twice(rows: pl.DataFrame) -> pl.DataFrame:
+        return rows.select("id", pl.col("amount") * 2)
+
+    @app.handle_batch(orders)
+    def ids(rows: pl.DataFrame) -> pl.DataFrame:
+        return rows.select("id")
+
+    with app.client() as client:
+        client.publish_many(orders, [Order(n, f"c{n % 3}", float(n)) for n in range(30)])
+    app.run(until_idle=True)
+    assert sorted(app.read(doubled)["amount"]) == [2.0 * n for n in range(30)]
+    assert sorted(app.read("ids")["id"]) == list(range(30))
+
+
+def test_a_flow_that_does_not_fit_its_topic_is_refused_and_a_row_that_does_not_is_given_up(app: App) -> None:
+    class Wanted(msgspec.Struct):
+        id: int
+        customer: str
+
+    orders = app.topic("orders", Order, key="customer")
+    wanted = app.topic("wanted", Wanted)
+    app.flow("nulls", orders).select(pl.col("id"), pl.when(pl.col("id") != 3).then("customer").alias("customer")).to(
+        wanted
+    )
+    with app.client() as client:
+        client.publish_many(orders, [Order(n, f"c{n}", 1.0) for n in range(5)])
+    report = app.run(until_idle=True)
+    assert report.part("nulls").dead == 1
+    assert sorted(app.read(wanted)["id"]) == [0, 1, 2, 4]
+    app.flow("texts", orders).select(pl.col("customer").alias("id"), "customer").to(wanted)
+    with pytest.raises(ConfigError, match=r"flows\.texts\.to: column id is string, topic wanted has int64: cast it"):
+        app.run(until_idle=True)

@@ -51,6 +51,25 @@ async def test_one_many_or_none(kit: Kit, many: type) -> None:
     assert [(b.id, b.total) for b in await kit.events(into)] == [(1, 0), (2, 0), (2, 1), (3, 0), (3, 1), (3, 2)]
 
 
+async def test_results_belong_to_what_their_events_belong_to(kit: Kit) -> None:
+    source = await kit.topic("orders", Order, partitions=1)
+    into = await kit.topic("bills", Bill, partitions=1)
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    bodies = [source.encode(order) for order in orders(3)]
+    attributes = {"correlationid": [None, "case-7", None], "traceparent": [trace, None, None]}
+    await kit.publish_batches(source.pack(bodies, attributes=attributes).batches)
+
+    def bill(order: Order) -> Bill:
+        return Bill(order.id, order.customer, 1.0)
+
+    await (await kit.handler(bill, source, into)).run()
+    (batch,) = await kit.channel.read("bills", 0, 0, events_max=10)
+    found = [Identity(batch, into).event(index) for index in range(3)]
+    assert [event.correlationid for event in found] == [None, "case-7", None]
+    assert [event.traceparent for event in found] == [trace, None, None]
+    assert [event.causationid for event in found] == ["orders/0/0", "orders/0/1", "orders/0/2"]
+
+
 async def test_a_rejected_event_lies_among_the_dead_letters_with_its_bytes_and_the_reason(kit: Kit) -> None:
     source = await kit.topic("orders", Order, key="customer", partitions=1)
     await kit.publish(source, orders(10))
