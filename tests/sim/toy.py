@@ -25,7 +25,8 @@ from penstock.channel.api import (
 )
 from penstock.event.batch import NewBatch, Rows
 from penstock.system.ports import System
-from penstock.testing.simulation.scenario import Event, Host, Scenario
+from penstock.testing.simulation.outcome import Event
+from penstock.testing.simulation.scenario import Host, Scenario
 
 GROUP = GroupSpec("toy", "in")
 TOPICS = (TopicSpec("in", partitions=2), TopicSpec("out", partitions=2))
@@ -157,7 +158,7 @@ def scenario(kind: type[Toy] = Toy, *, backend: str = "embedded") -> Scenario:
     return Scenario(
         name=kind.__name__,
         topics=TOPICS,
-        group=GROUP.name,
+        groups=(GROUP,),
         member=member,
         outputs=("out",),
         spaces=("sum",),

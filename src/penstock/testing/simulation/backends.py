@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from penstock.channel.api import Channel
 from penstock.channel.drivers.memory import MemoryChannel
 from penstock.errors import ConfigError
 from penstock.system.ports import System
+from penstock.testing.simulation.faults import Whole
 
 if TYPE_CHECKING:
     from penstock.channel.drivers.embedded.port import InlinePort
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 class Backend(Protocol):
     """One store, and handles on it as several processes would have."""
 
-    def channel(self, system: System) -> Channel:
+    def channel(self, system: System) -> Whole:
         """A new handle, as another process would have it."""
         ...
 
-    def gone(self, channel: Channel) -> None:
+    def gone(self, channel: Whole) -> None:
         """The process with this handle is dead, or given up while it is stopped: what it owns is free."""
         ...
 
@@ -35,14 +35,14 @@ class MemoryBackend:
     def __init__(self) -> None:
         self._first: MemoryChannel | None = None
 
-    def channel(self, system: System) -> Channel:
+    def channel(self, system: System) -> Whole:
         """See `Backend`."""
         if self._first is None:
             self._first = MemoryChannel(system=system)
             return self._first
         return self._first.another(system=system)
 
-    def gone(self, channel: Channel) -> None:
+    def gone(self, channel: Whole) -> None:
         """See `Backend`."""
         assert isinstance(channel, MemoryChannel)
         for group in channel.owns():
@@ -61,7 +61,7 @@ class EmbeddedBackend:
         self._disk.begin()
         self._ports: dict[int, InlinePort] = {}
 
-    def channel(self, system: System) -> Channel:
+    def channel(self, system: System) -> Whole:
         """See `Backend`."""
         from penstock.channel.drivers.embedded.driver import EmbeddedChannel  # noqa: PLC0415  as above
         from penstock.channel.drivers.embedded.port import InlinePort  # noqa: PLC0415
@@ -71,7 +71,7 @@ class EmbeddedBackend:
         self._ports[id(channel)] = port
         return channel
 
-    def gone(self, channel: Channel) -> None:
+    def gone(self, channel: Whole) -> None:
         """See `Backend`."""
         self._ports[id(channel)].die()
 

@@ -7,19 +7,23 @@ process that asked; what the channel answered is noted there, exactly once.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, TypeVar
 
 from penstock.channel.api import (
     Acked,
     Assigned,
     Channel,
+    Columnar,
     Committed,
     FencedOff,
     Intake,
     Owned,
+    Producers,
+    ProducerState,
     Publish,
     Refused,
+    Scan,
     Step,
     Subscription,
     Taken,
@@ -28,9 +32,12 @@ from penstock.channel.api import (
     Unknown,
 )
 from penstock.event.batch import Delivered
-from penstock.testing.simulation.history import Sent, Stored, Took
+from penstock.system.ports import Offload
+from penstock.testing.simulation.history import Sent, Stored, Took, TurnedAway
 from penstock.testing.simulation.network import Network
 from penstock.testing.simulation.tape import Fault, Operation
+
+T = TypeVar("T")
 
 
 class Sufferer(Protocol):
@@ -43,10 +50,14 @@ class Sufferer(Protocol):
         ...
 
 
+class Whole(Channel, Producers, Columnar, Protocol):
+    """A channel with the powers that the in-process ones have."""
+
+
 class FaultyChannel:
     """See the module and `Channel`. One per process; its members are `FaultyIntake`s."""
 
-    def __init__(self, inner: Channel, process: Sufferer, network: Network) -> None:
+    def __init__(self, inner: Whole, process: Sufferer, network: Network) -> None:
         self.inner = inner
         self.capabilities = inner.capabilities
         self._process = process
@@ -96,6 +107,18 @@ class FaultyChannel:
         """See `Channel`; no faults."""
         return await self.inner.read(topic, partition, offset, events_max=events_max)
 
+    async def scan(self, scan: Scan, *, events_max: int) -> Sequence[Delivered]:
+        """See `Columnar`; no faults."""
+        return await self.inner.scan(scan, events_max=events_max)
+
+    async def tips(self, topic: str) -> Sequence[int]:
+        """See `Columnar`; no faults."""
+        return await self.inner.tips(topic)
+
+    async def producer(self, name: str) -> ProducerState | None:
+        """See `Producers`; no faults."""
+        return await self.inner.producer(name)
+
     async def close(self) -> None:
         """See `Channel`."""
         await self.inner.close()
@@ -139,6 +162,9 @@ class FaultyIntake:
                 case "unknown_stored":
                     await self._network.send(self._commit(step))
                     answer = Unknown("simulated: the answer was lost")
+                case "duplicate":
+                    answer = await self._network.send(self._commit(step))
+                    await self._network.send(self._commit(step))
                 case _:
                     answer = await self._network.send(self._commit(step))
             if not isinstance(answer, Committed):
@@ -150,6 +176,8 @@ class FaultyIntake:
         answer = await self._inner.commit(step)
         if isinstance(answer, Committed):
             self._network.note(Stored(self._process.name, step, answer.first))
+        elif isinstance(answer, FencedOff):
+            self._network.note(TurnedAway(self._process.name, step, answer.reason))
         return answer
 
     async def extend(self, owned: Owned, references: Sequence[int], for_s: float) -> None:
@@ -161,4 +189,25 @@ class FaultyIntake:
         await self._inner.leave()
 
 
-__all__ = ["FaultyChannel", "FaultyIntake", "Operation", "Sufferer"]
+class FaultyOffload:
+    """Blocking work of one process, with faults before it and after it."""
+
+    def __init__(self, inner: Offload, process: Sufferer, network: Network) -> None:
+        self._inner = inner
+        self._process = process
+        self._network = network
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """See `Offload`."""
+        fault = self._network.strike("offload", self._process.name)
+        await self._process.suffer(fault, before=True)
+        result = await self._inner.run(work)
+        await self._process.suffer(fault, before=False)
+        return result
+
+    def close(self) -> None:
+        """See `Offload`."""
+        self._inner.close()
+
+
+__all__ = ["FaultyChannel", "FaultyIntake", "FaultyOffload", "Operation", "Sufferer", "Whole"]

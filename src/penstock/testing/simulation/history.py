@@ -40,13 +40,21 @@ class Stored(msgspec.Struct, frozen=True):
     first: Sequence[int]
 
 
+class TurnedAway(msgspec.Struct, frozen=True):
+    """A step that the channel answered with `FencedOff`."""
+
+    process: str
+    step: Step
+    reason: str
+
+
 class Note(msgspec.Struct, frozen=True):
     """Anything else worth reading in a trace: a fault that struck, a restart."""
 
     text: str
 
 
-Entry = Sent | Took | Stored | Note
+Entry = Sent | Took | Stored | TurnedAway | Note
 
 
 class History:
@@ -55,14 +63,24 @@ class History:
     def __init__(self) -> None:
         self.entries: list[tuple[float, Entry]] = []
         self.told: list[Sent] = []
-        self.floors: dict[tuple[str, str, int], int] = {}
+        self.settled: dict[tuple[str, str, int], int] = {}
+        self.tips: dict[Place, int] = {}
 
     def add(self, at_s: float, entry: Entry) -> None:
         """Note it."""
         self.entries.append((at_s, entry))
         if isinstance(entry, Stored):
             owned = entry.step.owned
-            self.floors[entry.step.group, owned.topic, owned.partition] = entry.step.settle.floor_after
+            settle = entry.step.settle
+            self.settled[entry.step.group, owned.topic, owned.partition] = settle.floor_after + len(settle.holes)
+            self._grown(entry.step.outputs, entry.first)
+        elif isinstance(entry, Sent):
+            self._grown(entry.batches, entry.first)
+
+    def _grown(self, batches: Sequence[NewBatch], first: Sequence[int]) -> None:
+        for batch, offset in zip(batches, first, strict=True):
+            place = (batch.topic, batch.partition)
+            self.tips[place] = max(self.tips.get(place, 0), offset + batch.count)
 
     def acknowledge(self, process: str, batches: Sequence[NewBatch], producer: str, answer: Acked) -> None:
         """The producer was told that this is stored: from now on it must not be lost."""
@@ -81,6 +99,8 @@ def line_of(entry: Entry) -> str:
         case Took(process=process, assigned=assigned):
             owned = assigned.owned
             return f"{process} takes {owned.topic}/{owned.partition} epoch {owned.epoch} at floor {assigned.floor}"
+        case TurnedAway(process=process, reason=reason):
+            return f"{process} is turned away: {reason}"
         case Sent():
             where = [f"{b.topic}/{b.partition}@{f}+{b.count}" for b, f in zip(entry.batches, entry.first, strict=True)]
             return f"{entry.process} publishes {' '.join(where)}{' (again)' if entry.repeated else ''}"

@@ -47,10 +47,19 @@ PROCESS: ContextVar[Lives | None] = ContextVar("PROCESS", default=None)
 class _Ready(asyncio.Handle):
     """A callback that may run now."""
 
-    __slots__ = ("action", "given", "inside", "lane", "lives")
+    __slots__ = ("action", "given", "inside", "lane", "lives", "timer")
 
-    def __init__(self, callback: Callable[..., object], args: tuple[Any, ...], loop: SimLoop, context: Context) -> None:
+    def __init__(
+        self,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+        loop: SimLoop,
+        context: Context,
+        *,
+        timer: _Timer | None = None,
+    ) -> None:
         super().__init__(callback, args, loop, context)
+        self.timer = timer
         self.action = callback
         self.given = args
         self.inside = context
@@ -90,6 +99,8 @@ class SimLoop(asyncio.AbstractEventLoop):
         self._order: list[int] = []
         self._timers: list[tuple[float, int, _Timer]] = []
         self._tasks: dict[asyncio.Task[Any], int] = {}
+        self._lane = 0
+        self._begun = 0
         self._closed = False
         self.steps = 0
         self.failures: list[str] = []
@@ -123,7 +134,8 @@ class SimLoop(asyncio.AbstractEventLoop):
             msg = f"livelock: {self.steps} callbacks ran by virtual second {self._now:.3f} and there is no end"
             raise Stuck(msg)
         handle = self._pick()
-        if handle.cancelled():
+        self._lane = handle.lane
+        if handle.cancelled() or (handle.timer is not None and handle.timer.cancelled()):
             return
         lives = handle.lives
         if lives is not None and (lives.dead or lives.frozen):
@@ -156,7 +168,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         while self._timers and self._timers[0][0] <= self._now:
             timer = heappop(self._timers)[2]
             if not timer.cancelled():
-                self._push(_Ready(timer.action, timer.given, self, timer.inside))
+                self._push(_Ready(timer.action, timer.given, self, timer.inside, timer=timer))
 
     def _push(self, handle: _Ready) -> None:
         queue = self._lanes.get(handle.lane)
@@ -167,10 +179,16 @@ class SimLoop(asyncio.AbstractEventLoop):
             queue.append(handle)
 
     def lane_of(self, callback: Callable[..., object], lives: Lives | None) -> int:
-        """The number of the lane: creation order of tasks, which no hash or address can change."""
+        """The number of the lane: creation order of tasks, which no hash or address can change.
+
+        A task begins in the lane of whoever made it: tasks begin in the order they are made, as asyncio promises.
+        """
         owner = getattr(callback, "__self__", None)
         if isinstance(owner, asyncio.Task):
-            return self._tasks.setdefault(owner, len(self._tasks))  # pyright: ignore[reportUnknownArgumentType]
+            number = self._tasks.setdefault(owner, len(self._tasks))  # pyright: ignore[reportUnknownArgumentType]
+            begins = number == self._begun
+            self._begun += begins
+            return self._lane if begins else number
         return -1 if lives is None else -2 - lives.number
 
     def thaw(self, lives: Lives) -> None:

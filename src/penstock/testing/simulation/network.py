@@ -12,14 +12,11 @@ from penstock.system.chance import Random
 from penstock.testing.simulation.history import Entry, History, Note
 from penstock.testing.simulation.loop import SimLoop
 from penstock.testing.simulation.system import sleep
-from penstock.testing.simulation.tape import Fault, Tape
+from penstock.testing.simulation.tape import KINDS, Fault, Tape
 
 T = TypeVar("T")
 
-NOTHING: dict[str, Fault] = {
-    name: Fault(name, -1, "delay_before", 0.0)  # type: ignore[arg-type]
-    for name in ("publish", "commit", "next")
-}
+NOTHING: dict[str, Fault] = {name: Fault(name, -1, "delay_before", 0.0) for name in KINDS}
 
 
 class Network:

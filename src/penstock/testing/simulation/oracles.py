@@ -5,37 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Literal
 
-import msgspec
-
-from penstock.testing.simulation.history import Stored, Took
-from penstock.testing.simulation.scenario import Event, Scenario
-from penstock.testing.simulation.world import Kept, Outcome
-
-AnomalyKind = Literal[
-    "lost",
-    "duplicated",
-    "reordered",
-    "aborted_read",
-    "moved_back",
-    "fenced_output",
-    "state",
-    "twin",
-    "failed",
-    "stuck",
-]
-
-
-class Anomaly(msgspec.Struct, frozen=True):
-    """Something that must not be. `details` names events, offsets and epochs."""
-
-    kind: AnomalyKind
-    details: str
-
-    def __str__(self) -> str:
-        """For people."""
-        return f"{self.kind}: {self.details}"
+from penstock.testing.simulation.history import Stored, Took, TurnedAway
+from penstock.testing.simulation.outcome import Anomaly, Event, Kept, Outcome
+from penstock.testing.simulation.scenario import Scenario
 
 
 def check(scenario: Scenario, outcome: Outcome, twin: Outcome | None = None) -> list[Anomaly]:
@@ -45,7 +18,8 @@ def check(scenario: Scenario, outcome: Outcome, twin: Outcome | None = None) -> 
         found.append(Anomaly("stuck", outcome.stuck))
     found += [Anomaly("failed", text) for text in outcome.failures]
     found += fenced(outcome)
-    found += moved_back(scenario, outcome)
+    found += turned_away(outcome)
+    found += moved_back(outcome)
     if outcome.stuck or not outcome.topics:
         return found
     found += inputs(scenario, outcome)
@@ -53,8 +27,11 @@ def check(scenario: Scenario, outcome: Outcome, twin: Outcome | None = None) -> 
     found += order(scenario, outcome)
     found += aborted(scenario, outcome)
     found += states(scenario, outcome)
+    found += twice_named(outcome)
     if twin is not None:
         found += unlike(scenario, outcome, twin)
+    for judge in scenario.judges:
+        found += judge(outcome, twin)
     return found
 
 
@@ -99,6 +76,8 @@ def _rows(payload: object) -> list[bytes]:
 
 def effects(scenario: Scenario, outcome: Outcome) -> list[Anomaly]:
     """Each stored input has exactly one effect, and each effect a stored input."""
+    if not scenario.outputs:
+        return []
     wanted = Counter(event for events in recorded_inputs(scenario, outcome).values() for event in events)
     there = Counter(kept.event for _, _, kept in _effects(scenario, outcome) if kept.event is not None)
     found: list[Anomaly] = []
@@ -135,15 +114,16 @@ def order(scenario: Scenario, outcome: Outcome) -> list[Anomaly]:
 
 
 def aborted(scenario: Scenario, outcome: Outcome) -> list[Anomaly]:
-    """Every effect was written by a step that committed."""
+    """Every effect in a topic was written by a step that committed."""
     covered: dict[tuple[str, int], set[int]] = {}
     for _, entry in outcome.history.entries:
         if isinstance(entry, Stored):
             for batch, first in zip(entry.step.outputs, entry.first, strict=True):
                 covered.setdefault((batch.topic, batch.partition), set()).update(range(first, first + batch.count))
     found: list[Anomaly] = []
+    topics = {spec.name for spec in scenario.topics}
     for topic, partition, kept in _effects(scenario, outcome):
-        if kept.offset not in covered.get((topic, partition), ()):
+        if topic in topics and kept.offset not in covered.get((topic, partition), ()):
             details = f"{topic}/{partition}@{kept.offset} {kept.body!r} belongs to no step that committed"
             found.append(Anomaly("aborted_read", details))
     return found
@@ -158,7 +138,7 @@ def _steps(outcome: Outcome) -> dict[tuple[str, str, int], list[Stored]]:
     return out
 
 
-def moved_back(scenario: Scenario, outcome: Outcome) -> list[Anomaly]:
+def moved_back(outcome: Outcome) -> list[Anomaly]:
     """Floors only rise, step by step, and an assignment starts where the steps of earlier epochs ended."""
     found: list[Anomaly] = []
     steps = _steps(outcome)
@@ -169,7 +149,7 @@ def moved_back(scenario: Scenario, outcome: Outcome) -> list[Anomaly]:
                 details = f"{place}: a step to {ended}, then one from {began}"
                 found.append(Anomaly("moved_back", details))
     assigned = [(entry.group, entry.assigned) for _, entry in outcome.history.entries if isinstance(entry, Took)]
-    assigned += [(scenario.group, taken) for taken in outcome.assigned.values()]
+    assigned += [(group, taken) for (group, _), taken in outcome.assigned.items()]
     for group, taken in assigned:
         owned = taken.owned
         earlier = [s for s in steps.get((group, owned.topic, owned.partition), ()) if s.step.owned.epoch < owned.epoch]
@@ -182,13 +162,18 @@ def moved_back(scenario: Scenario, outcome: Outcome) -> list[Anomaly]:
 
 
 def fenced(outcome: Outcome) -> list[Anomaly]:
-    """No step of an older epoch is stored once a newer one is known."""
+    """No epoch is given out twice, and no step of an older one is stored once a newer one is known."""
     newest: dict[tuple[str, str, int], int] = {}
+    given: set[tuple[tuple[str, str, int], int]] = set()
     found: list[Anomaly] = []
     for at_s, entry in outcome.history.entries:
         if isinstance(entry, Took):
             owned = entry.assigned.owned
             place = (entry.group, owned.topic, owned.partition)
+            if (place, owned.epoch) in given:  # a zombie may be told late, but of an epoch of its own
+                details = f"{entry.process} is given {place} at epoch {owned.epoch}, which was given out before"
+                found.append(Anomaly("fenced_output", details))
+            given.add((place, owned.epoch))
         elif isinstance(entry, Stored):
             owned = entry.step.owned
             place = (entry.step.group, owned.topic, owned.partition)
@@ -202,24 +187,54 @@ def fenced(outcome: Outcome) -> list[Anomaly]:
     return found
 
 
+def turned_away(outcome: Outcome) -> list[Anomaly]:
+    """Where no fault strikes no step is refused: nobody else is there, and steps follow one another."""
+    if outcome.struck:
+        return []
+    return [
+        Anomaly("turned_away", f"{entry.process}, without any fault: {entry.reason}")
+        for _, entry in outcome.history.entries
+        if isinstance(entry, TurnedAway)
+    ]
+
+
 def states(scenario: Scenario, outcome: Outcome) -> list[Anomaly]:
-    """The ledger is the fold of the stored inputs, and everything stored is settled."""
+    """Everything stored is settled in every group, and the first group's ledger is the fold of the inputs."""
     found: list[Anomaly] = []
+    for group in scenario.groups:
+        for (topic, partition), contents in outcome.topics.items():
+            if topic != group.topic:
+                continue
+            taken = outcome.assigned.get((group.name, partition))
+            if taken is None:
+                found.append(
+                    Anomaly("stuck", f"partition {partition} of {group.name} was never assigned to the witness")
+                )
+            elif taken.floor + len(taken.holes) < len(contents):
+                details = f"{group.name}, partition {partition}: settled to {taken.floor} of {len(contents)} only"
+                found.append(Anomaly("lost", details))
+    if scenario.fold is None:
+        return found
     for partition, events in recorded_inputs(scenario, outcome).items():
-        taken = outcome.assigned.get(partition)
-        if taken is None:
-            found.append(Anomaly("stuck", f"partition {partition} was never assigned to the witness"))
-            continue
-        tip = len(outcome.topics[scenario.input.name, partition])
-        if taken.floor + len(taken.holes) < tip:
-            found.append(Anomaly("lost", f"partition {partition} is settled to {taken.floor} of {tip} only"))
-        if scenario.fold is None:
-            continue
+        taken = outcome.assigned.get((scenario.groups[0].name, partition))
         wanted = dict(scenario.fold(events))
-        there = {(space, key): value for space, key, value in taken.ledger if space in scenario.spaces}
+        there = {(space, key): value for space, key, value in _state(scenario, taken)}
         if wanted != there:
             found.append(Anomaly("state", f"partition {partition}: expected {wanted}, found {there}"))
     return found
+
+
+def twice_named(outcome: Outcome) -> list[Anomaly]:
+    """No two events of a topic have one id."""
+    names: dict[str, Counter[str]] = {}
+    for (topic, _), contents in outcome.topics.items():
+        names.setdefault(topic, Counter()).update(kept.id for kept in contents if kept.id)
+    return [
+        Anomaly("duplicated", f"topic {topic}: {count} events have the id {name}")
+        for topic, counted in names.items()
+        for name, count in counted.items()
+        if count > 1
+    ]
 
 
 def by_key(scenario: Scenario, outcome: Outcome) -> dict[tuple[str, str], list[bytes]]:
@@ -239,10 +254,10 @@ def unlike(scenario: Scenario, outcome: Outcome, twin: Outcome) -> list[Anomaly]
         for place in sorted(mine.keys() | theirs.keys())
         if mine.get(place) != theirs.get(place)
     ]
-    for partition in sorted(outcome.assigned.keys() | twin.assigned.keys()):
-        here, there = (_state(scenario, run.assigned.get(partition)) for run in (outcome, twin))
+    for place in sorted(outcome.assigned.keys() | twin.assigned.keys()):
+        here, there = (_state(scenario, run.assigned.get(place)) for run in (outcome, twin))
         if here != there:
-            found.append(Anomaly("twin", f"state of partition {partition}: {here}; the twin has {there}"))
+            found.append(Anomaly("twin", f"state of {place}: {here}; the twin has {there}"))
     return found
 
 

@@ -6,18 +6,17 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from contextvars import Context
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, NoReturn, cast
 
 from penstock.system.ports import System
+from penstock.testing.simulation.faults import FaultyOffload, Whole
 from penstock.testing.simulation.history import Note
 from penstock.testing.simulation.loop import PROCESS, Lives, SimLoop
 from penstock.testing.simulation.network import Network
-from penstock.testing.simulation.scenario import Event, Scenario
+from penstock.testing.simulation.outcome import Event
+from penstock.testing.simulation.scenario import Host, Scenario
 from penstock.testing.simulation.system import DAY_US, SimClock, sim_system, sleep
 from penstock.testing.simulation.tape import Fault
-
-if TYPE_CHECKING:
-    from penstock.channel.api import Channel
 
 JITTER_S_MAX = 0.02
 
@@ -30,6 +29,7 @@ class Setting:
     loop: SimLoop
     network: Network
     seed: int
+    disk: dict[str, Any]
 
 
 class Process(Lives):
@@ -38,6 +38,7 @@ class Process(Lives):
     Attributes:
         load: what a producer publishes, publish by publish; empty for members.
         kept: what outlives the process, as files do; shared by the lives of one name.
+        disk: what outlives every process; shared by all.
     """
 
     def __init__(
@@ -47,13 +48,18 @@ class Process(Lives):
         self.scenario = setting.scenario
         self.load = load
         self.kept = kept
-        self.system: System = sim_system(setting.loop, seed=setting.seed, name=f"{name}/{number}")
-        self.handle: Channel | None = None
+        self.disk = setting.disk
+        system = sim_system(setting.loop, seed=setting.seed, name=f"{name}/{number}")
+        offload = FaultyOffload(system.offload, self, setting.network)
+        self.system = System(clock=system.clock, random=system.random, offload=offload)
+        self.handle: Whole | None = None
         self.ended: Callable[[Process], None] | None = None
         self.stopped: Callable[[Process], None] | None = None
         self._loop = setting.loop
         self._network = setting.network
+        self.chance = self.system.random
         self._chance = self.system.random.random
+        self._stops: list[Callable[[], None]] = []
         self._context = Context()
         self._context.run(PROCESS.set, self)
 
@@ -70,6 +76,8 @@ class Process(Lives):
         kind, _, when = fault.kind.partition("_")
         if kind == "clock" and before:
             self._jump(fault)
+        if kind == "stop" and before:
+            self._ask()
         if when != ("before" if before else "after"):
             return
         if kind == "crash":
@@ -84,6 +92,20 @@ class Process(Lives):
     def _jump(self, fault: Fault) -> None:
         clock = cast("SimClock", self.system.clock)
         clock.skew_us += DAY_US if int(fault.seconds * 1000) % 2 == 0 else -DAY_US
+
+    def on_stop(self, stop: Callable[[], None]) -> None:
+        """See `Host`."""
+        self._stops.append(stop)
+
+    def _ask(self) -> None:
+        for stop in self._stops:
+            stop()
+
+    async def die(self) -> NoReturn:
+        """See `Host`."""
+        self.crash()
+        await self._loop.create_future()
+        raise AssertionError("the dead do not go on")
 
     def crash(self) -> None:
         """Die at once: no task of this process runs on."""
@@ -110,3 +132,16 @@ class Process(Lives):
 
     def _note(self, text: str) -> None:
         self._network.note(Note(f"{self.name} {text}"))
+
+
+def host() -> Host:
+    """The simulated process that the calling code runs in; for handlers, sources and targets of a scenario.
+
+    Raises:
+        LookupError: it runs in none.
+    """
+    lives = PROCESS.get()
+    if not isinstance(lives, Process):
+        msg = "no simulated process here; it is there inside a member or a producer of a scenario"
+        raise LookupError(msg)
+    return lives

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from hashlib import sha256
 
 import msgspec
 
 from penstock.system.chance import seeded
+from penstock.telemetry import emit
 from penstock.testing.simulation import tape as tapes
-from penstock.testing.simulation.oracles import Anomaly, check, recorded_inputs
-from penstock.testing.simulation.scenario import Event, Scenario
+from penstock.testing.simulation.oracles import check, recorded_inputs
+from penstock.testing.simulation.outcome import Anomaly, Event, Outcome
+from penstock.testing.simulation.scenario import Scenario
 from penstock.testing.simulation.tape import Tape
-from penstock.testing.simulation.world import Outcome, draw_loads, run_world
+from penstock.testing.simulation.world import draw_loads, run_world
 
 TWINS_MAX = 4096
 
@@ -45,9 +48,14 @@ class Runner:
         scenario = self.scenario
         loads = draw_loads(scenario, seed)
         calls = 4 + sum(map(len, loads))
-        used = tapes.draw(seeded(seed, "tape"), calls=calls) if tape is None else tape
-        outcome = run_world(scenario, seed, used, loads=loads)
-        twin = self._twin(outcome) if outcome.topics and not outcome.stuck else None
+        used = (
+            tapes.draw(seeded(seed, "tape"), calls=calls, operations=scenario.operations, kinds_of=scenario.kinds)
+            if tape is None
+            else tape
+        )
+        with _silence():
+            outcome = run_world(scenario, seed, used, loads=loads)
+            twin = self._twin(outcome) if outcome.topics and not outcome.stuck else None
         return Run(scenario.name, seed, used, outcome, check(scenario, outcome, twin))
 
     def _twin(self, outcome: Outcome) -> Outcome:
@@ -75,6 +83,16 @@ class Runner:
             else:
                 index += 1
         return best
+
+
+@contextmanager
+def _silence() -> Generator[None, None, None]:
+    """What the product logs about simulated faults is no news; counters are left to add up."""
+    before, emit.logger.disabled = emit.logger.disabled, True
+    try:
+        yield
+    finally:
+        emit.logger.disabled = before
 
 
 def replay_line(run: Run, *, where: str = "", bug: str = "") -> str:

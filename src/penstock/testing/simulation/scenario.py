@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import msgspec
 
-from penstock.channel.api import Channel, Publish, Refused, TopicSpec, Unknown
+from penstock.channel.api import Channel, GroupSpec, Publish, Refused, TopicSpec, Unknown
 from penstock.errors import PenstockError
-from penstock.event.batch import Delivered, NewBatch, Rows
+from penstock.event.batch import Attributes, Delivered, NewBatch, Rows
 from penstock.event.partition import partition_of
+from penstock.system.chance import Random
 from penstock.system.ports import System
+from penstock.testing.simulation.faults import FaultyChannel
+from penstock.testing.simulation.history import Place
+from penstock.testing.simulation.outcome import Anomaly, Event, Outcome
+from penstock.testing.simulation.tape import KINDS, OPERATIONS, Kind, Operation
 
 RETRY_S = 0.05
-
-
-class Event(msgspec.Struct, frozen=True, order=True):
-    """One simulated event: the `number`-th (from 0) of its key."""
-
-    key: str
-    number: int
 
 
 def to_bytes(event: Event) -> bytes:
@@ -42,7 +40,8 @@ class Host(Protocol):
     Attributes:
         name: the same after a restart. number: of this life, over all processes of the world.
         load: what a producer publishes, publish by publish; empty for members.
-        kept: what outlives the process, as files do.
+        kept: what outlives the process, as files do. disk: what all processes of the world keep together.
+        chance: of this life, from the seed.
     """
 
     name: str
@@ -50,35 +49,53 @@ class Host(Protocol):
     scenario: Scenario
     load: Sequence[Sequence[Event]]
     kept: dict[str, Any]
+    disk: dict[str, Any]
+    chance: Random
+
+    def on_stop(self, stop: Callable[[], None]) -> None:
+        """Call `stop` when the process is asked to end; it is started again afterwards."""
+        ...
+
+    async def die(self) -> NoReturn:
+        """End this life at once, as kill -9 does: nothing of it goes on."""
+        ...
 
 
-Member = Callable[[Host, Channel, System], Awaitable[None]]
-"""A user's pipeline in one process: runs until it is killed. It may keep things in `host.kept` (its disk)."""
+Member = Callable[[Host, FaultyChannel, System], Awaitable[None]]
+"""A user's pipeline in one process: runs until it is killed or asked to stop. It may keep things in `host.kept`."""
 
-Producer = Callable[[Host, Channel, System], Awaitable[None]]
+Producer = Callable[[Host, FaultyChannel, System], Awaitable[None]]
 """Publishes `host.load` in order and returns when all of it is acked; started again after a crash."""
 
 State = Mapping[tuple[str, bytes], bytes]
 """(ledger space, key) → value."""
 
+Judge = Callable[[Outcome, Outcome | None], Iterable[Anomaly]]
+"""An oracle of a scenario's own: (outcome, fault-free twin) → what is wrong."""
+
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A scenario; `topics[0]` holds the inputs.
+    """A scenario; `topics[0]` holds the inputs, and the first of `groups` reads them.
 
     Attributes:
-        outputs: topics whose events are effects of inputs: each input has exactly one, in one of them.
+        outputs: topics and targets whose events are effects of inputs: each input has exactly one, in one of them.
+            Without any, effects are left to `judges`.
         spaces: ledger spaces that `fold` gives; others are not looked at.
-        fold: the state that a partition's inputs, in order, must have led to.
+        fold: the state that a partition's inputs, in order, must have led to, in the first group.
+        targets: what lies in targets outside the channel, from `Host.disk`: (target, partition) → bodies, in order.
         identify: (topic, body) → the input that an event of `topic` is the effect of (or is); None for neither.
         encode: an input's bytes.
+        judges: oracles besides the common ones.
+        at_rest: (`Host.disk`, the end of every partition) → whether targets have caught up, besides the groups.
+        operations, kinds: which faults are drawn where.
         backend: `memory` or `embedded`.
         keys, events, members, producers: how many, at most.
     """
 
     name: str
     topics: Sequence[TopicSpec]
-    group: str
+    groups: Sequence[GroupSpec]
     member: Member
     outputs: Sequence[str]
     produce: Producer = field(default_factory=lambda: publish_all)
@@ -86,6 +103,11 @@ class Scenario:
     fold: Callable[[Sequence[Event]], State] | None = None
     identify: Callable[[str, bytes], Event | None] = from_bytes
     encode: Callable[[Event], bytes] = to_bytes
+    targets: Callable[[Mapping[str, Any]], Mapping[Place, Sequence[bytes]]] | None = None
+    judges: Sequence[Judge] = ()
+    at_rest: Callable[[Mapping[str, Any], Mapping[Place, int]], bool] | None = None
+    operations: Sequence[Operation] = OPERATIONS
+    kinds: Mapping[Operation, Sequence[Kind]] = field(default_factory=lambda: KINDS)
     backend: str = "embedded"
     keys: int = 3
     events: int = 16
@@ -104,9 +126,13 @@ class Scenario:
         for event in events:
             parts.setdefault(partition_of(event.key.encode(), spec.partitions), []).append(event)
         return [
-            NewBatch(spec.name, number, len(part), Rows.of([*map(self.encode, part)], {"key": [e.key for e in part]}))
+            NewBatch(spec.name, number, len(part), Rows.of([*map(self.encode, part)], self._attributes(part)))
             for number, part in sorted(parts.items())
         ]
+
+    def _attributes(self, part: Sequence[Event]) -> Attributes:
+        """The keys, unless the topic's type holds them."""
+        return {"key": [event.key for event in part]} if self.input.key is None else {}
 
 
 async def publish_all(process: Host, channel: Channel, system: System) -> None:

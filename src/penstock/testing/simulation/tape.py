@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 import msgspec
@@ -11,7 +11,7 @@ import msgspec
 from penstock.errors import ConfigError
 from penstock.system.chance import Random
 
-Operation = Literal["publish", "commit", "next"]
+Operation = Literal["publish", "commit", "next", "offload"]
 Kind = Literal[
     "crash_before",
     "crash_after",
@@ -24,6 +24,7 @@ Kind = Literal[
     "delay_after",
     "duplicate",
     "clock",
+    "stop",
 ]
 
 _DEATH: tuple[Kind, ...] = ("crash_before", "crash_after", "freeze_before", "freeze_after")
@@ -31,10 +32,13 @@ _DELAY: tuple[Kind, ...] = ("delay_before", "delay_after")
 _UNKNOWN: tuple[Kind, ...] = ("unknown_lost", "unknown_stored", "unknown_late")
 KINDS: dict[Operation, tuple[Kind, ...]] = {
     "publish": (*_DEATH, *_DELAY, *_UNKNOWN, "duplicate"),
-    "commit": (*_DEATH, *_DELAY, *_UNKNOWN),
-    "next": (*_DEATH, *_DELAY, "clock"),
+    "commit": (*_DEATH, *_DELAY, *_UNKNOWN, "duplicate"),
+    "next": (*_DEATH, *_DELAY, "clock", "stop"),
+    "offload": (*_DEATH, *_DELAY),
 }
-_OPERATIONS: tuple[Operation, ...] = ("publish", "commit", "commit", "next")
+OPERATIONS: tuple[Operation, ...] = ("publish", "commit", "commit", "next")
+PATIENT: tuple[Kind, ...] = (*_DELAY, *_UNKNOWN, "duplicate")
+"""What leaves the process that publishes alive."""
 FAULTS_MAX = 5
 
 
@@ -43,7 +47,8 @@ class Fault(msgspec.Struct, frozen=True):
 
     crash and freeze come before the request is sent or after it was answered; a frozen process (for `seconds`) is
     given up by the channel meanwhile, and goes on as a zombie. The unknown outcomes: never stored, stored, stored
-    `seconds` later. clock: the process's wall clock jumps by a day, back when `seconds` is odd.
+    `seconds` later. clock: the process's wall clock jumps by a day, back when `seconds` is odd. stop: the process is
+    asked to end, as by SIGTERM, and is started again. offload: blocking work, of flows, sources and sinks.
     """
 
     operation: Operation
@@ -59,12 +64,18 @@ class Fault(msgspec.Struct, frozen=True):
 Tape = Sequence[Fault]
 
 
-def draw(chance: Random, *, calls: int) -> list[Fault]:
+def draw(
+    chance: Random,
+    *,
+    calls: int,
+    operations: Sequence[Operation] = OPERATIONS,
+    kinds_of: Mapping[Operation, Sequence[Kind]] = KINDS,
+) -> list[Fault]:
     """A tape for a scenario of about `calls` calls of each operation; at times an empty one."""
     out: list[Fault] = []
     for _ in range(chance.randrange(FAULTS_MAX + 1)):
-        operation = _OPERATIONS[chance.randrange(len(_OPERATIONS))]
-        kinds = KINDS[operation]
+        operation = operations[chance.randrange(len(operations))]
+        kinds = kinds_of[operation]
         kind = kinds[chance.randrange(len(kinds))]
         # Rounded to what is printed: a replayed tape is the same tape.
         seconds = round(chance.choice((0.01, 0.1, 1.0, 3.0)) * (0.5 + chance.random()), 3)

@@ -3,57 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextvars import Context
 from typing import Any
 
-import msgspec
-
-from penstock.channel.api import Assigned, Channel, GroupSpec, Subscription
+from penstock.channel.api import Assigned, Channel, GroupSpec, Subscription, Topic
+from penstock.channel.typed import TypedTopic
+from penstock.engine.context import Identity
 from penstock.system.chance import seeded
 from penstock.testing.simulation.backends import Backend, backend
 from penstock.testing.simulation.faults import FaultyChannel
-from penstock.testing.simulation.history import History, Note, Place
+from penstock.testing.simulation.history import Note, Place
 from penstock.testing.simulation.loop import SimLoop, Stuck
 from penstock.testing.simulation.network import Network
+from penstock.testing.simulation.outcome import Event, Kept, Outcome
 from penstock.testing.simulation.process import Process, Setting
-from penstock.testing.simulation.scenario import Event, Scenario, bodies
+from penstock.testing.simulation.scenario import Scenario, bodies
 from penstock.testing.simulation.system import sim_system, sleep
 from penstock.testing.simulation.tape import Fault, Tape
 
 QUIET_WITHIN_S = 120.0
 AFTERMATH_S = 0.5
+LOOK_S = 0.1
 RESTART_S_MAX = 0.5
 FAILURES_MAX = 20
-
-
-class Kept(msgspec.Struct, frozen=True):
-    """One event as the channel has it at the end; `event` is None when it cannot be identified."""
-
-    offset: int
-    event: Event | None
-    body: bytes
-
-
-class Outcome(msgspec.Struct):
-    """What is there at the end. `stuck` says why the world never came to rest; failures are unexpected exceptions."""
-
-    history: History
-    topics: dict[Place, list[Kept]] = {}
-    assigned: dict[int, Assigned] = {}
-    failures: list[str] = []
-    stuck: str = ""
-    steps: int = 0
-    virtual_s: float = 0.0
-    struck: list[Fault] = []
-
-    def lines(self) -> list[str]:
-        """Everything that must be equal when the same seed runs again."""
-        out = self.history.lines()
-        for place, found in sorted(self.topics.items()):
-            out.append(f"{place} {[(kept.offset, kept.body) for kept in found]}")
-        out += [f"{number} {assigned}" for number, assigned in sorted(self.assigned.items())]
-        return [*out, *self.failures, self.stuck, f"{self.steps} callbacks, {self.virtual_s:.6f} s"]
 
 
 Load = Sequence[Sequence[Event]]
@@ -91,7 +64,9 @@ class World:
         self._news = asyncio.Event()
         self._network = Network(self.loop, self._chance, tape, changed=self._news.set)
         self._outside = Context()
-        self._setting = Setting(scenario, self.loop, self._network, seed)
+        self._disk: dict[str, Any] = {}
+        self._setting = Setting(scenario, self.loop, self._network, seed, self._disk)
+        self._reading = {t.name: [g for g in scenario.groups if g.topic == t.name] for t in scenario.topics}
         self._loads = {f"producer-{number}": load for number, load in enumerate(loads)}
         self._expected = sum(len(publish) for load in loads for publish in load)
         self._unfinished = set(self._loads)
@@ -178,22 +153,39 @@ class World:
     async def _quiet(self) -> None:
         while True:
             frozen = any(process.frozen and not process.dead for process in self._all)
-            settled = not self._unfinished and self._settled() >= self._expected
+            settled = not self._unfinished and self._settled()
             if len(self._failures) > FAILURES_MAX or (settled and not frozen and not self._network.late):
                 return
             self._news.clear()
-            await self._news.wait()
+            await self._something()
 
-    def _settled(self) -> int:
-        return sum(
-            floor
-            for (group, topic, _), floor in self._network.history.floors.items()
-            if group == self._scenario.group and topic == self._scenario.input.name
+    async def _something(self) -> None:
+        """Something new at the channel; a target gives no sign, so it is looked at now and then."""
+        if self._scenario.at_rest is None or not self._settled_here():
+            await self._news.wait()
+        else:
+            await sleep(self.loop, LOOK_S)
+
+    def _settled(self) -> bool:
+        rest = self._scenario.at_rest
+        return self._settled_here() and (rest is None or rest(self._disk, self._network.history.tips))
+
+    def _settled_here(self) -> bool:
+        """Everything is published, and every group has worked on all of its topic."""
+        history = self._network.history
+        published = sum(tip for (topic, _), tip in history.tips.items() if topic == self._scenario.input.name)
+        return published >= self._expected and all(
+            history.settled.get((group.name, topic, partition), 0) >= tip
+            for (topic, partition), tip in history.tips.items()
+            for group in self._reading[topic]
         )
 
     def _position(self) -> str:
-        floors = {f"{t}/{p}": floor for (_, t, p), floor in sorted(self._network.history.floors.items())}
-        return f"published by all but {sorted(self._unfinished)}, floors {floors}, {self._expected} events expected"
+        history = self._network.history
+        settled = {f"{g}:{t}/{p}": count for (g, t, p), count in sorted(history.settled.items())}
+        tips = {f"{t}/{p}": tip for (t, p), tip in sorted(history.tips.items())}
+        unfinished = f"published by all but {sorted(self._unfinished)}" if self._unfinished else "all published"
+        return f"{unfinished}, settled {settled}, ends {tips}, {self._expected} events expected"
 
     def struck(self) -> list[Fault]:
         """The faults of the tape whose call came."""
@@ -213,28 +205,49 @@ class World:
     async def _look(self) -> Outcome:
         system = sim_system(self.loop, seed=self._seed, name="witness")
         channel = self._store.channel(system)
-        await channel.open(self._scenario.topics)
-        outcome = Outcome(self._network.history)
+        topics = await channel.open(self._scenario.topics)
+        outcome = Outcome(self._network.history, disk=self._disk)
         for spec in self._scenario.topics:
             for partition in range(spec.partitions):
-                outcome.topics[spec.name, partition] = await self._contents(channel, spec.name, partition)
-        group = GroupSpec(self._scenario.group, self._scenario.input.name)
-        intake = await channel.join(Subscription(group, "witness"))
-        for _ in range(self._scenario.input.partitions * 3):
-            taken = await intake.next(events_max=1, bytes_max=1 << 20, wait_s=0.0)
-            if isinstance(taken, Assigned):
-                outcome.assigned[taken.owned.partition] = taken
-            if len(outcome.assigned) == self._scenario.input.partitions:
-                break
+                outcome.topics[spec.name, partition] = await self._contents(channel, topics[spec.name], partition)
+        if self._scenario.targets is not None:
+            outcome.topics.update(self._beside(self._scenario.targets(self._disk)))
+        for group in self._scenario.groups:
+            await self._assigned(channel, group, outcome)
         return outcome
 
-    async def _contents(self, channel: Channel, topic: str, partition: int) -> list[Kept]:
+    async def _assigned(self, channel: Channel, group: GroupSpec, outcome: Outcome) -> None:
+        """What the next owner of each of the group's partitions would get."""
+        partitions = next(spec.partitions for spec in self._scenario.topics if spec.name == group.topic)
+        intake = await channel.join(Subscription(group, "witness"))
+        left = set(range(partitions))
+        for _ in range(partitions * 3):
+            taken = await intake.next(events_max=1, bytes_max=1 << 20, wait_s=0.0)
+            if isinstance(taken, Assigned):
+                outcome.assigned[group.name, taken.owned.partition] = taken
+                left.discard(taken.owned.partition)
+            if not left:
+                return
+
+    def _beside(self, targets: Mapping[Place, Sequence[bytes]]) -> dict[Place, list[Kept]]:
+        identify = self._scenario.identify
+        return {
+            (name, partition): [Kept(row, identify(name, body), body) for row, body in enumerate(found)]
+            for (name, partition), found in targets.items()
+        }
+
+    async def _contents(self, channel: Channel, opened: Topic, partition: int) -> list[Kept]:
+        topic = opened.spec.name
         out: list[Kept] = []
         offset = 0
         identify = self._scenario.identify
         while batches := await channel.read(topic, partition, offset, events_max=1000):
             for batch in batches:
-                out += [Kept(o, identify(topic, body), body) for o, body in enumerate(bodies(batch), batch.first)]
+                found = Identity(batch, TypedTopic(opened, None))
+                headers = batch.payload.attributes.get("headers")
+                for index, body in enumerate(bodies(batch)):
+                    told = {} if headers is None else headers[index] or {}
+                    out.append(Kept(batch.first + index, identify(topic, body), body, found.id(index), headers=told))
                 offset = batch.end
         return out
 
