@@ -17,7 +17,7 @@ from penstock.channel.api import Channel, Committed, FencedOff, Idle, Intake, St
 from penstock.engine.machine import Begin, Handle, Membership, Rejoin, Rest
 from penstock.engine.work import Draft, Work
 from penstock.errors import Fenced, PenstockError, TransientError
-from penstock.system.ports import System
+from penstock.system.ports import Clock, System
 from penstock.system.slots import Slot
 from penstock.telemetry import emit
 
@@ -25,6 +25,8 @@ EVENTS_MAX = 50_000
 BYTES_MAX = 8_000_000
 IN_FLIGHT_MAX = 2
 WAIT_S = 1.0
+PROGRESS_EVERY_S = 0.02
+"""A step that only says how far a group is waits so long for the next one: every commit costs a sync."""
 REJOIN_FIRST_S = 0.05
 REJOIN_MAX_S = 5.0
 
@@ -125,7 +127,7 @@ class Group:
     async def _membership(self) -> str:
         """From joining to leaving; returns why to join again, empty to end."""
         intake = await self._channel.join(self._work.subscription)
-        member = _Member(self, intake, self._work, self.state)
+        member = _Member(self, intake, self._work, self._system.clock)
         try:
             with emit.span("penstock.membership", group=self.state.name):
                 return await self._take(intake, member)
@@ -161,7 +163,7 @@ class Group:
 
     async def _next(self, intake: Intake, member: _Member) -> Taken:
         """Ask, and be ready to be stopped while waiting."""
-        wait_s = 0.0 if member.pending else min(WAIT_S, 0.05 if self._ended is not None else WAIT_S)
+        wait_s = PROGRESS_EVERY_S if member.busy else min(WAIT_S, 0.05 if self._ended is not None else WAIT_S)
         self._asked = asyncio.ensure_future(intake.next(events_max=EVENTS_MAX, bytes_max=BYTES_MAX, wait_s=wait_s))
         try:
             return await self._asked
@@ -187,13 +189,22 @@ class Group:
 class _Member:
     """The steps in flight of one membership, at most IN_FLIGHT_MAX; the work goes on while the disk syncs."""
 
-    def __init__(self, group: Group, intake: Intake, work: Work, state: GroupState) -> None:
+    def __init__(self, group: Group, intake: Intake, work: Work, clock: Clock) -> None:
+        state = group.state
         self.membership = Membership(state.name)
         self.pending: deque[tuple[Draft | None, asyncio.Task[Committed | FencedOff | Unknown]]] = deque()
+        self._kept: dict[int, Draft] = {}  # by partition: drafts that only move its floor
+        self._stepped_s = float("-inf")
         self._group = group
+        self._clock = clock
         self._intake = intake
         self._work = work
         self._state = state
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything that was worked on is not permanent yet."""
+        return bool(self.pending or self._kept)
 
     async def begin(self, action: Begin, slot: Slot | None) -> str:
         ledger = await self._work.assigned(action.assigned, slot)
@@ -206,15 +217,34 @@ class _Member:
         return await self._each(self._work.process(action.delivery, self._group.stopping))
 
     async def due(self, *, everything: bool) -> str:
-        return await self._each(self._work.due(everything=everything))
+        """What the work has kept back, and what is kept back here: it is quiet."""
+        reason = await self._each(self._work.due(everything=everything))
+        while self._kept and not reason:
+            _, draft = self._kept.popitem()
+            reason = await self._step(draft)
+        return reason
 
     async def _each(self, drafts: AsyncGenerator[Draft]) -> str:
         async with aclosing(drafts):
             async for draft in drafts:
-                reason = await self._commit(draft, self.membership.step(draft))
+                reason = await self._step_or_keep(draft)
                 if reason:
                     return reason
         return ""
+
+    async def _step_or_keep(self, draft: Draft) -> str:
+        kept = self._kept.pop(draft.partition, None)
+        if kept is not None:
+            draft = msgspec.structs.replace(draft, events=kept.events + draft.events)
+        bare = not (draft.outputs or draft.ledger or draft.references)
+        if bare and self._clock.monotonic_s() - self._stepped_s < PROGRESS_EVERY_S:
+            self._kept[draft.partition] = draft
+            return ""
+        return await self._step(draft)
+
+    async def _step(self, draft: Draft) -> str:
+        self._stepped_s = self._clock.monotonic_s()
+        return await self._commit(draft, self.membership.step(draft))
 
     async def finish(self) -> str:
         """Everything that is in hand becomes permanent; returns why not, if so."""
