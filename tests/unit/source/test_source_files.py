@@ -269,9 +269,7 @@ def test_an_empty_file_holds_nothing(tmp_path: Path) -> None:
         (lambda raw: raw + b"rubbish", "damaged gzip"),
     ],
 )
-def test_damaged_gzip_is_an_error_that_names_the_file(
-    tmp_path: Path, break_it: Callable[[bytes], bytes], message: str
-) -> None:
+def test_damaged_gzip_names_the_file(tmp_path: Path, break_it: Callable[[bytes], bytes], message: str) -> None:
     raw = gzip.compress(lines(*range(200)))
     (tmp_path / "a.ndjson.gz").write_bytes(break_it(raw))
     with pytest.raises(CorruptionError, match=rf"a\.ndjson\.gz: .*{message}"):

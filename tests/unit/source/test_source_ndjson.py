@@ -6,13 +6,17 @@ import gzip
 import tempfile
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, DecodeError
+from penstock.schema import schema_of
 from penstock.source.files import Gzip, files
+from penstock.source.files.ndjson import invalid
 from tests.unit.source.reading import BID, bads, bid, bodies, chunks, lines, opened, read
 
 
@@ -209,3 +213,41 @@ def test_the_schema_is_the_topic_s(tmp_path: Path) -> None:
     """What comes out of a source is what `validate_lines` lets through: the topic refuses nothing of it."""
     (tmp_path / "a.ndjson").write_bytes(lines(*range(50)))
     assert isinstance(BID.validate_lines(bodies(read(files("a.ndjson"), tmp_path))), list)
+
+
+class Loose(msgspec.Struct):
+    """A flat type with defaults: fields may be left out, so counting keys alone proves nothing."""
+
+    a: int
+    aa: str = ""
+    b: list[str] = []
+    c: float | None = None
+
+
+class Deep(msgspec.Struct):
+    a: int
+    inner: Loose
+    more: dict[str, int] = {}
+
+
+KEY = st.sampled_from(['"a"', '"aa"', '"b"', '"c"', '"x"', '"inner"', '"more"', r'"\u0061"'])
+VALUE = st.sampled_from(
+    ["1", '"t"', '"a\\":"', "[]", '["u"]', "null", "1e5", "1e999", '{"a":1}', '{"a":1,"a":2}', "{}"]
+)
+OBJECT = st.tuples(st.sampled_from([":", " : "]), st.lists(st.tuples(KEY, VALUE), max_size=5))
+
+
+@settings(max_examples=300)
+@given(st.lists(OBJECT, min_size=1, max_size=4), st.sampled_from([Loose, Deep]))
+def test_the_bulk_check_refuses_exactly_what_the_strict_one_does(
+    objects: list[tuple[str, list[tuple[str, str]]]], kind: type
+) -> None:
+    schema: Any = schema_of(kind)
+    lines_ = [("{" + ",".join(f"{k}{colon}{v}" for k, v in pairs) + "}").encode() for colon, pairs in objects]
+    refused = set[int]()
+    for index, line in enumerate(lines_):
+        try:
+            schema.decode_strict(line)
+        except DecodeError:
+            refused.add(index)
+    assert set(invalid(schema, lines_)) == refused

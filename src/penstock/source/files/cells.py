@@ -12,8 +12,9 @@ from penstock.errors import DecodeError
 from penstock.schema import Field, strict
 
 Convert = Callable[[str], Any]
-_INT = re.compile(r"[+-]?\d{1,40}")
-_FLOAT = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,5})?")
+_INT_CHARS = 40
+_INT = re.compile(rf"[+-]?[0-9]{{1,{_INT_CHARS}}}")
+_FLOAT = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,5})?")
 _BOOLS = {"true": True, "false": False, "1": True, "0": False}
 _JSON_KINDS = frozenset({"list", "dict", "struct", "union"})
 _TEXT_KINDS = frozenset({"str", "enum", "literal"})
@@ -51,22 +52,48 @@ def _nullable(convert: Convert | None, null_values: frozenset[str], null: object
 
 
 def _never_null(convert: Convert | None, null_values: frozenset[str]) -> Convert:
+    def refused(cell: str) -> ValueError:
+        return ValueError(f"{cell!r} stands for null, and the field is not Optional: declare it so, or fill it")
+
+    if convert is not None and not any(map(_reads(convert), null_values)):
+        # No null value can be converted, so only what fails has to be looked at.
+        def converted(cell: str) -> Any:
+            try:
+                return convert(cell)
+            except ValueError:
+                if cell in null_values:
+                    raise refused(cell) from None
+                raise
+
+        return converted
+
     def checked(cell: str) -> Any:
         if cell in null_values:
-            raise ValueError(f"{cell!r} stands for null, and the field is not Optional: declare it so, or fill it")
+            raise refused(cell)
         return cell if convert is None else convert(cell)
 
     return checked
 
 
+def _reads(convert: Convert) -> Callable[[str], bool]:
+    def reads(cell: str) -> bool:
+        try:
+            convert(cell)
+        except ValueError:
+            return False
+        return True
+
+    return reads
+
+
 def _int(cell: str) -> int:
-    if not (cell.isascii() and _INT.fullmatch(cell)):
+    if not (cell.isdigit() and len(cell) <= _INT_CHARS and cell.isascii()) and not _INT.fullmatch(cell):
         raise ValueError(f"{_short(cell)} is no integer; expected digits, such as 42")
     return int(cell)
 
 
 def _float(cell: str) -> float:
-    if not (cell.isascii() and _FLOAT.fullmatch(cell)):
+    if not _FLOAT.fullmatch(cell):
         raise ValueError(f"{_short(cell)} is no number; expected such as 1.5 or 2e6 (no thousands separators, no NaN)")
     value = float(cell)
     if value in {float("inf"), float("-inf")}:
