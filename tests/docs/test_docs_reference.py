@@ -1,0 +1,24 @@
+"""The reference pages are those that the code makes: no command, option or error is missing."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from penstock import errors
+from tests.docs import reference
+
+
+@pytest.mark.parametrize("page", reference.PAGES)
+def test_it_is_what_the_code_says(page: str) -> None:
+    """After a change: python -m tests.docs.reference."""
+    assert (reference.HOME / page).read_text() == reference.PAGES[page]()
+
+
+def test_every_error_has_its_place() -> None:
+    """The page has the whole tree."""
+    text = reference.error_tree()
+    names = [n for n, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, errors.PenstockError)]
+    assert names
+    assert [name for name in names if f"`{name}`: " not in text] == []
