@@ -194,8 +194,8 @@ class TypedTopic(Generic[T]):
     def pack_columns(self, table: pa.RecordBatch, attributes: Attributes | None = None) -> list[NewBatch]:
         """Lay out columns by partition, keeping the rows' order within each. The columns are valid already."""
         import pyarrow as pa  # noqa: PLC0415
-        import pyarrow.compute as pc  # noqa: PLC0415
 
+        pc = _compute()
         given = attributes or {}
         if table.num_rows == 0:
             return []
@@ -218,9 +218,8 @@ class TypedTopic(Generic[T]):
         low = high = None
         if self.spec.time is not None:
             import pyarrow as pa  # noqa: PLC0415
-            import pyarrow.compute as pc  # noqa: PLC0415
 
-            ends = pc.min_max(table.column(self.spec.time).cast(pa.timestamp("us", "UTC")).cast(pa.int64()))
+            ends = _compute().min_max(table.column(self.spec.time).cast(pa.timestamp("us", "UTC")).cast(pa.int64()))
             low, high = ends["min"].as_py(), ends["max"].as_py()
         return NewBatch(self.name, number, table.num_rows, Columns(table, attributes or {}), low, high)
 
@@ -237,8 +236,8 @@ class TypedTopic(Generic[T]):
             assert isinstance(payload, Rows)
             return payload.bodies()  # type: ignore[return-value]
         if isinstance(payload, Rows):
-            return self.schema.decode_lines(payload.body, delivered.count)
-        return list(self.schema.from_columns(payload.table))
+            return cast("Sequence[T]", self.schema.decode_lines(payload.body, delivered.count))
+        return cast("Sequence[T]", self.schema.from_columns(payload.table))
 
     def decode(self, body: bytes) -> T:
         """One event from its bytes.
@@ -285,6 +284,13 @@ class TypedTopic(Generic[T]):
             return payload.bodies()
         assert self.schema is not None
         return self.schema.columns_to_lines(payload.table)
+
+
+def _compute() -> Any:
+    """Arrow's functions, which are made at run time: no checker knows them."""
+    import pyarrow.compute as pc  # noqa: PLC0415
+
+    return pc
 
 
 def chosen(values: Sequence[Any], indexes: Sequence[int]) -> Sequence[Any]:
