@@ -15,7 +15,7 @@ import duckdb
 import pyarrow as pa
 
 from penstock.channel.rules import unknown_name
-from penstock.errors import ConfigError, PenstockError
+from penstock.errors import Closed, ConfigError, PenstockError
 from penstock.observe.columns import columns_of
 from penstock.observe.reading import is_dead_letters, typed
 from penstock.observe.tables import TopicDataset
@@ -71,6 +71,7 @@ class Tables:
         self._system = system
         self._loop = asyncio.get_running_loop()
         self._waiting: set[Future[Any]] = set()
+        self._running: set[asyncio.Future[Any]] = set()
         self._closed = False
         self._datasets: dict[str, TopicDataset] = {}
         spill = Path(tempfile.gettempdir()) / f"penstock-query-{os.getpid()}"
@@ -107,8 +108,11 @@ class Tables:
 
     async def work(self, what: Callable[[], T]) -> T:
         """Run something of the session off the loop; when this is cancelled, the session's query is interrupted."""
+        running = asyncio.ensure_future(self._system.offload.run(what))
+        self._running.add(running)
+        running.add_done_callback(self._running.discard)
         try:
-            return await self._system.offload.run(what)
+            return await asyncio.shield(running)
         except asyncio.CancelledError:
             self._db.interrupt()
             raise
@@ -129,7 +133,8 @@ class Tables:
         """Run a read on the channel's loop for one of DuckDB's threads."""
         if self._closed:
             work.close()
-            raise asyncio.CancelledError
+            msg = "this session was closed; open another"
+            raise Closed(msg)
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         self._waiting.add(future)
         try:
@@ -145,4 +150,5 @@ class Tables:
         self._db.interrupt()
         for future in list(self._waiting):
             future.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
         await self._system.offload.run(self._db.close)

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 import pyarrow.dataset as ds
+from pyarrow import acero
 
 from penstock.channel.api import Columnar, Scan
 from penstock.errors import PenstockError
@@ -90,9 +91,7 @@ class TopicDataset(ds.InMemoryDataset):  # pyright: ignore[reportUntypedBaseClas
                 emit.count("penstock_query_blocks_total", topic=topic)
                 batch = self._columns.batch(delivered, plan.needed)
                 emit.count("penstock_query_events_total", batch.num_rows, topic=topic)
-                kept = batch if condition is None else batch.filter(condition)
-                if kept.num_rows:
-                    yield kept.select(list(plan.shown))
+                yield from _kept(batch, condition, plan.shown)
         except PenstockError as exc:
             self.failure = exc  # what reaches DuckDB is its text only
             raise
@@ -100,7 +99,10 @@ class TopicDataset(ds.InMemoryDataset):  # pyright: ignore[reportUntypedBaseClas
     def _delivered(self, scans: Sequence[Scan]) -> Iterator[Delivered]:
         for scan in scans:
             rest = scan
-            while found := self._wait(self._channel.scan(rest, events_max=SCAN_EVENTS)):
+            while rest.start < (rest.end or 0):
+                found = self._wait(self._channel.scan(rest, events_max=SCAN_EVENTS))
+                if not found:
+                    break
                 yield from found
                 rest = msgspec.structs.replace(rest, start=found[-1].end)
 
@@ -122,6 +124,22 @@ class TopicScan:
     def to_table(self) -> pa.Table:
         """All rows at once."""
         return self.to_reader().read_all()
+
+
+def _kept(batch: pa.RecordBatch, condition: ds.Expression | None, shown: Sequence[str]) -> list[pa.RecordBatch]:
+    """The rows that the filter keeps, as the columns that are shown.
+
+    In this thread: DuckDB pulls from threads of its own, where waiting for Arrow's pool can be waiting for oneself.
+    """
+    if condition is None:
+        return [batch.select(list(shown))]
+    plan = acero.Declaration.from_sequence(
+        [
+            acero.Declaration("table_source", acero.TableSourceNodeOptions(pa.Table.from_batches([batch]))),
+            acero.Declaration("filter", acero.FilterNodeOptions(condition)),
+        ]
+    )
+    return [kept.select(list(shown)) for kept in plan.to_table(use_threads=False).to_batches() if kept.num_rows]
 
 
 def _spans(

@@ -1,0 +1,231 @@
+"""Looking at a log: its topics, groups, events and dead letters, and whether it is sound."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import closing
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from penstock.channel.api import TopicSpec
+from penstock.errors import ConfigError
+from penstock.event.envelope import RecordedEvent
+from penstock.observe import health, inventory, letters
+from penstock.observe.events import TopicEvents
+from penstock.observe.reading import typed
+from penstock.schema import schema_of
+from tests.unit.observe.observe_kit import DAY, Flight, Kit, flights, letter
+
+# -- topics and groups -----------------------------------------------------------------------------------------------
+
+
+async def test_topics_and_what_they_hold(filled: Kit) -> None:
+    """Counts, sizes, and the bounds of event times."""
+    facts = {fact.name: fact for fact in inventory.topic_facts(filled.channel)}
+    assert list(facts) == ["check.dead", "delays", "flights", "raw"]
+    found = facts["flights"]
+    assert (found.type, found.events, found.partitions, found.key, found.time) == ("Flight", 100, 2, "carrier", "due")
+    assert found.time_min_us == round(DAY.timestamp() * 1e6)
+    assert found.time_max_us == found.time_min_us + 99 * 60_000_000
+    assert found.bytes > 500
+    assert found.blocks == 4
+    assert facts["raw"].time_min_us is None
+    assert facts["raw"].recorded_min_us == facts["raw"].recorded_max_us
+    assert facts["check.dead"].internal
+    parts = inventory.partition_facts(filled.channel, "flights")
+    assert [part.next for part in parts] == [found.events - parts[1].next, parts[1].next]
+
+
+async def test_an_empty_topic(kit: Kit) -> None:
+    await kit.open(TopicSpec("raw", partitions=1))
+    [fact] = inventory.topic_facts(kit.channel)
+    assert (fact.events, fact.bytes, fact.recorded_max_us) == (0, 0, None)
+
+
+def test_fields_in_words() -> None:
+    """Types as people write them."""
+    fields = {f.name: f for f in inventory.field_facts(schema_of(Flight).describe())}
+    assert {name: f.type for name, f in fields.items()} == {
+        "id": "int", "carrier": "str", "due": "datetime", "delay_min": "float | None"
+    }  # fmt: skip
+    assert [f.required for f in fields.values()] == [True, True, True, False]
+    assert inventory.type_words({"kind": "list", "item": {"kind": "struct", "name": "Leg"}, "optional": True}) == (
+        "list[Leg] | None"
+    )
+    assert inventory.type_words({"kind": "dict", "item": {"kind": "decimal", "scale": 2, "digits": 9}}) == (
+        "dict[str, decimal(9, 2)]"
+    )
+    assert inventory.type_words({"kind": "enum", "values": ["a", "b"]}) == "'a' | 'b'"
+
+
+async def test_groups_and_their_lag(filled: Kit) -> None:
+    """Recorded and not settled; who owns a group is said while it runs."""
+    await filled.settle("check", "flights", partition=1, floor=5)
+    [group] = inventory.group_facts(filled.channel)
+    assert (group.name, group.topic, group.state, group.owner) == ("check", "flights", "stopped", "")
+    ends = [part.end for part in group.partitions]
+    assert [part.lag for part in group.partitions] == [ends[0], ends[1] - 5]
+    assert group.lag == 95
+    group_id = filled.channel.port.look(lambda db: db.execute("SELECT id FROM grp").fetchone()[0])
+    with closing(filled.channel.port.ownership(group_id)) as owner:
+        assert owner.try_acquire("process 7")
+        [group] = inventory.group_facts(filled.channel)
+    assert (group.state, group.owner) == ("running", "process 7")
+
+
+# -- events ----------------------------------------------------------------------------------------------------------
+
+
+def reading(kit: Kit, topic: str = "flights", partitions: list[int] | None = None) -> TopicEvents:
+    found = kit.channel.topic(topic)
+    every = list(range(found.spec.partitions))
+    return TopicEvents(kit.channel, typed(found), partitions=every if partitions is None else partitions)
+
+
+async def ids(stream: AsyncIterator[RecordedEvent]) -> list[int]:
+    return [event.data.id async for event in stream]
+
+
+async def test_the_last_events_of_all_partitions(filled: Kit) -> None:
+    """The newest recorded, in the order they were recorded; of columns as of rows."""
+    last = await reading(filled).last(7)
+    assert len(last) == 7
+    assert {event.data.id for event in last} <= set(range(40, 100))
+    assert [event.recorded_time for event in last] == sorted(event.recorded_time for event in last)
+    [event] = await reading(filled, "delays").last(1)
+    assert event.data == {"carrier": "UA", "flights": 4, "hour": None, "mean_min": None}
+    [first, _] = await reading(filled, "delays").last(2)
+    assert first.time == DAY
+
+
+async def test_events_between_offsets_are_merged(filled: Kit) -> None:
+    """Each once, the rows that were recorded first before the columns."""
+    events = reading(filled)
+    tips = await events.tips()
+    found = await ids(events.between({0: 0, 1: 0}, tips))
+    assert sorted(found) == list(range(100))
+    assert max(found[:40]) < 40
+    one = reading(filled, partitions=[1])
+    assert await ids(one.between({1: tips[1] - 2}, await one.tips())) == [event.data.id for event in await one.last(2)]
+
+
+async def test_events_from_a_moment_on(filled: Kit) -> None:
+    """The moment is that of recording."""
+    events = reading(filled)
+    [newest] = await events.last(1)
+    starts = await events.recorded_from(round(newest.recorded_time.timestamp() * 1e6))
+    found = await ids(events.between(starts, await events.tips()))
+    assert sorted(found) == list(range(40, 100))
+    assert await events.recorded_from(0) == {0: 0, 1: 0}
+
+
+async def test_following_brings_new_events(filled: Kit) -> None:
+    """Those recorded after it began, in the order of recording."""
+    events = reading(filled)
+    with closing(filled.channel.port.tidings(filled.channel.row("flights").pids)) as tidings:
+        stream = events.follow(await events.tips(), tidings)
+        await filled.rows([Flight(500, "C1", DAY)])
+        assert (await anext(stream)).data.id == 500
+        await filled.columns([Flight(501, "C2", DAY)])
+        assert (await anext(stream)).data.id == 501
+        await stream.aclose()  # type: ignore[attr-defined]
+
+
+# -- dead letters ----------------------------------------------------------------------------------------------------
+
+
+async def test_dead_letters_by_cause(filled: Kit) -> None:
+    """What differs from event to event (numbers, quoted text) does not make another cause."""
+    topics = filled.channel.topics()
+    assert letters.dead_letter_groups(topics) == ["check"]
+    found = await letters.causes(filled.channel, topics, ["check"])
+    assert [(c.error, c.cause, c.count, c.reason) for c in found] == [
+        ("ValueError", "bad value …", 2, "bad value 18"),
+        ("Reject", "never departed", 2, "never departed"),
+    ]
+    assert found[0].example == "check/0/2"
+
+
+async def test_rare_causes_are_bounded(filled: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many texts there are, the list stays short and the counts right."""
+    monkeypatch.setattr(letters, "CAUSES_MAX", 3)
+    await filled.letters([letter(100 + n, f"cause {'x' * n}") for n in range(10)])
+    found = await letters.causes(filled.channel, filled.channel.topics(), ["check"])
+    assert len(found) == 4
+    assert sum(cause.count for cause in found) == 14
+    assert found[0].cause == "other causes"
+
+
+@pytest.mark.parametrize(("wanted", "offset"), [("check/1/0", 9), ("event-1", 1), ("check/0/2", 2)])
+async def test_a_dead_letter_is_found(filled: Kit, wanted: str, offset: int) -> None:
+    found = await letters.find(filled.channel, filled.channel.topics(), wanted)
+    assert found.letter.offset == offset
+
+
+@pytest.mark.parametrize("wanted", ["check/0/9", "check/5/0", "nobody", "nobody/0/0"])
+async def test_a_dead_letter_that_is_not_there(filled: Kit, wanted: str) -> None:
+    with pytest.raises(ConfigError, match="no dead letter") as caught:
+        await letters.find(filled.channel, filled.channel.topics(), wanted)
+    assert "check" in str(caught.value)
+
+
+# -- health ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_sound_log(filled: Kit) -> None:
+    """Every finding is there, none is bad; reading everything finds every event."""
+    disk = list(health.look_at_disk(filled.directory, filled.system))
+    log = list(health.look_at_log(filled.channel, filled.directory))
+    assert [f.check for f in disk] == ["file system", "free room", "sync", "writers' lock"]
+    assert [f.check for f in log] == ["identity", "witness", "SQLite", "durability", "files"]
+    assert not [f for f in disk + log if f.state == "bad"]
+    assert "doctor.tmp" not in os.listdir(filled.directory)
+    shown: list[tuple[int, int]] = []
+    deep = health.read_everything(filled.channel, lambda blocks, events: shown.append((blocks, events)))
+    assert deep.damaged == []
+    assert deep.events == 108
+    assert shown[-1] == (deep.blocks, deep.events)
+
+
+def _spoil(kit: Kit, sql: str) -> None:
+    """Change the database behind the log's back, through its own connection."""
+    kit.channel.port.look(lambda db: db.execute("PRAGMA query_only = 0"))
+    kit.channel.port.look(lambda db: db.execute(sql))
+
+
+@pytest.mark.parametrize(
+    ("sql", "said"),
+    [
+        ("UPDATE block SET data = zeroblob(length(data)) WHERE rowid = (SELECT min(at) FROM block)", "checksum"),
+        ("UPDATE block SET count = count + 1 WHERE rowid = (SELECT min(at) FROM block)", "checksum"),
+        ("DELETE FROM block WHERE rowid = (SELECT max(at) FROM block)", "no block holds offsets 0 to 0"),
+        ("UPDATE progress SET floor = floor + 1", "progress of group"),
+        ("UPDATE step SET after = after + 1", "step 0 of group"),
+    ],
+)
+async def test_damage_is_found_and_the_rest_is_read(filled: Kit, sql: str, said: str) -> None:
+    """Every checksum is looked at, and reading goes on behind what is damaged."""
+    await filled.settle("check", "flights", partition=1, floor=5)
+    _spoil(filled, sql)
+    deep = health.read_everything(filled.channel, lambda *_: None)
+    assert any(said in text for text in deep.damaged), deep.damaged
+    assert deep.events >= 80
+
+
+async def test_a_lying_disk_is_suspected(filled: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sync that takes no time did not reach a disk; a full disk is bad."""
+    monkeypatch.setattr(health, "SYNC_S_HONEST", 10.0)
+    monkeypatch.setattr(health, "FREE_BYTES_BAD", 1 << 60)
+    monkeypatch.setattr(health, "FREE_BYTES_WARN", 1 << 61)
+    found: dict[str, Any] = {f.check: f for f in health.look_at_disk(filled.directory, filled.system)}
+    assert found["sync"].state == "warning"
+    assert found["free room"].state == "bad"
+    assert "free some" in found["free room"].detail
+
+
+def test_kit_events_are_in_the_order_of_time() -> None:
+    times: list[datetime] = [flight.due for flight in flights(3)]
+    assert times == sorted(times)
