@@ -20,6 +20,12 @@ BROKEN: list[tuple[str, Rule, str, str]] = [
     ("function", rules.long_functions, "def f():\n" + "    x = 1\n" * 70, "def f():\n" + "    x = 1\n" * 69),
     ("method", rules.long_functions, "class C:\n  async def f(self):\n" + "    x\n" * 70, "class C:\n  x = 1\n"),
     ("seven", rules.parameter_lists, "def f(a, b, *, c, d, e, g, h): ...", "def f(self, a, b, *, c, d, e, g): ..."),
+    (
+        "eight",
+        rules.parameter_lists,
+        "def f(  # noqa: PLR0913 - why\n  a, b, *, c, d, e, g, h, i): ...",
+        "def f(  # noqa: PLR0913 - why\n  a, b, *, c, d, e, g, h): ...",
+    ),
     ("options", rules.parameter_lists, "def f(**o):\n    g(**o)", "def f(**o):\n    g(o, **p)"),
     ("no docstring", rules.first_line, "x = 1", '"""One thing."""'),
     ("half a sentence", rules.first_line, '"""One thing\n\nand more."""', '"""One thing.\n\nand more"""'),
