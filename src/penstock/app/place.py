@@ -6,8 +6,6 @@ import inspect
 from pathlib import Path
 from types import FrameType
 
-from penstock.errors import ConfigError
-
 FOLDER = ".penstock"
 _PROJECT_MARKS = ("pyproject.toml", "setup.cfg", ".git")
 
@@ -34,20 +32,3 @@ def caller(depth: int) -> FrameType:
         frame = frame.f_back
     assert frame is not None, f"no caller {depth} calls above"
     return frame
-
-
-def find_log(base: Path) -> Path:
-    """The only log under ``base/.penstock``, for tools that were not told which.
-
-    Raises:
-        ConfigError: there is none, or more than one; they are listed.
-    """
-    found = sorted(p.parent for p in (base / FOLDER).glob("*/log.db"))
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        msg = f"no log under {base / FOLDER}; run the program first, or name the log's directory with --log"
-        raise ConfigError(msg, path="log.path")
-    names = ", ".join(p.name for p in found)
-    msg = f"{base / FOLDER} holds {len(found)} logs ({names}); name one with --log {FOLDER}/{found[0].name}"
-    raise ConfigError(msg, path="log.path")

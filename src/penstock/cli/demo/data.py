@@ -32,7 +32,7 @@ _WHO = ("key", "carrier", "flight", "origin", "dest")
 class DemoData:
     """Three frames of events and one table to join with.
 
-    The columns of a frame are the fields of its type in `events`, in that order: String, Int64 and Datetime("us",
+    The columns of a frame are the fields of its type in `flights`, in that order: String, Int64 and Datetime("us",
     "UTC"). Each frame is in the order in which the events happen; events of the same minute are in order of `key`,
     byte by byte, so the order depends on nothing but the data.
 
@@ -73,7 +73,7 @@ def flights_events(data_dir: Path) -> DemoData:
         ConfigError: a file is missing, damaged or not of the expected shape; the message names it.
     """
     flights = _flights(data_dir / _ARCHIVE)
-    return DemoData(_scheduled(flights), _departed(flights), _arrived(flights), _airlines(data_dir / _AIRLINES))
+    return DemoData(_scheduled(flights), _departed(flights), _arrived(flights), airlines_of(data_dir))
 
 
 def _scheduled(flights: pl.DataFrame) -> pl.DataFrame:
@@ -142,9 +142,15 @@ def _check(flights: pl.DataFrame, archive: Path) -> None:
         raise ConfigError(msg, path=_PATH)
 
 
-def _airlines(path: Path) -> pl.DataFrame:
+def airlines_of(data_dir: Path) -> pl.DataFrame:
+    """The table `DemoData.airlines` alone, which is small.
+
+    Raises:
+        ConfigError: as `flights_events`.
+    """
     import polars as pl  # noqa: PLC0415
 
+    path = data_dir / _AIRLINES
     return _read_csv(path, path, {"carrier": pl.String(), "name": pl.String()}).sort("carrier")
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from penstock.cli.demo.data import DemoData, data_directory, flights_events
+from penstock.cli.demo.data import DemoData, airlines_of, data_directory, flights_events
 from penstock.errors import CorruptionError
 from penstock.event.batch import Columns
 from penstock.source.api import Chunk, Source
@@ -30,8 +30,7 @@ def _loaded(directory: Path) -> DemoData:
 
 def airlines() -> pl.DataFrame:
     """`carrier` and `name`, one row per airline."""
-    with _loading:
-        return _loaded(data_directory()).airlines
+    return airlines_of(data_directory())
 
 
 class nycflights(msgspec.Struct, frozen=True):

