@@ -23,7 +23,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--only", action="append", default=[], metavar="NAME", help="rows whose name starts so; repeatable"
     )
     parser.add_argument("--pairs", type=int, default=PAIRS_MIN, help="pairs of (figure, floor) per row; at least 5")
-    parser.add_argument("--quick", action="store_true", help="a tenth of the events; any number of pairs")
+    parser.add_argument("--quick", action="store_true", help="a few events, to see that it runs; any number of pairs")
     parser.add_argument("--list", action="store_true", help="name the rows and their workloads, measure nothing")
     parser.add_argument("--out", type=Path, default=_ROOT / "build" / "bench.json", help="where the results go")
     options = parser.parse_args(argv)

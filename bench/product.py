@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def fresh_app(directory: Path) -> Iterator[App]:
+def fresh_app(directory: Path) -> Generator[App]:
     """An app over a new log below `directory`, durable as by default; the log is removed afterwards."""
     home = Path(tempfile.mkdtemp(prefix="log-", dir=directory))
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench.product import fill_columns, fresh_app, run_group
 from bench.row import Budget, Figure, Figures, Row
-from bench.workload import POOL, PRICE_SPLIT, RATE_EUR, Bid, bids, filter_and_project, record_batch
+from bench.workload import POOL, POOL_QUICK, PRICE_SPLIT, RATE_EUR, Bid, bids, filter_and_project, record_batch
 from penstock import App
 
 BLOCK_EVENTS = 10_000
@@ -31,11 +31,11 @@ class FilterProject(Row):
         """See `Row`."""
         import polars as pl  # noqa: PLC0415
 
-        pool = bids(POOL)
+        pool = bids(POOL_QUICK if quick else POOL)
         copies = 2 if quick else 20
         self.frame = pl.concat([pl.DataFrame(record_batch(pool))] * copies, rechunk=True)
         self.app = self._owned.enter_context(fresh_app(directory))
-        batches = [record_batch(pool[i : i + BLOCK_EVENTS]) for i in range(0, POOL, BLOCK_EVENTS)]
+        batches = [record_batch(pool[i : i + BLOCK_EVENTS]) for i in range(0, len(pool), BLOCK_EVENTS)]
         fill_columns(self.app, self.app.topic("bids", Bid, partitions=1), batches * copies)
         self.runs = 0
 

@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 from bench.product import fill_columns, fill_rows, fresh_app, run_group
 from bench.row import Budget, Figure, Figures, Row
-from bench.workload import POOL, Bid, Converted, bids, converted, decode_bid, encode, record_batch, rejected, repeated
+from bench.workload import (
+    POOL,
+    POOL_QUICK,
+    Bid,
+    Converted,
+    bids,
+    converted,
+    decode_bid,
+    encode,
+    record_batch,
+    rejected,
+    repeated,
+)
 from penstock import App, Reject
 
 if TYPE_CHECKING:
@@ -34,9 +46,9 @@ class Handle(Row):
 
     def setup(self, directory: Path, *, quick: bool) -> None:
         """See `Row`."""
-        self.count = EVENTS // 10 if quick else EVENTS
-        pool = bids(POOL)
-        self.bodies = [encode(event) for event in pool] * (self.count // POOL)
+        pool = bids(POOL_QUICK if quick else POOL)
+        self.count = 2 * len(pool) if quick else EVENTS
+        self.bodies = [encode(event) for event in pool] * (self.count // len(pool))
         self.app = self._owned.enter_context(fresh_app(directory))
         self.topic = self.app.topic("bids", Bid, partitions=1)
         self.fill(pool)
@@ -88,8 +100,8 @@ class HandleColumns(Handle):
 
     def fill(self, pool: list[Bid]) -> None:
         """See `Handle`."""
-        batches = [record_batch(pool[i : i + BLOCK_EVENTS]) for i in range(0, POOL, BLOCK_EVENTS)]
-        fill_columns(self.app, self.topic, batches * (self.count // POOL))
+        batches = [record_batch(pool[i : i + BLOCK_EVENTS]) for i in range(0, len(pool), BLOCK_EVENTS)]
+        fill_columns(self.app, self.topic, batches * (self.count // len(pool)))
 
 
 class HandleRows(Handle):

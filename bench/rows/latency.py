@@ -6,7 +6,7 @@ import asyncio
 import os
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 WARMUP = 100
 BULK_BLOCK_EVENTS = 10_000
 BULK_EVENTS_PER_S = 200_000
-BULK_SHARE_MIN = 0.9
 
 
 def _figures(p50: Budget | None, p99: Budget) -> tuple[Figure, ...]:
@@ -49,7 +48,7 @@ class Latency(Row):
     def setup(self, directory: Path, *, quick: bool) -> None:
         """See `Row`."""
         self.directory = directory
-        self.count = WARMUP + (500 if quick else 2000)
+        self.count = WARMUP + (100 if quick else 2000)
 
     def floor(self) -> Figures:
         """See `Row`."""
@@ -85,7 +84,7 @@ class Latency(Row):
         return figures_of(latencies, WARMUP)
 
     @contextmanager
-    def beside(self, app: App) -> Iterator[None]:
+    def beside(self, app: App) -> Generator[None]:
         """What else goes on meanwhile."""
         yield
 
@@ -131,7 +130,10 @@ class LatencyBesideBulk(Latency):
 
     name = "latency-beside-bulk"
     workload = "publish → handler in another process, 1,000/s, durable, beside a publisher of 200,000 bids/s in bulk"
-    figures = _figures(None, Budget(10, of="value"))
+    figures = (
+        *_figures(None, Budget(10, of="value")),
+        Figure("bulk", "bids/s", "higher", Budget(0.9), label="bulk"),
+    )
 
     def setup(self, directory: Path, *, quick: bool) -> None:
         """See `Row`."""
@@ -145,21 +147,24 @@ class LatencyBesideBulk(Latency):
         bulk = spawn("bench.floor_bulk", self.block, self.directory / "bulk", BULK_EVENTS_PER_S / BULK_BLOCK_EVENTS)
         try:
             said(bulk, "ready")
-            return super().floor()
+            figures = super().floor()
         finally:
-            bulk.communicate()  # closes its input: that ends it
+            out, _ = bulk.communicate()  # closes its input: that ends it
+        return {**figures, "bulk": float(out) * BULK_BLOCK_EVENTS}
+
+    def measure(self) -> Figures:
+        """See `Row`."""
+        figures = super().measure()
+        return {**figures, "bulk": self.bulk_events_s}
 
     @contextmanager
-    def beside(self, app: App) -> Iterator[None]:
-        """The publisher of bids, who must have kept its rate."""
+    def beside(self, app: App) -> Generator[None]:
+        """The publisher of bids."""
         per_s = BULK_EVENTS_PER_S / BULK_BLOCK_EVENTS
         bulk = spawn("bench.product_bulk", app.directory, BULK_BLOCK_EVENTS, per_s)
         try:
             said(bulk, "ready")
             yield
         finally:
-            out, _ = bulk.communicate()
-        reached = float(out)
-        if reached < BULK_SHARE_MIN * BULK_EVENTS_PER_S:
-            msg = f"the bulk publisher reached {reached:,.0f} bids/s; the row is about {BULK_EVENTS_PER_S:,}"
-            raise RuntimeError(msg)
+            out, _ = bulk.communicate()  # closes its input: that ends it
+        self.bulk_events_s = float(out)

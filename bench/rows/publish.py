@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from bench.disk import Appender
 from bench.product import fresh_app
 from bench.row import Budget, Figure, Figures, Row
-from bench.workload import POOL, Bid, bids, encode, record_batch, repeated
+from bench.workload import POOL, POOL_QUICK, Bid, bids, encode, record_batch, repeated
 from penstock import Acked
 from penstock.event.batch import Columns
 from penstock.log.blocks import encode_columns
@@ -33,9 +33,9 @@ class PublishColumns(Row):
     def setup(self, directory: Path, *, quick: bool) -> None:
         """See `Row`."""
         self.directory = directory
-        pool = bids(POOL)
-        batches = [record_batch(pool[i : i + BLOCK_EVENTS]) for i in range(0, POOL, BLOCK_EVENTS)]
-        self.batches = batches * (4 if quick else 20)
+        pool = bids(POOL_QUICK if quick else POOL)
+        batches = [record_batch(pool[i : i + BLOCK_EVENTS]) for i in range(0, len(pool), BLOCK_EVENTS)]
+        self.batches = batches * (4 if quick else 40)
         blobs = {id(batch): encode_columns(Columns(batch))[0] for batch in batches}
         self.blobs = [blobs[id(batch)] for batch in self.batches]
 
@@ -74,7 +74,7 @@ class PublishOneByOne(Row):
     def setup(self, directory: Path, *, quick: bool) -> None:
         """See `Row`."""
         self.directory = directory
-        self.events = repeated(bids(POOL), 100_000 if quick else 1_000_000)
+        self.events = bids(POOL_QUICK) if quick else repeated(bids(POOL), 1_000_000)
 
     def floor(self) -> Figures:
         """See `Row`."""
@@ -112,8 +112,8 @@ class PublishTasks(Row):
     def setup(self, directory: Path, *, quick: bool) -> None:
         """See `Row`."""
         self.directory = directory
-        self.events = bids(TASKS)
-        self.rounds = 5 if quick else 20
+        self.events = bids(TASKS // 10 if quick else TASKS)
+        self.rounds = 2 if quick else 20
 
     def floor(self) -> Figures:
         """See `Row`."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import polars as pl
+
 from bench.pacing import figures_of
 from bench.workload import (
     BID_BYTES,
@@ -45,8 +47,6 @@ def test_one_in_a_hundred_is_rejected_and_about_half_pass_the_filter() -> None:
 
 
 def test_filter_and_project_is_what_the_handler_would_make() -> None:
-    import polars as pl
-
     events = bids(500)
     rows = filter_and_project(pl.DataFrame(record_batch(events)).lazy()).collect()
     passed = [event for event in events if event.price > PRICE_SPLIT]
