@@ -260,7 +260,7 @@ class Schema(Generic[T]):
         return from_batch(self.shape, self.conform(batch))
 
     def lines_to_columns(self, body: bytes, count: int) -> pa.RecordBatch:
-        """`count` published bodies joined by newlines, as columns.
+        """`count` bodies that `encode` wrote or `decode_strict` let through, joined by newlines, as columns.
 
         Raises:
             DecodeError: as `decode_lines`.

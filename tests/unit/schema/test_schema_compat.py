@@ -100,6 +100,12 @@ FINE: dict[str, tuple[Schema[Any], Schema[Any], list[Any]]] = {
 }
 
 BROKEN: dict[str, tuple[Schema[Any], Schema[Any], list[Any], str]] = {
+    "a tag in the place of a field": (
+        of(("kind", str)),
+        of(tag="e", tag_field="kind"),
+        ["x"],
+        "the tag takes the place of the field kind",
+    ),
     "a new required field": (of(), one(int), [], "f: is new and required"),
     "a new required optional field": (of(), one(int | None), [], "f: is new and required"),
     "a default taken away": (one(int, 1), one(int), [None], "f: had a default"),

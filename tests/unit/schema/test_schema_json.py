@@ -16,7 +16,7 @@ import pytest
 
 from bench.workload import Bid, bids
 from penstock.errors import DecodeError
-from penstock.schema import Invalid, Schema, scale, schema_of
+from penstock.schema import Invalid, Schema, scale, schema_of, strict
 
 
 class Colour(enum.Enum):
@@ -91,6 +91,13 @@ def test_bytes_from_outside_are_refused(name: str) -> None:
     with pytest.raises(DecodeError, match=reason) as caught:
         ORDER.decode_strict(body)
     assert str(caught.value).startswith("Order: ")
+
+
+@pytest.mark.parametrize("name", [name for name in STRICT if name.startswith("D")])
+def test_bytes_without_a_type_are_refused_alike(name: str) -> None:
+    """The check of the bytes alone finds all of it, for it also stands before topics of raw JSON."""
+    with pytest.raises(DecodeError):
+        strict.verify(STRICT[name][0])
 
 
 @pytest.mark.parametrize("name", FINE)
