@@ -1,8 +1,8 @@
 """Lines of JSON straight to columns with Polars, for shapes of scalars; anything doubtful is left to the exact way.
 
-It reads what `Schema.encode` wrote or `Schema.decode_strict` let through: of a key that stands twice, which no such body
-has, Polars takes the first and a decoder the last. A column that holds a null where none may be, a text that is not in
-the form Penstock writes, or a number that does not fit, sends the whole batch the exact way.
+It reads what `Schema.encode` wrote or `Schema.decode_strict` let through: of a key that stands twice, which no such
+body has, Polars takes the first and a decoder the last. A column that holds a null where none may be, a text that is
+not in the form Penstock writes, or a number that does not fit, sends the whole batch the exact way.
 """
 
 from __future__ import annotations
