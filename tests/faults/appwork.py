@@ -111,7 +111,7 @@ class Job(msgspec.Struct, frozen=True, tag="app"):
             return found
         _each_once(found, "lake", sold, paid)
         for customer, (number, cents) in totals.items():
-            if (number, cents) not in _running(topics.get("paid", ()), customer):
+            if (number, cents) not in _running(topics.get("paid", []), customer):
                 found.wrong.append(
                     f"totals has {number} orders of {cents} cents for {customer}: no sum of its first ones"
                 )
@@ -186,7 +186,8 @@ def _in_order(found: Found, orders: list[int], paid: list[int]) -> None:
 def _lake(place: Path) -> list[int]:
     if not list(place.glob("lake/**/*.parquet")):
         return []
-    rows = duckdb.sql(f"SELECT number FROM read_parquet('{place}/lake/**/*.parquet')").fetchall()
+    with duckdb.connect() as connection:
+        rows = connection.execute("SELECT number FROM read_parquet(?)", [f"{place}/lake/**/*.parquet"]).fetchall()
     return [number for (number,) in rows]
 
 

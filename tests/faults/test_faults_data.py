@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ class Plain(msgspec.Struct):
     value: float = 0.0
     text: str = ""
     at: datetime | None = None
+    maybe: float | None = None
 
 
 class Keyless(msgspec.Struct):
@@ -90,6 +91,9 @@ def test_text_that_is_no_text(app: App, client: Client, schema: Schema[Plain], f
         b'{"key":"\\ud800"}',
         b'{"key":"\\udc00x"}',
         b'{"key":"\xed\xa0\x80"}',
+        b'{"key":"k","unknown":"\\ud800"}',
+        b'{"key":"k","unknown":["\\udc00"]}',
+        b'{"key":"k","unknown":"\xff"}',
         '{"key":"utf16"}'.encode("utf-16"),
     ):
         with pytest.raises(DecodeError):
@@ -101,8 +105,10 @@ def test_text_that_is_no_text(app: App, client: Client, schema: Schema[Plain], f
 def test_numbers_that_are_none(app: App, client: Client, schema: Schema[Plain], fault_report: FaultReport) -> None:
     """Never a silent null, never an infinity out of a large number."""
     tally = fault_report("D2")
-    refused(client, tally, [Plain("k", value=value) for value in (math.nan, math.inf, -math.inf)], says="value")
-    all_once(app, tally, 6)
+    nowhere = (math.nan, math.inf, -math.inf)
+    refused(client, tally, [Plain("k", value=value) for value in nowhere], says="value")
+    refused(client, tally, [Plain("k", maybe=value) for value in nowhere], says="maybe")  # null would fit this one
+    all_once(app, tally, 12)
     for text in (b"NaN", b"Infinity", b"-Infinity", b"1e400", b"-1e400", b"nan", b'"NaN"'):
         with pytest.raises(DecodeError):
             schema.decode_strict(b'{"key":"k","value":%s}' % text)
@@ -207,6 +213,9 @@ def test_times_beyond_all_bounds(app: App, client: Client, schema: Schema[Plain]
     """No year wraps around, no zone is guessed."""
     tally = fault_report("D12")
     refused(client, tally, [Plain("k", at=datetime(2024, 1, 1))], says="at")  # noqa: DTZ001 - the missing zone is the point
+    east, west = (timezone(timedelta(hours=hours)) for hours in (14, -12))
+    refused(client, tally, [Plain("k", at=datetime(1, 1, 1, tzinfo=east))], says="at")
+    refused(client, tally, [Plain("k", at=datetime(9999, 12, 31, 23, tzinfo=west))], says="at")
     first, last = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
     for name, moment in (("first", first), ("last", last)):
         outcome = client.publish("readings", Plain(name, at=moment))

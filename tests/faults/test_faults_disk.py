@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 
 import apsw
@@ -12,6 +13,7 @@ import pytest
 
 from penstock.errors import IOFailed, LogFull, OutcomeUnknown
 from penstock.log.api import Append, Appended
+from penstock.log.log import Log
 from penstock.system.chance import seeded
 from tests.faults import disk, logwork
 from tests.faults.report import FaultReport
@@ -123,13 +125,24 @@ class SlowDisk:
             assert self.go.wait(60)
 
 
+@contextmanager
+def slow_log(place: Path) -> Generator[tuple[SlowDisk, Log, int]]:
+    """A log on a slow disk, and a partition in it; whatever happens, the disk is let go in the end."""
+    slow = SlowDisk()
+    with disk.watched(slow, place), logwork.opened(place / "log") as log:
+        (pid,) = logwork.declare(log, "t", 1)
+        slow.on = True
+        try:
+            yield slow, log, pid
+        finally:
+            slow.on = False
+            slow.go.set()
+
+
 def test_a_slow_disk_makes_no_duplicates(tmp_path: Path, fault_report: FaultReport) -> None:
     """A publish that is given up while it waits is not stored; one that was taken up waits for the true answer."""
     tally = fault_report("A17")
-    slow = SlowDisk()
-    with disk.watched(slow, tmp_path), logwork.opened(tmp_path / "log") as log:
-        (pid,) = logwork.declare(log, "t", 1)
-        slow.on = True
+    with slow_log(tmp_path) as (slow, log, pid):
         taken = log.submit(logwork.append(pid, 0, [b"taken"], producer="first"))
         assert slow.stuck.wait(60)
         withdrawn = log.submit(logwork.append(pid, 0, [b"withdrawn"], producer="second"))
@@ -146,10 +159,7 @@ def test_a_slow_disk_makes_no_duplicates(tmp_path: Path, fault_report: FaultRepo
 def test_a_slow_disk_pushes_back(tmp_path: Path, fault_report: FaultReport) -> None:
     """What waits is bounded: `busy` says so, `submit` blocks, and everything is stored once in order in the end."""
     tally = fault_report("A17")
-    slow = SlowDisk()
-    with disk.watched(slow, tmp_path), logwork.opened(tmp_path / "log") as log:
-        (pid,) = logwork.declare(log, "t", 1)
-        slow.on = True
+    with slow_log(tmp_path) as (slow, log, pid):
         requests = [_large(pid, number) for number in range(40)]
         answers: list[Future] = [log.submit(requests[0])]
         assert slow.stuck.wait(60)
@@ -159,11 +169,12 @@ def test_a_slow_disk_pushes_back(tmp_path: Path, fault_report: FaultReport) -> N
         waiting = len(answers)
         more.start()
         more.join(0.05)
-        assert more.is_alive(), "submit did not block"
-        assert waiting * len(requests[0].blocks[0].data) < 20_000_000
+        blocked = more.is_alive()
         slow.on = False
         slow.go.set()
         more.join(60)
+        assert blocked, "submit did not block"
+        assert waiting * len(requests[0].blocks[0].data) < 20_000_000
         assert len(answers) == waiting + 1
         for answer in answers:
             assert isinstance(answer.result(timeout=60), Appended)

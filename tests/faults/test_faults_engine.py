@@ -98,7 +98,9 @@ def _rows(sink: str, place: Path) -> list[tuple[str, int]]:
     if sink == "duckdb":
         with duckdb.connect(str(place / "x.duckdb")) as connection:
             return sorted(connection.execute("SELECT who, id FROM t").fetchall())
-    return sorted(duckdb.sql(f"SELECT who, id FROM read_parquet('{place}/lake/**/*.parquet')").fetchall())
+    with duckdb.connect() as connection:
+        found = connection.execute("SELECT who, id FROM read_parquet(?)", [f"{place}/lake/**/*.parquet"]).fetchall()
+    return sorted(found)
 
 
 @pytest.mark.parametrize("kind", ["duckdb", "parquet"])

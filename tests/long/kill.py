@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -32,7 +33,7 @@ def run(name: str, job: Job, scratch: Path, limits: Limits, say: Say) -> list[Ro
         place = scratch / "place"
         place.mkdir()
         killed, acked = _killed(module, encoded, place, point, scratch)
-        found = children.in_child(lambda: _after(job, scratch / "place", acked), Found)
+        found = children.in_child(partial(_after, job, place, acked), Found)
         assert found is not None
         shutil.rmtree(place)
         row.points += killed

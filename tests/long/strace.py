@@ -149,7 +149,7 @@ def recorded(trace: Path, place: Path) -> Iterator[Op]:
                 yield op
 
 
-def _ops(line: Line, at: dict[str, int]) -> Iterator[Op]:  # noqa: C901, PLR0912 - one case per system call
+def _ops(line: Line, at: dict[str, int]) -> Iterator[Op]:  # one case per system call
     texts = [_bytes(text) for text in _TEXT.findall(line.arguments)]
     names = [text.decode(errors="replace") for text in texts]
     path = _path_of(line)
