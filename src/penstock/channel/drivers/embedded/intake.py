@@ -103,6 +103,7 @@ class EmbeddedIntake:
         self._told: deque[Assigned | Lost] = deque()
         self._turn = 0
         self._tidings: Tidings | None = None
+        self._seen: dict[int, int] = {}  # where each partition ended at the last look
         self._ahead: asyncio.Task[tuple[_Held, list[Delivered]] | None] | None = None
         self._order = asyncio.Lock()
         self.left = False
@@ -142,7 +143,9 @@ class EmbeddedIntake:
             return Idle()
         held, batches = found
         held.position = batches[-1].end
-        self._ahead = asyncio.ensure_future(self._read(events_max, bytes_max))
+        # Nothing is read ahead at the end of the log: that look would only delay the handling of what was found.
+        if any(h.position < self._seen[h.pid] for h in self._held.values() if not h.dead):
+            self._ahead = asyncio.ensure_future(self._read(events_max, bytes_max))
         return Delivery(held.owned, batches)
 
     def _bury(self) -> None:
@@ -216,7 +219,7 @@ class EmbeddedIntake:
 
     async def _read(self, events_max: int, bytes_max: int) -> tuple[_Held, list[Delivered]] | None:
         """The next delivery, partitions in turn; None when all are at their end."""
-        tips = self._tips()
+        tips = self._seen = self._tips()
         count = len(self._topic.pids)
         for step in range(count):
             held = self._held.get((self._turn + step) % count)
