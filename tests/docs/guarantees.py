@@ -127,14 +127,22 @@ def edges(*, mechanism: bool) -> str:
 def faults(rows: Iterable[Row]) -> str:
     """Which test shows each fault survived, and which control shows that the test would notice."""
     planted = controls() if b"[[control]]" in MANIFEST.read_bytes() else []
-    guards = {(fault, c.test.partition("[")[0]): f"`{c.patch}`" for c in planted for fault in c.faults}
+    guards = {(fault, c.test.partition("[")[0]): c.patch for c in planted for fault in c.faults}
     kept = [row for row in rows if row.fault in WORDS and row.passed and exists(row.test)]
     lines = [
-        (row.fault, f"`{_short(row.test)}`", str(row.points), guards.get((row.fault, row.test), row.control))
+        (row.fault, f"`{_short(row.test)}`", str(row.points), _control(row, guards.get((row.fault, row.test))))
         for row in kept
     ]
     missing = [(fault, "not shown yet", "", "") for fault in WORDS if fault not in {row.fault for row in kept}]
     return _table(("fault", "test", "points", "control"), [*lines, *missing])
+
+
+def _control(row: Row, patch: str | None) -> str:
+    """The control that watches the test, and what it showed when it was tried last."""
+    name = patch or row.control
+    if not name:
+        return ""
+    return f"`{name}`{ {True: '', False: ' (stays green)', None: ' (not tried yet)'}[row.control_failed] }"
 
 
 def words() -> str:
