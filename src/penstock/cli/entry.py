@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
 import click
 
@@ -28,8 +29,25 @@ COMMANDS: dict[str, str] = {
 }
 
 
+class Interrupted(Exception):
+    """Ctrl-C."""
+
+
+class OutputClosed(Exception):
+    """Whoever read the output went away."""
+
+
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are called, not when they are listed."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; what click would turn into its own messages goes on under names of ours."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Interrupted from None
+        except BrokenPipeError:
+            raise OutputClosed from None
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -78,12 +96,12 @@ def outcome(arguments: list[str]) -> int:
     try:
         code = cli.main(arguments, prog_name="penstock", standalone_mode=False)
     except click.ClickException as exc:
-        exc.show()
+        _complain_of_usage(exc)
         return exc.exit_code
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, Interrupted):
         click.echo("interrupted", err=True)
         return exits.INTERRUPTED
-    except BrokenPipeError:
+    except OutputClosed:
         _close_output()
         return exits.OUTPUT_CLOSED
     except PenstockError as exc:
@@ -96,6 +114,15 @@ def complain(error: PenstockError) -> None:
     """Print one error for people; control characters of what it quotes cannot act on the terminal."""
     lines = str(error).splitlines() or [type(error).__name__]
     click.echo("\n".join(["error: " + clean(lines[0]), *(clean(line) for line in lines[1:])]), err=True)
+
+
+def _complain_of_usage(error: click.ClickException) -> None:
+    """As click does, but what it quotes of the command line cannot act on the terminal."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    if context is not None:
+        click.echo(context.get_usage(), err=True)
+        click.echo(f"Try '{context.command_path} --help' for help.", err=True)
+    click.echo("error: " + clean(error.format_message()), err=True)
 
 
 def _close_output() -> None:

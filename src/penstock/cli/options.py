@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -63,6 +62,8 @@ def with_log(work: Callable[[Log], Awaitable[T]]) -> T:
     Raises:
         PenstockError: there is no such log, or what opening it and `work` raise.
     """
+    import asyncio  # noqa: PLC0415 - takes as long to load as all that --help needs
+
     directory = log_directory()
 
     async def inside() -> T:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +33,8 @@ def flights(*, out: Path, republish: bool) -> int:
 
     A second run finds nothing new to do; killed anywhere and run again, the results are the same.
     """
+    import asyncio  # noqa: PLC0415 - takes as long to load as all that --help needs
+
     from penstock.cli.demo import data, report  # noqa: PLC0415 - loads the log
     from penstock.cli.program import load_app  # noqa: PLC0415
     from penstock.cli.running import shown  # noqa: PLC0415

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +36,8 @@ def command(*, program: Path | None, deep: bool, accept_loss: bool, yes: bool) -
     directory = log_directory()
     if accept_loss:
         return _accept(directory, yes=yes)
+    import asyncio  # noqa: PLC0415 - takes as long to load as all that --help needs
+
     findings, read = asyncio.run(_examine(directory, deep=deep))
     bad = [finding for finding in findings if finding.state == "bad"]
     if wants_json():

@@ -1,0 +1,132 @@
+"""The command line as a process of its own: how fast it starts, how it ends, what it loads."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from penstock.cli import exits
+from tests.unit.cli.test_cli_doing import PROGRAM
+
+PENSTOCK = [sys.executable, "-m", "penstock.cli"]
+HEAVY = ("pyarrow", "polars", "duckdb", "rich", "apsw", "numpy", "asyncio")
+LIMIT_S = 20.0
+
+
+@contextmanager
+def _started(*arguments: str, cwd: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that does not outlive the block."""
+    with subprocess.Popen(
+        [*PENSTOCK, *arguments], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        try:
+            yield running
+        finally:
+            running.kill()
+
+
+def _ran(folder: Path) -> Path:
+    """The program's folder after a whole run."""
+    _program(folder)
+    subprocess.run([*PENSTOCK, "run", "shop.py", "--until-idle"], cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+def _program(folder: Path) -> Path:
+    (folder / "pyproject.toml").write_text("")
+    (folder / "shop.py").write_text(PROGRAM)
+    (folder / "in.ndjson").write_text("".join(f'{{"id":{n},"customer":"c{n % 3}"}}\n' for n in range(1000)))
+    return folder
+
+
+def test_it_starts_fast(tmp_path: Path) -> None:
+    """Within 0.25 s. Measured as time on the processor, which other work on the machine does not lengthen."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    for _ in range(5):
+        subprocess.run([*PENSTOCK, "--help"], cwd=tmp_path, check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    taken = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert taken / 5 <= 0.25
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["topics", "--help"], ["run", "--help"], ["query", "--help"]])
+def test_help_loads_nothing_heavy(tmp_path: Path, arguments: list[str]) -> None:
+    """Not even rich."""
+    code = f"import sys; from penstock.cli.entry import outcome; outcome({arguments!r}); print(*sys.modules)"
+    said = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True)
+    loaded = {name.partition(".")[0] for name in said.stdout.splitlines()[-1].split()}
+    assert loaded & set(HEAVY) == set()
+
+
+def test_the_shell_completes_commands(tmp_path: Path) -> None:
+    told = {"_PENSTOCK_COMPLETE": "bash_complete", "COMP_WORDS": "penstock d", "COMP_CWORD": "1"}
+    said = subprocess.run(PENSTOCK, cwd=tmp_path, env=os.environ | told, capture_output=True, text=True, check=False)
+    assert [line.partition(",")[2] for line in said.stdout.splitlines()] == ["demo", "dlq", "doctor"]
+
+
+def test_sigterm_drains(tmp_path: Path) -> None:
+    """What was in hand is committed, the report is printed, and the exit code says that all is well."""
+    with _started("run", "shop.py", cwd=_program(tmp_path)) as running:
+        deadline = time.monotonic() + LIMIT_S
+        while time.monotonic() < deadline:
+            counted = [*PENSTOCK, "query", "--csv", "SELECT count(*) FROM good"]
+            looked = subprocess.run(counted, cwd=tmp_path, capture_output=True, text=True, check=False)
+            if looked.stdout.split() == ["count_star()", "900"]:
+                break
+        running.send_signal(signal.SIGTERM)
+        out, err = running.communicate(timeout=LIMIT_S)
+    assert running.returncode == exits.DONE, err
+    assert "check" in out
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["tail", "good", "--from", "earliest", "--json"], ["query", "--json", "FROM good, good AS other"]]
+)
+def test_a_reader_that_goes_away(tmp_path: Path, arguments: list[str]) -> None:
+    """`penstock tail … | head -1`: no complaint about the closed pipe."""
+    with _started(*arguments, cwd=_ran(tmp_path)) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline().startswith("{")
+        running.stdout.close()
+        assert running.wait(timeout=LIMIT_S) == exits.OUTPUT_CLOSED
+        assert running.stderr is not None
+        assert running.stderr.read() == ""
+
+
+def test_ctrl_c_ends_following(tmp_path: Path) -> None:
+    """At once, with the exit code of an interrupt and without a traceback."""
+    with _started("tail", "good", "-f", cwd=_ran(tmp_path)) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline()
+        running.send_signal(signal.SIGINT)
+        _, err = running.communicate(timeout=LIMIT_S)
+    assert running.returncode == exits.INTERRUPTED
+    assert err == "interrupted\n"
+
+
+def test_ctrl_c_ends_a_long_query(tmp_path: Path) -> None:
+    """While DuckDB works, too."""
+    sql = "SELECT sum(a.id * b.id % c.id * d.id) FROM good a, good b, good c, good d"
+    with _started("query", "--json", sql, cwd=_ran(tmp_path)) as running:
+        deadline = time.monotonic() + LIMIT_S
+        while _cpu_s(running.pid) < 2 and time.monotonic() < deadline:  # it has begun when it works
+            assert running.poll() is None
+        running.send_signal(signal.SIGINT)
+        _, err = running.communicate(timeout=LIMIT_S)
+    assert running.returncode == exits.INTERRUPTED
+    assert err == "interrupted\n"
+
+
+def _cpu_s(pid: int) -> float:
+    told = subprocess.run(["ps", "-o", "cputimes=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return float(told.stdout.strip() or "inf")
