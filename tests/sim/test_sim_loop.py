@@ -83,7 +83,7 @@ def test_a_deadlock_is_found_not_waited_for() -> None:
 
 def test_a_livelock_ends_at_the_bound() -> None:
     async def main(loop: SimLoop) -> None:
-        while True:  # noqa: ASYNC110  endless is what is wanted
+        while True:
             await asyncio.sleep(0)
 
     with pytest.raises(Stuck, match="livelock"):

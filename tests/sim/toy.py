@@ -27,6 +27,7 @@ from penstock.event.batch import NewBatch, Rows
 from penstock.system.ports import System
 from penstock.testing.simulation.outcome import Event
 from penstock.testing.simulation.scenario import Host, Scenario
+from penstock.testing.simulation.scenario import bodies as bodies_of
 
 GROUP = GroupSpec("toy", "in")
 TOPICS = (TopicSpec("in", partitions=2), TopicSpec("out", partitions=2))
@@ -74,7 +75,7 @@ class Toy:
 
     async def work(self, intake: Intake, delivery: Delivery) -> bool:
         owned = delivery.owned
-        bodies = [body for batch in delivery.batches for body in batch.payload.bodies()]
+        bodies = [body for batch in delivery.batches for body in bodies_of(batch)]
         sums = self.sums[owned.partition]
         for body in bodies:
             key, number, *_ = body.split(b":")

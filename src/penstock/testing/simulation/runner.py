@@ -46,7 +46,10 @@ class Ran(msgspec.Struct):
 
 
 class Searched(msgspec.Struct):
-    """A planted bug's ranges: how many there were, in how many it was found, and each one's first seed."""
+    """A planted bug's ranges: how many there were, in how many it was found, and each one's first seed.
+
+    `guard` says in words what the patch takes out.
+    """
 
     bug: str
     scenario: str
@@ -54,6 +57,7 @@ class Searched(msgspec.Struct):
     range_seeds: int
     found: int
     first: list[Alarm | None] = []
+    guard: str = ""
 
 
 class Report(msgspec.Struct):

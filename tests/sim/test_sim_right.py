@@ -1,0 +1,39 @@
+"""The product's own engine under faults: nothing lost, doubled, reordered or moved back, and state is the fold."""
+
+from __future__ import annotations
+
+import pytest
+
+from penstock.testing.simulation.runner import Ran, run_range, save
+from penstock.testing.simulation.runs import Runner
+from penstock.testing.simulation.scenarios import load
+from tests.sim.planted import SHIPPED
+
+SEEDS = {
+    "handlers:HANDLERS": 200,
+    "handlers:HANDLERS_IN_MEMORY": 200,
+    "handlers:KILLERS": 150,
+    "handlers:KILLERS_IN_MEMORY": 150,
+    "holes:holes": 150,
+    "flows:flow": 60,
+    "flows:totals": 80,
+    "targets:sink": 120,
+    "targets:source": 80,
+    "targets:client": 100,
+}
+
+
+@pytest.mark.parametrize("name", SEEDS)
+def test_the_product_raises_no_alarm(name: str, seed: int) -> None:
+    seeds = SEEDS[name]
+    ran: Ran = run_range(SHIPPED + name, range(seed * seeds, (seed + 1) * seeds))
+    save(ran)
+    assert ran.alarms == []
+    assert sum(ran.faults.values()) > seeds / 2, "hardly a fault has struck: this shows nothing"
+
+
+@pytest.mark.parametrize("name", ["handlers:HANDLERS", "handlers:KILLERS", "targets:sink", "targets:source"])
+def test_a_seed_gives_the_same_run_twice(name: str) -> None:
+    first, second = (Runner(load(SHIPPED + name)) for _ in range(2))
+    for number in range(8):
+        assert first.run(number).trace_hash() == second.run(number).trace_hash()
