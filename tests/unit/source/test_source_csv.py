@@ -235,6 +235,12 @@ def test_options(tmp_path: Path) -> None:
     assert bodies(read(files("*", csv=chosen), tmp_path)) == [bid(1, "null"), bid(2, "b,c")]
     with pytest.raises(ConfigError, match="the column 'no' is no field"):
         opened(files("*", csv=Csv(delimiter=";", rename={"x": "no"}, unknown="ignore", bom=True)), tmp_path)
+    same = Csv(rename={"Number": "id", "name": "id"}, delimiter=";", unknown="ignore", bom=True)
+    with pytest.raises(ConfigError, match="the columns 'Number' and 'name' are the same field of Bid"):
+        opened(files("*", csv=same), tmp_path)
+    (tmp_path / "a.csv").write_bytes(b"x,id,who,id\n")
+    with pytest.raises(ConfigError, match=r"'id' appears twice \(columns 2 and 4\)"):
+        opened(files("*", csv=Csv(unknown="ignore")), tmp_path)
     (tmp_path / "a.csv").write_bytes(b"1,a\n2,b\n")
     assert bodies(read(files("*", csv=Csv(names=("id", "who"))), tmp_path)) == [bid(1, "a"), bid(2, "b")]
 

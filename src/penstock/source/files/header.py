@@ -50,7 +50,11 @@ def table_of(names: Sequence[str], schema: Schema[Any], csv: Csv, *, where: str)
                 f"Csv(rename={{{name!r}: ...}}), or leave such columns out with Csv(unknown='ignore')"
             )
             raise ConfigError(msg, path=where)
-    _no_twins([column.wire for column in columns], where)
+    for index, column in enumerate(columns):
+        other = next((c for c in columns[:index] if c.wire == column.wire), None)
+        if other is not None:
+            msg = f"the columns {other.name!r} and {column.name!r} are the same field of {schema.name}: drop one"
+            raise ConfigError(msg, path=where)
     have = {column.wire for column in columns}
     missing = [f.name for f in schema.fields if f.required and f.wire not in have]
     if missing:
@@ -63,9 +67,8 @@ def table_of(names: Sequence[str], schema: Schema[Any], csv: Csv, *, where: str)
 
 
 def _no_twins(names: Sequence[str], where: str) -> None:
-    twin = next((name for index, name in enumerate(names) if name in names[:index]), None)
-    if twin is not None:
-        first = names.index(twin)
-        second = names.index(twin, first + 1)
-        msg = f"the column {twin!r} appears twice (columns {first + 1} and {second + 1}): rename or drop one"
-        raise ConfigError(msg, path=where)
+    for index, name in enumerate(names):
+        first = names.index(name)
+        if first < index:
+            msg = f"the column {name!r} appears twice (columns {first + 1} and {index + 1}): rename or drop one"
+            raise ConfigError(msg, path=where)
