@@ -255,7 +255,7 @@ class TypedTopic(Generic[T]):
         payload = delivered.payload
         if isinstance(payload, Rows):
             return self.schema.lines_to_columns(payload.body, delivered.count)
-        return payload.table
+        return self.schema.conform(payload.table)
 
     def columns(self, names: Sequence[str] | None = None) -> pa.Schema:
         """The topic's Arrow schema, or these columns of it.

@@ -11,7 +11,8 @@ from penstock.channel.api import Acked, Publish, Refused, Unknown
 from penstock.channel.typed import Packed, TypedTopic
 from penstock.cli.lines import Line
 from penstock.cli.options import Log, opened
-from penstock.errors import PenstockError
+from penstock.errors import DecodeError, PenstockError
+from penstock.schema.strict import verify
 
 EVENTS_MAX = 5_000
 BYTES_MAX = 1_000_000
@@ -47,6 +48,14 @@ class Publisher:
         Raises:
             PenstockError: nothing of these lines was stored.
         """
+        foreign = {} if self._topic.schema is None else _refused(lines)
+        told = [Told(number, "rejected", reason=reason) for number, reason in foreign.items()]
+        told += await self._published([line for line in lines if line.number not in foreign])
+        return sorted(told, key=lambda one: one.line)
+
+    async def _published(self, lines: Sequence[Line]) -> list[Told]:
+        if not lines:
+            return []
         count = len(lines)
         attributes: dict[str, list[Any]] = {"headers": [self._headers] * count} if self._headers else {}
         keys = None if self._key is None else [self._key] * count
@@ -68,6 +77,17 @@ class Publisher:
                 return await again.channel.publish(publish)
         except PenstockError:
             return answer
+
+
+def _refused(lines: Sequence[Line]) -> dict[int, str]:
+    """Lines that two readers could understand differently (a key twice, half a surrogate), by number."""
+    found: dict[int, str] = {}
+    for line in lines:
+        try:
+            verify(line.body)
+        except DecodeError as exc:
+            found[line.number] = str(exc)
+    return found
 
 
 def handfuls(lines: Sequence[Line]) -> Iterator[list[Line]]:

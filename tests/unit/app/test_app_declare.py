@@ -111,6 +111,39 @@ def test_a_changed_type_is_refused_at_the_start_with_what_changed(tmp_path: Path
     assert first.read("orders").to_dicts() == [{"id": 1}]
 
 
+def test_what_an_older_type_wrote_is_read_with_the_newer_one(tmp_path: Path) -> None:
+    class Old(msgspec.Struct):
+        id: int
+
+    class New(msgspec.Struct):
+        id: int
+        customer: str = "nobody"
+
+    first = App("shop", path=tmp_path / "log")
+    topic = first.topic("orders", Old)
+    with first.client() as client:
+        client.publish(topic, Old(1))
+        client.publish_frame(topic, pl.DataFrame({"id": [2]}))
+    second = App("shop", path=tmp_path / "log")
+    orders = second.topic("orders", New)
+    seen: list[New] = []
+
+    @second.handle(orders)
+    def see(order: New) -> None:
+        seen.append(order)
+
+    second.flow("copy", orders).filter(pl.col("id") > 0)
+    with second.client() as client:
+        client.publish(orders, New(3, "c"))
+        client.publish_frame(orders, pl.DataFrame({"id": [4], "customer": ["d"]}))
+    report = second.run(until_idle=True)
+    expected = [(1, "nobody"), (2, "nobody"), (3, "c"), (4, "d")]
+    assert sorted((order.id, order.customer) for order in seen) == expected
+    assert sorted(second.read("copy").rows()) == expected
+    assert sorted(second.read("orders").rows()) == expected
+    assert report.part("see").dead == report.part("copy").dead == 0
+
+
 def test_two_programs_that_differ_are_told_apart(tmp_path: Path) -> None:
     first, second = App("shop", path=tmp_path / "log"), App("shop", path=tmp_path / "log")
     first.topic("orders", Order, key="customer")

@@ -74,6 +74,16 @@ def test_publish_wrongly(penstock: Penstock, project: Path, arguments: list[str]
     assert said in found.err
 
 
+def test_publish_lines_that_readers_would_read_differently(penstock: Penstock, project: Path) -> None:
+    """A key twice, half a surrogate, a byte order mark: none is stored, the good line between them is."""
+    twice = GOOD.replace("{", '{"id": 1, ', 1)
+    lines = [twice, GOOD, GOOD.replace("{", '{"\\ud800": 1, ', 1), "\ufeff" + GOOD]
+    said = penstock("publish", "flights", "--json", given="\n".join(lines))
+    assert said.code == exits.PARTLY
+    assert [line["outcome"] for line in said.lines()] == ["rejected", "acked", "rejected", "rejected"]
+    assert "'id' appears twice" in str(said.lines()[0]["reason"])
+
+
 def test_publish_too_long_a_line(penstock: Penstock, project: Path) -> None:
     """It is never held in memory as a whole; the others are stored."""
     said = penstock("publish", "raw", "--json", given=b"a\n" + b"x" * 3_000_001 + b"\nb\n")
