@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import re
 
 import pytest
 
 from penstock import errors
 from tests.docs import reference
+from tests.docs.pages import ROOT
 
 
 @pytest.mark.parametrize("page", reference.PAGES)
@@ -22,3 +24,12 @@ def test_every_error_has_its_place() -> None:
     names = [n for n, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, errors.PenstockError)]
     assert names
     assert [name for name in names if f"`{name}`: " not in text] == []
+
+
+def test_every_counter_is_explained() -> None:
+    """What the code counts is told in operating.md, and nothing else."""
+    found = {
+        n for file in (ROOT / "src").rglob("*.py") for n in re.findall(r'"(penstock_\w+_total)"', file.read_text())
+    }
+    told = set(re.findall(r"`(penstock_\w+_total)`", (ROOT / "docs" / "operating.md").read_text()))
+    assert told == found
