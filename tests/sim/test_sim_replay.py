@@ -21,7 +21,7 @@ for name in ("memory", "embedded"):
     runner = Runner(toy.scenario(toy.IgnoresFence, backend=name))
     print(name, [runner.run(seed).trace_hash() for seed in range(40)])
 from penstock.testing.simulation.scenarios import load
-for name in ("handlers:HANDLERS", "flows:totals", "targets:sink", "targets:source"):
+for name in ("handlers:handlers", "flows:totals", "targets:sink", "targets:source"):
     runner = Runner(load("penstock.testing.simulation.scenarios_" + name))
     print(name, [runner.run(seed).trace_hash() for seed in range(8)])
 """

@@ -10,16 +10,20 @@ from penstock.testing.simulation.scenarios import load
 from tests.sim.planted import SHIPPED
 
 SEEDS = {
-    "handlers:HANDLERS": 200,
-    "handlers:HANDLERS_IN_MEMORY": 200,
-    "handlers:KILLERS": 150,
-    "handlers:KILLERS_IN_MEMORY": 150,
+    "handlers:handlers": 200,
+    "handlers:handlers@memory": 200,
+    "handlers:killers": 150,
+    "handlers:killers@memory": 150,
     "holes:holes": 150,
     "flows:flow": 60,
     "flows:totals": 80,
     "targets:sink": 120,
     "targets:source": 80,
     "targets:client": 100,
+    "flows:totals@memory": 40,
+    "targets:sink@memory": 60,
+    "targets:source@memory": 40,
+    "lake:lake": 60,
 }
 
 
@@ -32,7 +36,7 @@ def test_the_product_raises_no_alarm(name: str, seed: int) -> None:
     assert sum(ran.faults.values()) > seeds / 2, "hardly a fault has struck: this shows nothing"
 
 
-@pytest.mark.parametrize("name", ["handlers:HANDLERS", "handlers:KILLERS", "targets:sink", "targets:source"])
+@pytest.mark.parametrize("name", ["handlers:handlers", "handlers:killers", "targets:sink", "targets:source"])
 def test_a_seed_gives_the_same_run_twice(name: str) -> None:
     first, second = (Runner(load(SHIPPED + name)) for _ in range(2))
     for number in range(8):

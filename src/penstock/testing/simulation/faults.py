@@ -59,13 +59,16 @@ class FaultyChannel:
 
     def __init__(self, inner: Whole, process: Sufferer, network: Network) -> None:
         self.inner = inner
+        self._opened: dict[str, Topic] = {}
         self.capabilities = inner.capabilities
         self._process = process
         self._network = network
 
     async def open(self, topics: Sequence[TopicSpec]) -> Mapping[str, Topic]:
-        """See `Channel`; no faults."""
-        return await self.inner.open(topics)
+        """See `Channel`; no faults. What this process has declared before is not declared again."""
+        if any(spec.name not in self._opened for spec in topics):
+            self._opened.update(await self.inner.open(topics))
+        return {spec.name: self._opened[spec.name] for spec in topics}
 
     async def publish(self, publish: Publish) -> Acked | Refused | Unknown:
         """See `Channel`."""

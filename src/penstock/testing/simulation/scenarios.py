@@ -6,21 +6,26 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import cast
 
 from penstock.errors import ConfigError
+from penstock.testing.simulation.backends import BACKENDS
 from penstock.testing.simulation.scenario import Scenario
 
 
 def load(name: str) -> Scenario:
     """The scenario ``module:NAME`` or ``path/to/file.py:NAME``; NAME is a `Scenario` or makes one without arguments.
 
+    ``@memory`` or ``@embedded`` behind it says on which backend, when not on the scenario's own.
+
     Raises:
-        ConfigError: no such file, module or name, or it is not a scenario.
+        ConfigError: no such file, module, name or backend, or it is not a scenario.
     """
     where, _, what = name.partition(":")
+    what, at, backend = what.partition("@")
     if not what:
         msg = f"{name!r}; expected MODULE:NAME or FILE.py:NAME"
         raise ConfigError(msg, path="scenario")
@@ -30,7 +35,9 @@ def load(name: str) -> Scenario:
     if not isinstance(found, Scenario):
         msg = f"{what} in {where} is {type(found).__name__}; expected a Scenario or a function that returns one"
         raise ConfigError(msg, path="scenario")
-    return found
+    if at and backend not in BACKENDS:
+        raise ConfigError(f"{backend!r}; expected one of {', '.join(BACKENDS)}", path="scenario")
+    return replace(found, backend=backend) if at else found
 
 
 def _module(where: str) -> ModuleType:

@@ -33,7 +33,7 @@ def _refuse(frame: pl.DataFrame) -> pl.DataFrame:
     return frame
 
 
-def flow(*, backend: str = "embedded") -> Scenario:
+def flow() -> Scenario:
     """A stateless flow; every sixth row of a key is given up."""
     import polars as pl  # noqa: PLC0415 - a scenario is declared when it is asked for
 
@@ -41,10 +41,10 @@ def flow(*, backend: str = "embedded") -> Scenario:
     jobs = app.topic("jobs", Job, key="key", partitions=2)
     app.flow("doubled", jobs).with_columns(double=pl.col("number") * 2).map(_refuse)
     made = scenario_of(app, jobs, name="flow", outputs=("doubled", "doubled.dead"))
-    return replace(made, backend=backend)
+    return made
 
 
-def totals(*, backend: str = "embedded") -> Scenario:
+def totals() -> Scenario:
     """A running aggregate by something else than the topic's key: partial rows, an internal topic, the merge."""
     app = App("simulated")
     jobs = app.topic("jobs", Job, key="key", partitions=2)
@@ -56,7 +56,7 @@ def totals(*, backend: str = "embedded") -> Scenario:
         return running(outcome, names)
 
     made = scenario_of(app, jobs, name="totals", outputs=())
-    return replace(made, backend=backend, spaces=(STATE,), judges=(judge,), events=20)
+    return replace(made, spaces=(STATE,), judges=(judge,), events=20)
 
 
 class _Names(msgspec.Struct, frozen=True):

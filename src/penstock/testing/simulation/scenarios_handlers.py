@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import msgspec
@@ -82,11 +82,11 @@ def _nothing_on_record(events: object) -> dict[tuple[str, bytes], bytes]:
     return {}
 
 
-def handlers(*, backend: str = "embedded") -> Scenario:
+def handlers() -> Scenario:
     """Outputs, dead letters and retries of one handler."""
     app = handling()
     made = scenario_of(app, app.topics["jobs"], name="handlers", outputs=("done", "work.dead"))
-    return replace(made, backend=backend, spaces=(ATTEMPTS,), fold=_nothing_on_record, judges=(rightly_given_up,))
+    return replace(made, spaces=(ATTEMPTS,), fold=_nothing_on_record, judges=(rightly_given_up,))
 
 
 # -- killers -------------------------------------------------------------------------------------------------------
@@ -137,21 +137,12 @@ def charged_rightly(outcome: Outcome, twin: Outcome | None) -> Iterator[Anomaly]
             yield Anomaly("charged", f"{kept.event} is given up after {told}; expected {DEATHS}, at most {most} deaths")
 
 
-def _charged(ledger: object) -> Iterator[int]:
-    writes: list[LedgerWrite] = [w for w in ledger if w.space == ATTEMPTS and w.value is not None]  # type: ignore[attr-defined]
-    return (int.from_bytes(write.key) for write in writes)
+def _charged(ledger: Sequence[LedgerWrite]) -> Iterator[int]:
+    return (int.from_bytes(w.key) for w in ledger if w.space == ATTEMPTS and w.value is not None)
 
 
-def killers(*, backend: str = "embedded") -> Scenario:
+def killers() -> Scenario:
     """A handler whose process dies in the middle of some events."""
     app = killing()
     made = scenario_of(app, app.topics["jobs"], name="killers", outputs=("done", "work.dead"))
-    return replace(
-        made, backend=backend, spaces=(ATTEMPTS,), fold=_nothing_on_record, judges=(charged_rightly,), events=10
-    )
-
-
-HANDLERS = handlers()
-HANDLERS_IN_MEMORY = handlers(backend="memory")
-KILLERS = killers()
-KILLERS_IN_MEMORY = killers(backend="memory")
+    return replace(made, spaces=(ATTEMPTS,), fold=_nothing_on_record, judges=(charged_rightly,), events=10)

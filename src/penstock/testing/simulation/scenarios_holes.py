@@ -33,7 +33,7 @@ def passing() -> App:
     return app
 
 
-def holes(*, backend: str = "embedded") -> Scenario:
+def holes() -> Scenario:
     """Every second life settles the events of one key only, as a program with concurrency across keys may, and goes."""
     app = passing()
     member = member_of(app, plan_app(app))
@@ -46,7 +46,7 @@ def holes(*, backend: str = "embedded") -> Scenario:
     made = scenario_of(app, app.topics["jobs"], name="holes", outputs=("done", "work.dead"))
     # A step that moves no floor cannot be told from its repetition.
     commit = [kind for kind in KINDS["commit"] if kind != "duplicate"]
-    return replace(made, backend=backend, member=mixed, kinds={**KINDS, "commit": commit})
+    return replace(made, member=mixed, kinds={**KINDS, "commit": commit})
 
 
 async def _out_of_order(process: Host, channel: FaultyChannel) -> None:

@@ -139,13 +139,13 @@ def _caught_up(disk: Mapping[str, Any], tips: Mapping[Place, int]) -> bool:
     return all(target.places.get(partition, _Place()).position >= tip for partition, tip in ends)
 
 
-def sink(*, backend: str = "embedded") -> Scenario:
+def sink() -> Scenario:
     """A flow and a sink into a target that keeps the position: each input is there once, whatever dies when."""
     app = App("simulated")
     jobs = app.topic("jobs", Job, key="key", partitions=2)
     app.flow("passed", jobs).filter(_everything()).to(TargetSink())
     made = scenario_of(app, jobs, name="sink", outputs=(TARGET,))
-    return replace(made, backend=backend, targets=_rows, at_rest=_caught_up, operations=(*OPERATIONS, "offload"))
+    return replace(made, targets=_rows, at_rest=_caught_up, operations=(*OPERATIONS, "offload"))
 
 
 def _everything() -> Any:
@@ -196,7 +196,7 @@ def _bad(name: str, number: int) -> Bad:
     return Bad(f"line {number}", f"{name} {number}".encode(), "no event")
 
 
-def source(*, backend: str = "embedded") -> Scenario:
+def source() -> Scenario:
     """Two sources, read to their ends whatever dies meanwhile, before the handlers of `scenarios_handlers`."""
     app = handling()
     jobs = app.topics["jobs"]
@@ -218,7 +218,7 @@ def source(*, backend: str = "embedded") -> Scenario:
                 return
 
     made = scenario_of(app, jobs, name="source", outputs=("done", "work.dead"))
-    return replace(made, backend=backend, produce=produce, judges=(each_bad_once,), operations=("publish", "offload"))
+    return replace(made, produce=produce, judges=(each_bad_once,), operations=("publish", "offload"))
 
 
 def each_bad_once(outcome: Outcome, twin: Outcome | None) -> Iterator[Anomaly]:
@@ -234,7 +234,7 @@ def each_bad_once(outcome: Outcome, twin: Outcome | None) -> Iterator[Anomaly]:
 # -- a client ------------------------------------------------------------------------------------------------------
 
 
-def client(*, backend: str = "embedded") -> Scenario:
+def client() -> Scenario:
     """A client whose publishes are lost, late and doubled on the way, before the handlers of `scenarios_handlers`."""
     app = handling()
     jobs = app.topics["jobs"]
@@ -256,7 +256,7 @@ def client(*, backend: str = "embedded") -> Scenario:
 
     made = scenario_of(app, jobs, name="client", outputs=("done", "work.dead"))
     kinds = {**KINDS, "publish": PATIENT}
-    return replace(made, backend=backend, produce=produce, judges=(where_told,), kinds=kinds, operations=("publish",))
+    return replace(made, produce=produce, judges=(where_told,), kinds=kinds, operations=("publish",))
 
 
 def where_told(outcome: Outcome, twin: Outcome | None) -> Iterator[Anomaly]:
