@@ -57,12 +57,18 @@ class RunReport(msgspec.Struct, frozen=True):
 
 def run_app(app: Program, options: RunOptions, on_progress: Progress | None) -> RunReport:
     """See `App.run`."""
+    if _inside_a_loop():
+        msg = "app.run() inside a running loop; use `await app.serve()` there"
+        raise ConfigError(msg, path=f"apps.{app.name}")
+    return asyncio.run(_until_signal(app, options, on_progress))
+
+
+def _inside_a_loop() -> bool:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(_until_signal(app, options, on_progress))
-    msg = "app.run() inside a running loop; use `await app.serve()` there"
-    raise ConfigError(msg, path=f"apps.{app.name}")
+        return False
+    return True
 
 
 async def _until_signal(app: Program, options: RunOptions, on_progress: Progress | None) -> RunReport:

@@ -280,8 +280,8 @@ class Intake(Protocol):
         Raises:
             Rejected: the step breaks a rule by itself (a floor that moves back, too many holes, an output over its
                 topic's limit); nothing of it was stored and the assignment goes on.
-                TransientError: nothing of it was stored (LogFull: make room; LogBusy: another process holds the log);
-                commit the same step again.
+            TransientError: nothing of it was stored (LogFull: make room; LogBusy: another process holds the log);
+                commit the same step again, and then those behind it: they are answered alike.
         """
         ...
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 
 import msgspec
 
 from penstock.channel.api import Channel, Committed, FencedOff, Idle, Intake, Step, Taken, Unknown
+from penstock.engine.flight import Flight
 from penstock.engine.machine import Begin, Handle, Membership, Rejoin, Rest
 from penstock.engine.work import Draft, Work
 from penstock.errors import Fenced, PenstockError, TransientError
@@ -23,7 +23,6 @@ from penstock.telemetry import emit
 
 EVENTS_MAX = 50_000
 BYTES_MAX = 8_000_000
-IN_FLIGHT_MAX = 2
 WAIT_S = 1.0
 PROGRESS_EVERY_S = 0.02
 """A step that only says how far a group is waits so long for the next one: every commit costs a sync."""
@@ -187,24 +186,23 @@ class Group:
 
 
 class _Member:
-    """The steps in flight of one membership, at most IN_FLIGHT_MAX; the work goes on while the disk syncs."""
+    """From what the work says to steps: one membership."""
 
     def __init__(self, group: Group, intake: Intake, work: Work, clock: Clock) -> None:
         state = group.state
         self.membership = Membership(state.name)
-        self.pending: deque[tuple[Draft | None, asyncio.Task[Committed | FencedOff | Unknown]]] = deque()
+        self._flight = Flight(intake, clock, stopping=group.stopping, settled=self._permanent, waiting=self._waiting)
         self._kept: dict[int, Draft] = {}  # by partition: drafts that only move its floor
         self._stepped_s = float("-inf")
         self._group = group
         self._clock = clock
-        self._intake = intake
         self._work = work
         self._state = state
 
     @property
     def busy(self) -> bool:
         """Whether anything that was worked on is not permanent yet."""
-        return bool(self.pending or self._kept)
+        return bool(self._flight or self._kept)
 
     async def begin(self, action: Begin, slot: Slot | None) -> str:
         ledger = await self._work.assigned(action.assigned, slot)
@@ -250,44 +248,30 @@ class _Member:
         """Everything that is in hand becomes permanent; returns why not, if so."""
         return await self.due(everything=True) or await self.settled()
 
-    async def _commit(self, draft: Draft | None, step: Step) -> str:
-        while len(self.pending) >= IN_FLIGHT_MAX:
-            reason = await self._answer()
-            if reason:
-                return reason
-        # Started as a task at once, so that steps reach the channel in this order.
-        self.pending.append((draft, asyncio.ensure_future(self._intake.commit(step))))
-        await asyncio.sleep(0)
-        return ""
-
     async def settled(self) -> str:
         """Wait for every step in flight; why to join again, empty when all are permanent."""
-        while self.pending:
-            reason = await self._answer()
-            if reason:
-                return reason
-        return ""
+        return self._reason(await self._flight.land())
 
-    async def _answer(self) -> str:
-        draft, task = self.pending[0]
-        outcome = await asyncio.shield(task)
-        self.pending.popleft()
-        rejoin = self.membership.answered(outcome)
-        if rejoin is not None:
-            return rejoin.reason
+    async def drop(self) -> None:
+        """See `Flight.drop`."""
+        await self._flight.drop()
+
+    async def _commit(self, draft: Draft | None, step: Step) -> str:
+        return self._reason(await self._flight.send(draft, step))
+
+    def _reason(self, outcome: Committed | FencedOff | Unknown | None) -> str:
+        rejoin = None if outcome is None else self.membership.answered(outcome)
+        return "" if rejoin is None else rejoin.reason
+
+    def _permanent(self, draft: Draft | None) -> None:
         if draft is not None:
             self._state.steps += 1
             self._state.events += draft.events
             self._state.dead += draft.dead
             self._work.committed(draft)
-        return ""
 
-    async def drop(self) -> None:
-        """Wait for what was sent, whatever its outcome: the next membership reads the truth."""
-        while self.pending:
-            _, task = self.pending.popleft()
-            with suppress(PenstockError, asyncio.CancelledError):
-                await task
+    def _waiting(self, reason: str) -> None:
+        self._state.state, self._state.reason = "waiting", reason
 
 
 _NOTHING = Idle()
