@@ -57,7 +57,8 @@ def test_every_page_is_found_from_the_index() -> None:
         new = {there for there in linked if there.suffix == ".md" and there.is_file()} - reached
         reached |= new
         waiting += new
-    assert [str(page) for page in pages.pages() if page not in reached and page.name != "README.md"] == []
+    lost = [str(page.relative_to(ROOT)) for page in pages.pages() if page not in reached and page != ROOT / "README.md"]
+    assert lost == [], "link it from docs/README.md, a decision from docs/adr/README.md"
 
 
 def test_make_targets_exist() -> None:
