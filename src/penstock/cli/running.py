@@ -38,13 +38,34 @@ class Rates:
         return {name: (count - first.get(name, 0)) / passed if passed else 0.0 for name, count in counts.items()}
 
 
+class Waits:
+    """Says at once, and once, that a part waits and for what (another owner, a full disk, a file that is held)."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
+        self._told: dict[str, str] = {}
+
+    def tell(self, states: Sequence[GroupState]) -> None:
+        """Say what is new."""
+        for state in states:
+            reason = state.reason if state.state == "waiting" else ""
+            if reason and self._told.get(state.name) != reason:
+                self._write(f"{state.name} waits: {reason}")
+            self._told[state.name] = reason
+
+
 @contextmanager
 def shown() -> Generator[Callable[[Sequence[GroupState]], None], None, None]:
     """What to call with every part's state, as often as there is news."""
     rates = Rates()
     if not sys.stderr.isatty():
-        write = plain_lines(output.note)
-        yield lambda states: write(_line(states, rates.now(states)))
+        write, waits = plain_lines(output.note), Waits(output.note)
+
+        def plain(states: Sequence[GroupState]) -> None:
+            waits.tell(states)
+            write(_line(states, rates.now(states)))
+
+        yield plain
         return
     from rich.console import Console  # noqa: PLC0415 - only a terminal needs it
     from rich.live import Live  # noqa: PLC0415

@@ -41,7 +41,7 @@ def penstock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Penstock:
 
     def run(*arguments: str, given: bytes | str | None = None) -> Said:
         runner = click.testing.CliRunner()
-        with runner.isolation(input=given) as (out, err, _):
+        with runner.isolation(input=given, color=True) as (out, err, _):
             code = outcome(list(arguments))
             return Said(code, out.getvalue().decode(), err.getvalue().decode())
 

@@ -89,6 +89,33 @@ def test_sigterm_drains(tmp_path: Path) -> None:
     assert "Traceback" not in err
 
 
+def test_a_second_one_waits_says_so_and_takes_over(tmp_path: Path) -> None:
+    """It names the process that has the group; when that is gone it goes on by itself."""
+    folder = _program(tmp_path)
+    with _started("run", "shop.py", cwd=folder) as first:
+        _until_owned(folder, first.pid)
+        with _started("run", "shop.py", cwd=folder) as second:
+            assert second.stderr is not None
+            lines = iter(second.stderr.readline, "")
+            told = next(line for line in lines if line.startswith("check waits: "))
+            assert f"process {first.pid}" in told
+            first.kill()
+            _until_owned(folder, second.pid)
+            second.send_signal(signal.SIGTERM)
+            second.communicate(timeout=LIMIT_S)
+            assert second.returncode == exits.DONE
+
+
+def _until_owned(folder: Path, pid: int) -> None:
+    deadline = time.monotonic() + LIMIT_S
+    while time.monotonic() < deadline:
+        asked = [*PENSTOCK, "groups", "--json"]
+        said = subprocess.run(asked, cwd=folder, capture_output=True, text=True, check=False).stdout
+        if f"process {pid}" in said:
+            return
+    pytest.fail(f"process {pid} does not own the group: {said}")
+
+
 @pytest.mark.parametrize(
     "arguments", [["tail", "good", "--from", "earliest", "--json"], ["query", "--json", "FROM good, good AS other"]]
 )
