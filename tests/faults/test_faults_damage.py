@@ -46,7 +46,7 @@ def edit(directory: Path, sql: str) -> None:
     """Change a row behind the log's back, as a failing disk would; the file's own structure stays whole."""
     code = (
         "import apsw, sys; db = apsw.Connection(sys.argv[1]); db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1); "
-        "db.execute(sys.argv[2]); assert db.changes()"
+        "db.execute(sys.argv[2]).fetchall(); assert db.changes() or 'PRAGMA' in sys.argv[2]"
     )
     subprocess.run([sys.executable, "-c", code, str(directory / "log.db"), sql], check=True)
 
@@ -129,6 +129,22 @@ def test_a_row_whose_key_was_changed_is_missed(whole: Path, fault_report: FaultR
             continue
         tally.contradicts(sql, ["used as if it had never been there"] if read != truth else [])
     assert tally.clean, tally.told
+
+
+def test_a_name_damaged_in_an_index_is_missed(whole: Path, fault_report: FaultReport) -> None:
+    """The producer is not found by its name any more: what it publishes again must not be stored a second time."""
+    tally = fault_report("A6", "B11")
+    edit(whole, "PRAGMA wal_checkpoint(TRUNCATE)")
+    code = "import apsw, sys; print(*apsw.Connection(sys.argv[1]).execute(sys.argv[2]).fetchone())"
+    sql = "SELECT rootpage, (SELECT page_size FROM pragma_page_size) FROM sqlite_schema WHERE name = ?1"
+    command = [sys.executable, "-c", code, str(whole / "log.db"), sql.replace("?1", "'sqlite_autoindex_producer_1'")]
+    page, size = map(int, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+    at = (whole / "log.db").read_bytes().index(b"source", (page - 1) * size)
+    assert at < page * size
+    flip(whole / "log.db", at)
+    tally.points += 1
+    with pytest.raises(PenstockError, match="restore a backup"):
+        flips.read_all(whole)
 
 
 def test_a_damaged_witness_is_not_a_truncated_log(whole: Path, fault_report: FaultReport) -> None:

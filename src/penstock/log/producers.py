@@ -27,7 +27,7 @@ _ranges = msgspec.msgpack.Decoder(list[Range]).decode
 def producer_id(db: apsw.Connection, request: Append, *, now_us: int) -> int:
     """The producer's number, given at its first publish. One that ever sent a note is kept for good."""
     name, kept = request.producer, bool(request.note)
-    row = db.execute("SELECT id, kept, seen_us, chk FROM producer WHERE name = ?", (name,)).fetchone()
+    row = _row(db, name)
     if row is None:
         db.execute("INSERT INTO producer(name, kept, seen_us, chk) VALUES(?, ?, ?, 0)", (name, kept, now_us))
         identity = db.last_insert_rowid()
@@ -42,9 +42,21 @@ def producer_id(db: apsw.Connection, request: Append, *, now_us: int) -> int:
     return identity
 
 
+def _row(db: apsw.Connection, name: str) -> tuple[int, int, int, int] | None:
+    """The producer's row (id, kept, seen_us, chk); None when there is none.
+
+    The index is not believed when it knows none: a flipped bit in it would make all that was stored look new.
+    """
+    found = db.execute("SELECT id, kept, seen_us, chk FROM producer WHERE name = ?", (name,)).fetchone()
+    if found is None and db.execute("SELECT 1 FROM producer NOT INDEXED WHERE name = ?", (name,)).fetchone():
+        msg = f"producer {name}: its row is there, and the index of names does not lead to it; {_WAY_OUT}"
+        raise RecordDamaged(msg)
+    return found
+
+
 def newest(db: apsw.Connection, name: str) -> ProducerRow | None:
     """The newest stored publish of a producer; None when it never published, or is forgotten."""
-    row = db.execute("SELECT id, kept, seen_us, chk FROM producer WHERE name = ?", (name,)).fetchone()
+    row = _row(db, name)
     if row is None:
         return None
     verify_row(f"producer {name}", row[3], row[0], name, row[1], row[2])
