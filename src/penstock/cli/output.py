@@ -87,7 +87,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, width_max: i
     names = [_cut(clean(name), width_max) for name in columns]
     widths = [max(map(len, column)) for column in zip(names, *texts, strict=True)]
     right = [bool(rows) and all(_number(row[i]) for row in rows) for i in range(len(names))]
-    click.secho(_line(names, widths, right), bold=True)
+    click.echo(_line(names, widths, right))
     for row in texts:
         click.echo(_line(row, widths, right))
 

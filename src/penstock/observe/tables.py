@@ -46,7 +46,11 @@ class TopicDataset(ds.InMemoryDataset):  # pyright: ignore[reportUntypedBaseClas
 
     def scanner(self, columns: Sequence[str] | None = None, filter: ds.Expression | None = None) -> TopicScan:
         """The rows that the filter keeps, as these columns (all without them)."""
-        return TopicScan(self, self.plan(columns, filter), filter)
+        try:
+            return TopicScan(self, self.plan(columns, filter), filter)
+        except PenstockError as exc:
+            self.failure = exc  # what reaches DuckDB is its text only
+            raise
 
     def plan(self, columns: Sequence[str] | None, condition: ds.Expression | None) -> Plan:
         """What must be read for these columns and this filter, and no more as far as can be told."""
@@ -93,7 +97,7 @@ class TopicDataset(ds.InMemoryDataset):  # pyright: ignore[reportUntypedBaseClas
                 emit.count("penstock_query_events_total", batch.num_rows, topic=topic)
                 yield from _kept(batch, condition, plan.shown)
         except PenstockError as exc:
-            self.failure = exc  # what reaches DuckDB is its text only
+            self.failure = exc
             raise
 
     def _delivered(self, scans: Sequence[Scan]) -> Iterator[Delivered]:
