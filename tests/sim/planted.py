@@ -71,6 +71,7 @@ PLANTED = [
     Planted("sim_delta_dropped", "flows:totals", ("twin", "state"), "all changed state is in the step"),
     Planted("sim_sink_position", "targets:sink", ("failed", "stuck"), "the target's position says where to go on"),
     Planted("sim_sink_past", "targets:sink", ("stuck", "failed"), "what an older target lacks is read again"),
+    Planted("sim_ended_early", "program:program", ("stuck",), "a group ends when its topic had ended before it looked"),
     Planted("sim_lake_compare", "lake:lake", ("lost", "duplicated", "failed"), "a manifest is linked once"),
     Planted("sim_sink_kept", "targets:sink", ("failed",), "a sink forgets partitions it has lost"),
     Planted("sim_sink_fenced", "targets:sink", ("failed",), "a fenced target means to join again"),

@@ -24,6 +24,7 @@ SEEDS = {
     "targets:sink@memory": 60,
     "targets:source@memory": 40,
     "lake:lake": 60,
+    "program:program": 80,
 }
 
 

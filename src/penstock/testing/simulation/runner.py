@@ -46,9 +46,9 @@ class Ran(msgspec.Struct):
 
 
 class Searched(msgspec.Struct):
-    """A planted bug's ranges: how many there were, in how many it was found, and each one's first seed.
+    """A planted bug's ranges: how many there were, in how many it was found, and each one's first alarm.
 
-    `guard` says in words what the patch takes out.
+    `guard` says in words what the patch takes out; `first_seed` and `replay` are those of the first alarm of all.
     """
 
     bug: str
@@ -58,6 +58,14 @@ class Searched(msgspec.Struct):
     found: int
     first: list[Alarm | None] = []
     guard: str = ""
+    first_seed: int | None = None
+    replay: str = ""
+
+    def __post_init__(self) -> None:
+        """Name the first alarm of all."""
+        alarm = next((alarm for alarm in self.first if alarm is not None), None)
+        if alarm is not None:
+            self.first_seed, self.replay = alarm.seed, alarm.replay
 
 
 class Report(msgspec.Struct):
@@ -72,7 +80,8 @@ class Report(msgspec.Struct):
     def add(self, result: Ran | Searched) -> None:
         """Put a result in, in the place of the one about the same."""
         if isinstance(result, Searched):
-            others = [b for b in self.bugs if (b.bug, b.scenario) != (result.bug, result.scenario)]
+            same = (result.bug, result.scenario, result.ranges)
+            others = [b for b in self.bugs if (b.bug, b.scenario, b.ranges) != same]
             self.bugs = [*others, result]
         else:
             self.scenarios = [*(s for s in self.scenarios if s.scenario != result.scenario), result]

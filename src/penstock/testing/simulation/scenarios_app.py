@@ -96,17 +96,19 @@ def member_of(app: App, plan: Plan) -> Member:
     consuming.sources = {}
 
     async def member(host: Host, channel: FaultyChannel, system: System) -> None:
-        supervisor = await parts_of(consuming, plan, host=host, channel=channel, system=system)
+        supervisor = await parts_of(consuming, plan, RunOptions(), host=host, channel=channel, system=system)
         host.on_stop(supervisor.stop)
         await supervisor.run()
 
     return member
 
 
-async def parts_of(app: App, plan: Plan, *, host: Host, channel: FaultyChannel, system: System) -> Supervisor:
+async def parts_of(
+    app: App, plan: Plan, options: RunOptions, *, host: Host, channel: FaultyChannel, system: System
+) -> Supervisor:
     """The app's parts over the simulated channel; attempts slots lie on the world's disk, as in the log's directory."""
     opened = await opened_on(plan, channel, system)
-    return supervised(app, plan, opened, RunOptions(), slots=_slots(host.disk))
+    return supervised(app, plan, opened, options, slots=_slots(host.disk))
 
 
 async def opened_on(plan: Plan, channel: FaultyChannel, system: System) -> Opened:

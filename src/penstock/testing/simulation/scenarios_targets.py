@@ -12,8 +12,10 @@ import msgspec
 
 from penstock.app.aclient import AsyncClient
 from penstock.app.app import App
-from penstock.app.outcome import Acked, Unknown
+from penstock.app.declared import TopicHandle
+from penstock.app.outcome import Acked, Outcome, Unknown
 from penstock.app.plan import plan_app
+from penstock.app.running import RunOptions
 from penstock.channel.api import Owned
 from penstock.errors import Fenced, LogRegressed, OutcomeUnknown, PenstockError, TransientError
 from penstock.event.batch import Rows
@@ -24,7 +26,8 @@ from penstock.system.chance import Random
 from penstock.system.ports import System
 from penstock.testing.simulation.faults import FaultyChannel
 from penstock.testing.simulation.history import Place
-from penstock.testing.simulation.outcome import Anomaly, Outcome
+from penstock.testing.simulation.outcome import Anomaly
+from penstock.testing.simulation.outcome import Outcome as WorldOutcome
 from penstock.testing.simulation.process import host
 from penstock.testing.simulation.scenario import RETRY_S, Host, Scenario
 from penstock.testing.simulation.scenarios_app import Job, effects_in, job_of, opened_on, parts_of, scenario_of, to_json
@@ -127,12 +130,13 @@ class _TargetSink:
             raise TransientError(msg)
 
 
-def _rows(disk: Mapping[str, Any]) -> dict[Place, Sequence[bytes]]:
+def rows_of(disk: Mapping[str, Any]) -> dict[Place, Sequence[bytes]]:
+    """The target's rows, as `Scenario.targets` wants them."""
     target: Target = disk.get(TARGET) or Target()
     return {(TARGET, partition): place.rows for partition, place in target.places.items()}
 
 
-def _caught_up(disk: Mapping[str, Any], tips: Mapping[Place, int]) -> bool:
+def caught_up(disk: Mapping[str, Any], tips: Mapping[Place, int]) -> bool:
     """An older copy of the target has been filled up again."""
     target: Target = disk.get(TARGET) or Target()
     ends = [(partition, tip) for (topic, partition), tip in tips.items() if topic == "passed"]
@@ -145,7 +149,7 @@ def sink() -> Scenario:
     jobs = app.topic("jobs", Job, key="key", partitions=2)
     app.flow("passed", jobs).filter(_everything()).to(TargetSink())
     made = scenario_of(app, jobs, name="sink", outputs=(TARGET,))
-    return replace(made, targets=_rows, at_rest=_caught_up, operations=(*OPERATIONS, "offload"))
+    return replace(made, targets=rows_of, at_rest=caught_up, operations=(*OPERATIONS, "offload"))
 
 
 def _everything() -> Any:
@@ -209,7 +213,7 @@ def source() -> Scenario:
         reading = copy(app)
         reading.handlers, reading.sources = {}, {f"feed{number}": app.sources[f"feed{number}"]}
         while True:
-            supervisor = await parts_of(reading, plan, host=process, channel=channel, system=system)
+            supervisor = await parts_of(reading, plan, RunOptions(), host=process, channel=channel, system=system)
             try:
                 await supervisor.run()
             except OutcomeUnknown:  # a program would end here, and be started again
@@ -221,7 +225,7 @@ def source() -> Scenario:
     return replace(made, produce=produce, judges=(each_bad_once,), operations=("publish", "offload"))
 
 
-def each_bad_once(outcome: Outcome, twin: Outcome | None) -> Iterator[Anomaly]:
+def each_bad_once(outcome: WorldOutcome, twin: WorldOutcome | None) -> Iterator[Anomaly]:
     """What could not be read is laid aside once, in its order, for each source."""
     for number in range(2):
         name = f"feed{number}"
@@ -245,7 +249,7 @@ def client() -> Scenario:
         await publisher.attach(await opened_on(plan, channel, system))
         told: list[tuple[Job, Acked]] = process.disk.setdefault("told", [])
         for events in process.load:
-            found = await publisher.publish_many(jobs, map(job_of, events))
+            found = await _published(publisher, jobs, [*map(job_of, events)])
             for event, outcome in zip(events, found, strict=True):
                 while isinstance(outcome, Unknown):
                     await system.clock.sleep(RETRY_S)
@@ -259,7 +263,14 @@ def client() -> Scenario:
     return replace(made, produce=produce, judges=(where_told,), kinds=kinds, operations=("publish",))
 
 
-def where_told(outcome: Outcome, twin: Outcome | None) -> Iterator[Anomaly]:
+async def _published(publisher: AsyncClient, topic: TopicHandle[Job], events: list[Job]) -> list[Outcome]:
+    """Either way, and never side by side: a publish behind one of unknown outcome is refused until that is resolved."""
+    if len(events) == 1:
+        return [await publisher.publish(topic, events[0])]
+    return await publisher.publish_many(topic, events)
+
+
+def where_told(outcome: WorldOutcome, twin: WorldOutcome | None) -> Iterator[Anomaly]:
     """Every event lies where its own outcome says."""
     told: list[tuple[Job, Acked]] = outcome.disk.get("told", [])
     for job, acked in told:
