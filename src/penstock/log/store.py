@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import apsw
 import msgspec
 
-from penstock.errors import ConfigError, LogTruncated
+from penstock.errors import ConfigError, LogTruncated, RecordDamaged
 from penstock.log import ddl, placed, producers, progress
 from penstock.log.api import Advance, Append, Appended, Claim, Claimed, Refusal, Request, Result
 from penstock.log.checks import row_check, verify_row
@@ -59,6 +59,7 @@ class Store:
 
         Raises:
             ConfigError: the file is not a Penstock log, or of another format version.
+            RecordDamaged: what it says of itself is not what was written.
         """
         try:
             rows: dict[Any, Any] = {key: value for key, value in self.db.execute("SELECT key, value FROM meta")}
@@ -71,7 +72,11 @@ class Store:
                 f"log format {version}; this Penstock reads format {ddl.FORMAT_VERSION}: use the version that wrote it"
             )
             raise ConfigError(msg, path="log.path")
-        return Identity(str(rows["log"]), int(str(rows["incarnation"])), ddl.FORMAT_VERSION)
+        log, incarnation = rows.get("log"), rows.get("incarnation")
+        if not isinstance(log, str) or not isinstance(incarnation, int):
+            msg = f"the log's identity is log {log!r}, incarnation {incarnation!r}: damaged; restore a backup"
+            raise RecordDamaged(msg)
+        return Identity(log, incarnation, ddl.FORMAT_VERSION)
 
     def commits(self) -> int:
         """How many transactions this log holds: what the witness is compared with."""
