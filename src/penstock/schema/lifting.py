@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import sys
+from array import array
 from collections.abc import Callable, Iterable
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -21,6 +23,13 @@ from penstock.schema.shapes import Shape, Type
 # A joined text that msgspec reads as a list is several times faster than making each object from its Arrow scalar.
 _dates = msgspec.json.Decoder(list[date]).decode
 _times = msgspec.json.Decoder(list[datetime]).decode
+_stamps = msgspec.msgpack.Decoder(list[datetime]).decode
+_STAMP = b"\xd7\xff" + bytes(8)  # a timestamp of 64 bits: its type, and room for its value
+_STAMP_US = 1000 << 34
+_SECOND_US = 1_000_000
+_STAMP_SECOND = (_SECOND_US * _STAMP_US - 1 + 2**63) % 2**64 - 2**63
+_STAMPS_END_US = 2**34 * _SECOND_US  # in the year 2514
+_STAMPS_FROM = 200  # below that many, the fixed costs of Arrow's functions are more than what is won
 _uuids = msgspec.json.Decoder(list[UUID]).decode
 _NEXT = '","'
 
@@ -82,9 +91,34 @@ def _lift_dates(_: Type, column: pa.Array) -> list[Any]:
 
 
 def _lift_times(_: Type, column: pa.Array) -> list[Any]:
+    if len(column) >= _STAMPS_FROM:
+        us = column.view(pa.int64())
+        ends = pc.min_max(us)
+        if ends["min"].as_py() >= 0 and ends["max"].as_py() < _STAMPS_END_US:
+            return _stamps(_stamped(us))
     # The same cast of a time with a zone is fifteen times slower.
     naive = column.view(pa.timestamp("us"))
     return _times(_joined(naive.cast(pa.string()), "Z"))
+
+
+def _stamped(us: pa.Array) -> bytes:
+    """Microseconds since 1970 as a MessagePack list of 64-bit timestamps, which msgspec reads faster than any text.
+
+    A timestamp is nanoseconds << 34 | seconds. With us = 1,000,000 seconds + rest that is
+    us * (1000 << 34) - seconds * (1,000,000 * (1000 << 34) - 1), in 64 bits that wrap around.
+
+    Source: MessagePack specification, "Timestamp extension type".
+    """
+    count = len(us)
+    seconds = pc.multiply(pc.divide(us, _SECOND_US), _STAMP_SECOND)
+    words = array("Q", pc.subtract(pc.multiply(us, _STAMP_US), seconds).buffers()[1].to_pybytes())
+    if sys.byteorder == "little":
+        words.byteswap()
+    raw = words.tobytes()
+    out = bytearray(_STAMP * count)
+    for place in range(8):
+        out[2 + place :: len(_STAMP)] = raw[place : 8 * count : 8]
+    return b"\xdd" + count.to_bytes(4) + out
 
 
 def _lift_uuids(_: Type, column: pa.Array) -> list[Any]:
