@@ -18,6 +18,7 @@ from penstock.cli.lines import Line, Lines
 from penstock.cli.place import find_log
 from penstock.errors import ConfigError, LogFull
 from penstock.log.witness import NAME as WITNESS
+from penstock.system.ports import RealClock
 from tests.unit.cli.conftest import Penstock
 from tests.unit.observe.observe_kit import Kit
 
@@ -317,7 +318,7 @@ def test_find_log_stops_at_the_project(tmp_path: Path) -> None:
 def test_plain_progress_is_rare(monkeypatch: pytest.MonkeyPatch) -> None:
     """Elsewhere than on a terminal a line is written now and then, on stderr."""
     now = iter([0.0, 1.0, 6.0, 7.0, 12.0])
-    monkeypatch.setattr(progress.RealClock, "monotonic_s", lambda _: next(now))
+    monkeypatch.setattr(RealClock, "monotonic_s", lambda _: next(now))
     out = io.StringIO()
     show = progress.plain_lines(lambda text: print(text, file=out))
     for text in "abcd":

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from penstock.channel.api import Scan
 from penstock.channel.typed import TypedTopic
 from penstock.errors import BlockDamaged, ConfigError
+from penstock.event.batch import Columns
 from penstock.log import blocks
 from penstock.observe.query import SqlError, Tables
 from penstock.schema import schema_of
@@ -63,7 +64,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Seen]:
 
     def counting(data: bytes, **how: Any) -> Any:
         payload = decode(data, **how)
-        seen.columns.append(payload.table.schema.names if hasattr(payload, "table") else None)
+        seen.columns.append(payload.table.schema.names if isinstance(payload, Columns) else None)
         return payload
 
     with monkeypatch.context() as patched:
