@@ -22,6 +22,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from tests.controls.manifest import controls
+
 REPORT = Path("build") / "faults.json"
 TOLD_MAX = 20
 
@@ -128,6 +130,9 @@ class FaultPlugin:
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Replace the rows of this session in the report, keep the others and what the controls showed."""
+        watched = {(fault, c.test.partition("[")[0]): c.patch for c in controls() for fault in c.faults}
+        for key, row in self._rows.items():
+            row.control = watched.get(key, "")
         if self._rows:
             merge(session.config.rootpath / REPORT, self._rows.values())
 
@@ -142,7 +147,8 @@ def merge(path: Path, rows: Iterable[Row]) -> None:
         for row in rows:
             known = merged.get((row.fault, row.test))
             if known is not None and row.control_failed is None:
-                row.control, row.control_failed = row.control or known.control, known.control_failed
+                row.control = row.control or known.control
+                row.control_failed = known.control_failed if row.control == known.control else None
             merged[row.fault, row.test] = row
         ordered = [merged[key] for key in sorted(merged, key=_in_order)]
         new = path.with_suffix(".new")
