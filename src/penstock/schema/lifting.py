@@ -25,11 +25,15 @@ _dates = msgspec.json.Decoder(list[date]).decode
 _times = msgspec.json.Decoder(list[datetime]).decode
 _stamps = msgspec.msgpack.Decoder(list[datetime]).decode
 _STAMP = b"\xd7\xff" + bytes(8)  # a timestamp of 64 bits: its type, and room for its value
-_STAMP_US = 1000 << 34
-_SECOND_US = 1_000_000
-_STAMP_SECOND = (_SECOND_US * _STAMP_US - 1 + 2**63) % 2**64 - 2**63
-_STAMPS_END_US = 2**34 * _SECOND_US  # in the year 2514
-_STAMPS_FROM = 200  # below that many, the fixed costs of Arrow's functions are more than what is won
+_STAMP_US = pa.scalar(1000 << 34)
+_SECOND_US = pa.scalar(1_000_000)
+_STAMP_SECOND = pa.scalar((1_000_000 * (1000 << 34) - 1 + 2**63) % 2**64 - 2**63)
+_STAMPS_END_US = 2**34 * 1_000_000  # in the year 2514
+_STAMPS_FROM = 500  # below that many, the fixed costs of Arrow's functions are more than what is won
+# Found once: looking a function up and wrapping its numbers costs more than running it over a thousand values.
+_min_max, _divide, _multiply, _subtract = (
+    pc.get_function(name).call for name in ("min_max", "divide", "multiply", "subtract")
+)
 _uuids = msgspec.json.Decoder(list[UUID]).decode
 _NEXT = '","'
 
@@ -93,7 +97,7 @@ def _lift_dates(_: Type, column: pa.Array) -> list[Any]:
 def _lift_times(_: Type, column: pa.Array) -> list[Any]:
     if len(column) >= _STAMPS_FROM:
         us = column.view(pa.int64())
-        ends = pc.min_max(us)
+        ends = _min_max([us])
         if ends["min"].as_py() >= 0 and ends["max"].as_py() < _STAMPS_END_US:
             return _stamps(_stamped(us))
     # The same cast of a time with a zone is fifteen times slower.
@@ -110,8 +114,8 @@ def _stamped(us: pa.Array) -> bytes:
     Source: MessagePack specification, "Timestamp extension type".
     """
     count = len(us)
-    seconds = pc.multiply(pc.divide(us, _SECOND_US), _STAMP_SECOND)
-    words = array("Q", pc.subtract(pc.multiply(us, _STAMP_US), seconds).buffers()[1].to_pybytes())
+    seconds = _multiply([_divide([us, _SECOND_US]), _STAMP_SECOND])
+    words = array("Q", _subtract([_multiply([us, _STAMP_US]), seconds]).buffers()[1].to_pybytes())
     if sys.byteorder == "little":
         words.byteswap()
     raw = words.tobytes()

@@ -30,7 +30,7 @@ def column(us: list[int]) -> Any:
     st.lists(st.integers(0, END_US - 1) | st.integers(FIRST_US, LAST_US), min_size=1, max_size=20), st.integers(0, 9)
 )
 def test_many_times(some: list[int], cut: int) -> None:
-    us = some * (400 // len(some))
+    us = some * (1200 // len(some))
     batch = pa.RecordBatch.from_arrays([column(us)], schema=schema_of(Moment).arrow).slice(cut)
     found = [moment.at for moment in schema_of(Moment).from_columns(batch)]
     assert found == [EPOCH + timedelta(microseconds=n) for n in us[cut:]]
@@ -39,5 +39,5 @@ def test_many_times(some: list[int], cut: int) -> None:
 
 @pytest.mark.parametrize("edge", [0, 1, 999_999, 1_000_000, END_US - 1, END_US, -1, FIRST_US, LAST_US])
 def test_times_at_the_edges_of_what_is_read_fast(edge: int) -> None:
-    batch = pa.RecordBatch.from_arrays([column([0, edge] * 200)], schema=schema_of(Moment).arrow)
+    batch = pa.RecordBatch.from_arrays([column([0, edge] * 600)], schema=schema_of(Moment).arrow)
     assert schema_of(Moment).from_columns(batch)[-1].at == EPOCH + timedelta(microseconds=edge)
