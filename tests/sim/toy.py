@@ -23,10 +23,11 @@ from penstock.channel.api import (
     TopicSpec,
     Unknown,
 )
+from penstock.errors import TransientError
 from penstock.event.batch import NewBatch, Rows
 from penstock.system.ports import System
 from penstock.testing.simulation.outcome import Event
-from penstock.testing.simulation.scenario import Host, Scenario
+from penstock.testing.simulation.scenario import Host, Scenario, tried
 from penstock.testing.simulation.scenario import bodies as bodies_of
 
 GROUP = GroupSpec("toy", "in")
@@ -82,11 +83,20 @@ class Toy:
             sums[key] = sums.get(key, 0) + int(number) + 1
         ledger = [LedgerWrite("sum", key, b"%d" % total) for key, total in sorted(sums.items())]
         settle = Settle(self.floors[owned], delivery.batches[-1].end)
-        answer = await self.commit(intake, Step(GROUP.name, owned, settle, [effect(bodies, owned.partition)], ledger))
+        answer = await self.until_room(
+            intake, Step(GROUP.name, owned, settle, [effect(bodies, owned.partition)], ledger)
+        )
         if isinstance(answer, Committed):
             self.floors[owned] = settle.floor_after
             return True
         return False
+
+    async def until_room(self, intake: Intake, step: Step) -> Committed | FencedOff | Unknown:
+        while True:
+            try:
+                return await self.commit(intake, step)
+            except TransientError:
+                await self.system.clock.sleep(0.05)
 
     async def commit(self, intake: Intake, step: Step) -> Committed | FencedOff | Unknown:
         return await intake.commit(step)
@@ -96,7 +106,7 @@ class Toy:
         name = f"{self.process.name}-{self.process.number}"
         publish = Publish(name, 0, self.sequence, batches)
         self.sequence += 1
-        while not isinstance(await self.channel.publish(publish), Acked):
+        while not isinstance(await tried(self.channel, publish), Acked):
             await self.system.clock.sleep(0.05)
 
 
@@ -141,7 +151,7 @@ async def fresh_sequence(process: Host, channel: Channel, system: System) -> Non
     for events in process.load:
         while True:
             batches = process.scenario.batches(events)
-            answer = await channel.publish(Publish(f"{process.name}-{process.number}", 0, sequence, batches))
+            answer = await tried(channel, Publish(f"{process.name}-{process.number}", 0, sequence, batches))
             if isinstance(answer, Acked):
                 sequence += 1
                 break

@@ -31,6 +31,7 @@ from penstock.channel.api import (
     TopicSpec,
     Unknown,
 )
+from penstock.errors import LogFull
 from penstock.event.batch import Delivered
 from penstock.system.ports import Offload
 from penstock.testing.simulation.history import Sent, Stored, Took, TurnedAway
@@ -38,6 +39,8 @@ from penstock.testing.simulation.network import Network
 from penstock.testing.simulation.tape import Fault, Operation
 
 T = TypeVar("T")
+
+NO_ROOM = "simulated: no room"
 
 
 class Sufferer(Protocol):
@@ -84,6 +87,8 @@ class FaultyChannel:
             case "unknown_stored":
                 await self._network.send(self._publish(publish))
                 answer = Unknown("simulated: the answer was lost")
+            case "full":
+                raise LogFull(NO_ROOM)
             case "duplicate":
                 await self._network.send(self._publish(publish))
                 answer = await self._network.send(self._publish(publish))
@@ -137,6 +142,7 @@ class FaultyIntake:
         self._network = network
         self._order = asyncio.Lock()
         self._dead: set[Owned] = set()
+        self._refused: dict[Owned, int] = {}
 
     async def next(self, *, events_max: int, bytes_max: int, wait_s: float) -> Taken:
         """See `Intake`."""
@@ -156,6 +162,7 @@ class FaultyIntake:
                 return FencedOff("simulated: the outcome of an earlier step is unknown; join again")
             fault = self._network.strike("commit", self._process.name)
             await self._process.suffer(fault, before=True)
+            self._check_room(step, fault)
             match fault.kind:
                 case "unknown_lost":
                     answer = Unknown("simulated: the request was lost")
@@ -174,6 +181,15 @@ class FaultyIntake:
                 self._dead.add(step.owned)
         await self._process.suffer(fault, before=False)
         return answer
+
+    def _check_room(self, step: Step, fault: Fault) -> None:
+        """A step that finds no room, and those behind it that were called before it was known."""
+        floor = step.settle.floor_before
+        if fault.kind == "full":
+            self._refused[step.owned] = floor
+        if self._refused.get(step.owned, floor) != floor or fault.kind == "full":
+            raise LogFull(NO_ROOM)
+        self._refused.pop(step.owned, None)
 
     async def _commit(self, step: Step) -> Committed | FencedOff | Unknown:
         answer = await self._inner.commit(step)

@@ -8,8 +8,8 @@ from typing import Any, NoReturn, Protocol
 
 import msgspec
 
-from penstock.channel.api import Channel, GroupSpec, Publish, Refused, TopicSpec, Unknown
-from penstock.errors import PenstockError
+from penstock.channel.api import Acked, Channel, GroupSpec, Publish, Refused, TopicSpec, Unknown
+from penstock.errors import PenstockError, TransientError
 from penstock.event.batch import Attributes, Delivered, NewBatch, Rows
 from penstock.event.partition import partition_of
 from penstock.system.chance import Random
@@ -140,10 +140,18 @@ async def publish_all(process: Host, channel: Channel, system: System) -> None:
     scenario = process.scenario
     for sequence, events in enumerate(process.load):
         publish = Publish(process.name, 0, sequence, scenario.batches(events))
-        while isinstance(answer := await channel.publish(publish), Unknown):
+        while isinstance(answer := await tried(channel, publish), Unknown):
             await system.clock.sleep(RETRY_S)
         if isinstance(answer, Refused):
             raise PenstockError(answer.reason)
+
+
+async def tried(channel: Channel, publish: Publish) -> Acked | Refused | Unknown:
+    """`Channel.publish`; a passing refusal counts as unknown: the same sequence is to be published again."""
+    try:
+        return await channel.publish(publish)
+    except TransientError as exc:
+        return Unknown(str(exc))
 
 
 def bodies(delivered: Delivered) -> list[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +37,7 @@ from penstock.testing.simulation.tape import KINDS, OPERATIONS, PATIENT
 
 TARGET = "table"
 BUSY = 0.1
-RESTORED = 0.1
+RESTORED = 0.3
 
 # -- a sink --------------------------------------------------------------------------------------------------------
 
@@ -249,11 +250,12 @@ def client() -> Scenario:
         await publisher.attach(await opened_on(plan, channel, system))
         told: list[tuple[Job, Acked]] = process.disk.setdefault("told", [])
         for events in process.load:
-            found = await _published(publisher, jobs, [*map(job_of, events)])
+            found = await _published(publisher, jobs, [*map(job_of, events)], system)
             for event, outcome in zip(events, found, strict=True):
                 while isinstance(outcome, Unknown):
                     await system.clock.sleep(RETRY_S)
-                    outcome = await publisher.resolve(outcome)  # noqa: PLW2901 - until it is known
+                    with suppress(TransientError):
+                        outcome = await publisher.resolve(outcome)  # noqa: PLW2901 - until it is known
                 if not isinstance(outcome, Acked):
                     raise PenstockError(outcome.reason)
                 told.append((job_of(event), outcome))
@@ -263,11 +265,17 @@ def client() -> Scenario:
     return replace(made, produce=produce, judges=(where_told,), kinds=kinds, operations=("publish",))
 
 
-async def _published(publisher: AsyncClient, topic: TopicHandle[Job], events: list[Job]) -> list[Outcome]:
+async def _published(
+    publisher: AsyncClient, topic: TopicHandle[Job], events: list[Job], system: System
+) -> list[Outcome]:
     """Either way, and never side by side: a publish behind one of unknown outcome is refused until that is resolved."""
-    if len(events) == 1:
-        return [await publisher.publish(topic, events[0])]
-    return await publisher.publish_many(topic, events)
+    while True:
+        try:
+            if len(events) == 1:
+                return [await publisher.publish(topic, events[0])]
+            return await publisher.publish_many(topic, events)
+        except TransientError:
+            await system.clock.sleep(RETRY_S)
 
 
 def where_told(outcome: WorldOutcome, twin: WorldOutcome | None) -> Iterator[Anomaly]:

@@ -23,6 +23,7 @@ Kind = Literal[
     "delay_before",
     "delay_after",
     "duplicate",
+    "full",
     "clock",
     "stop",
 ]
@@ -31,13 +32,13 @@ _DEATH: tuple[Kind, ...] = ("crash_before", "crash_after", "freeze_before", "fre
 _DELAY: tuple[Kind, ...] = ("delay_before", "delay_after")
 _UNKNOWN: tuple[Kind, ...] = ("unknown_lost", "unknown_stored", "unknown_late")
 KINDS: dict[Operation, tuple[Kind, ...]] = {
-    "publish": (*_DEATH, *_DELAY, *_UNKNOWN, "duplicate"),
-    "commit": (*_DEATH, *_DELAY, *_UNKNOWN, "duplicate"),
+    "publish": (*_DEATH, *_DELAY, *_UNKNOWN, "duplicate", "full"),
+    "commit": (*_DEATH, *_DELAY, *_UNKNOWN, "duplicate", "full"),
     "next": (*_DEATH, *_DELAY, "clock", "stop"),
     "offload": (*_DEATH, *_DELAY),
 }
 OPERATIONS: tuple[Operation, ...] = ("publish", "commit", "commit", "next")
-PATIENT: tuple[Kind, ...] = (*_DELAY, *_UNKNOWN, "duplicate")
+PATIENT: tuple[Kind, ...] = (*_DELAY, *_UNKNOWN, "duplicate", "full")
 """What leaves the process that publishes alive."""
 FAULTS_MAX = 5
 
@@ -47,8 +48,9 @@ class Fault(msgspec.Struct, frozen=True):
 
     crash and freeze come before the request is sent or after it was answered; a frozen process (for `seconds`) is
     given up by the channel meanwhile, and goes on as a zombie. The unknown outcomes: never stored, stored, stored
-    `seconds` later. clock: the process's wall clock jumps by a day, back when `seconds` is odd. stop: the process is
-    asked to end, as by SIGTERM, and is started again. offload: blocking work, of flows, sources and sinks.
+    `seconds` later. full: refused for want of room, and so is what follows it. clock: the process's wall clock jumps
+    by a day, back when `seconds` is odd. stop: the process is asked to end, as by SIGTERM, and is started again.
+    offload: blocking work, of flows, sources and sinks.
     """
 
     operation: Operation
