@@ -12,6 +12,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import msgspec
@@ -133,15 +134,37 @@ def contents(directory: Path) -> dict[str, list[dict]]:
     return found
 
 
+def events_of(directory: Path, topic: str) -> list[dict]:
+    """One topic's events; the others need not be JSON."""
+    places = asyncio.run(_contents(directory, topic))
+    return [event for _, events in sorted(places.items()) for event in events]
+
+
 def contents_of(directory: Path, topic: str, partition: int) -> list[dict]:
     """One partition's events."""
     return asyncio.run(_contents(directory))[topic, partition]
 
 
-async def _contents(directory: Path) -> dict[tuple[str, int], list[dict]]:
+def bodies(directory: Path, topic: str) -> list[bytes]:
+    """The bytes of a topic's events as they are."""
+    places = asyncio.run(_payloads(directory))
+    return [
+        body for (name, _), found in sorted(places.items()) if name == topic for rows in found for body in rows.bodies()
+    ]
+
+
+async def _contents(directory: Path, only: str = "") -> dict[tuple[str, int], list[dict]]:
+    found: dict[tuple[str, int], list[dict]] = defaultdict(list)
+    for place, payloads in (await _payloads(directory)).items():
+        for payload in payloads if not only or place[0] == only else ():
+            found[place] += _decoded(payload)
+    return found
+
+
+async def _payloads(directory: Path) -> dict[tuple[str, int], list[Any]]:
     system = real_system()
     channel = EmbeddedChannel(directory, system=system, config=LogConfig(create=False))
-    found: dict[tuple[str, int], list[dict]] = defaultdict(list)
+    found: dict[tuple[str, int], list[Any]] = defaultdict(list)
     try:
         await channel.open([])
     except ConfigError:
@@ -152,7 +175,7 @@ async def _contents(directory: Path) -> dict[tuple[str, int], list[dict]]:
                 offset = 0
                 while batches := await channel.read(name, partition, offset, events_max=10_000):
                     for batch in batches:
-                        found[name, partition] += _decoded(batch.payload)
+                        found[name, partition].append(batch.payload)
                     offset = batches[-1].end
     finally:
         await channel.close()

@@ -11,11 +11,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from penstock import Acked, App, Client, NewEvent, Rejected
+from penstock import Acked, App, Client, NewEvent, Rejected, files
 from penstock.errors import DecodeError, PenstockError
 from penstock.schema import Schema, schema_of
+from penstock.system.chance import seeded
 from tests.faults import appwork
 from tests.faults.report import FaultReport, Tally
+
+
+LIMIT = 10_000
 
 
 class Plain(msgspec.Struct):
@@ -41,7 +45,7 @@ def schema() -> Schema[Plain]:
 def app(tmp_path: Path) -> App:
     """An app with a typed topic and one whose events have no key of their own."""
     app = App("door", path=tmp_path / "log")
-    app.topic("readings", Plain, key="key", time="at", event_bytes_max=10_000)
+    app.topic("readings", Plain, key="key", time="at", event_bytes_max=LIMIT)
     app.topic("loose", Keyless)
     return app
 
@@ -55,7 +59,7 @@ def client(app: App) -> Generator[Client]:
 
 def stored(app: App, topic: str = "readings") -> list[dict]:
     """Everything that lies in a topic."""
-    return appwork.contents(app.directory).get(topic, [])
+    return appwork.events_of(app.directory, topic)
 
 
 def refused(client: Client, tally: Tally, bad: list[Any], *, says: str) -> None:
@@ -235,3 +239,44 @@ def test_times_beyond_all_bounds(app: App, client: Client, schema: Schema[Plain]
         with pytest.raises(PenstockError):
             schema.decode_strict(msgspec.json.encode({"key": "k", "at": text}))
         tally.points += 1
+
+
+BAD_LINES = [
+    b'{"key":"\xff"}',
+    b'{"key":"\\ud800"}',
+    b'{"key":"k","value":NaN}',
+    b'{"key":"k","value":1e400}',
+    b'{"key":"k","number":9223372036854775808}',
+    b'{"key":"k","number":' + b"1" * 5000 + b"}",
+    b'{"key":' * 1000 + b"1" + b"}" * 1000,
+    b'{"key":"k","extra":' + b"[" * 2000 + b"]" * 2000 + b"}",
+    b'{"key":"a","key":"b"}',
+    b'{"key":null}',
+    b'{"key":"k","text":"' + b"x" * 9_990 + b'"}',
+    b'{"key":"k","at":"2024-01-01T00:00:00"}',
+    b'{"key":"k","at":"+300000-01-01T00:00:00Z"}',
+    b"no json",
+    b"[]",
+    b'{"key":"k"} {"key":"l"}',
+]
+
+
+def test_a_file_full_of_bad_lines(app: App, tmp_path: Path, seed: int, fault_report: FaultReport) -> None:
+    """Good lines are events, once and in order; each bad one is a dead letter with its bytes, up to the limit."""
+    tally = fault_report("D1", "D2", "D3", "D4", "D5", "D8", "D12")
+    good = [msgspec.json.encode(Plain(f"k{number % 3}", number=number)) for number in range(200)]
+    lines = list(good)
+    for bad in BAD_LINES:
+        lines.insert(seeded(seed, bad.hex()[:40]).randrange(len(lines)), bad)
+    (tmp_path / "in.ndjson").write_bytes(b"\n".join(lines) + b"\n")
+    app.read(files(str(tmp_path / "in.ndjson")), into=app.topics["readings"])
+    for _ in range(2):
+        app.run(until_idle=True)
+        for key in range(3):
+            wanted = [number for number in range(200) if number % 3 == key]
+            tally.compare(wanted, [event["number"] for event in stored(app) if event["key"] == f"k{key}"])
+        assert len(stored(app)) == 200
+        dead = appwork.bodies(app.directory, "source.readings.dead")
+        tally.compare(sorted(line[:LIMIT] for line in BAD_LINES), sorted(dead))
+    tally.points += len(BAD_LINES)
+    assert tally.clean, tally.told
