@@ -18,7 +18,6 @@ from penstock.system.chance import seeded
 from tests.faults import appwork
 from tests.faults.report import FaultReport, Tally
 
-
 LIMIT = 10_000
 
 
