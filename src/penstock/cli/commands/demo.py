@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from penstock.app.running import RunReport
     from penstock.cli.demo.report import DemoReport
 
-PUBLISHED = ("flight_scheduled", "flight_departed", "flight_arrived")
-
 
 @click.group("demo", short_help="Run a demonstration on real data.")
 def command() -> None:
@@ -47,10 +45,10 @@ def flights(*, out: Path, republish: bool) -> int:
     output.note(f"log {app.directory}")
     with shown() as show:
         run = app.run(until_idle=True, republish=republish, on_progress=show)
-    if any(part.state != "done" for part in run.parts):
+    found = asyncio.run(_report(app.directory, out, run))
+    if found is None:
         output.note("stopped before the end; run it again to go on from here")
         return exits.INTERRUPTED
-    found = asyncio.run(_report(app.directory, out, run))
     saved = out.with_name(f"{out.name}.json")
     report.save(found, saved)
     if wants_json():
@@ -60,11 +58,11 @@ def flights(*, out: Path, republish: bool) -> int:
     return exits.DONE
 
 
-async def _report(directory: Path, out: Path, run: RunReport) -> DemoReport:
-    from penstock.cli.demo.report import report  # noqa: PLC0415 - loaded by now
+async def _report(directory: Path, out: Path, run: RunReport) -> DemoReport | None:
+    from penstock.cli.demo.report import report, whole  # noqa: PLC0415 - loaded by now
 
     async with opened(directory) as log:
-        return await report(log.channel, out, run)
+        return await report(log.channel, out, run) if whole(log.channel) else None
 
 
 def _print(found: DemoReport, program: Path, saved: Path) -> None:
@@ -75,7 +73,9 @@ def _print(found: DemoReport, program: Path, saved: Path) -> None:
     else:
         output.say(f"Nothing new in {found.seconds:.1f} s: everything was published and worked on before.")
     output.say()
-    published = sum(found.events[topic] for topic in PUBLISHED)
+    from penstock.cli.demo.report import STREAMS  # noqa: PLC0415 - loaded by now
+
+    published = sum(found.events[f"flight_{stream}"] for stream in STREAMS)
     output.say(
         f"{published:,} events published. The log holds "
         + ", ".join(f"{count:,} {topic}" for topic, count in found.events.items())

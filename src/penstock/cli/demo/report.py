@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from penstock.observe.inventory import topic_facts
+from penstock.cli.demo.source import Stream, events_of
+from penstock.observe.inventory import group_facts, topic_facts
 from penstock.observe.letters import causes, dead_letter_groups
 from penstock.system.files import sync_directory, write_synced
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from penstock.app.running import RunReport
     from penstock.channel.drivers.embedded import EmbeddedChannel
 
+STREAMS: tuple[Stream, ...] = ("scheduled", "departed", "arrived")
 LAKE, TABLE = "lake/departures", "flights.duckdb"
 # Every row of both results, in one order; means are rounded because the order of float additions is not fixed.
 _RESULTS = {
@@ -55,12 +57,20 @@ class DemoReport(msgspec.Struct, frozen=True):
     hash: str
 
 
+def whole(channel: EmbeddedChannel) -> bool:
+    """Whether every event of the data is published, and everything published is worked on."""
+    published = {fact.name: fact.events for fact in topic_facts(channel)}
+    if any(published.get(f"flight_{stream}") != events_of(stream) for stream in STREAMS):
+        return False
+    return all(group.lag == 0 for group in group_facts(channel))
+
+
 async def report(channel: EmbeddedChannel, out: Path, run: RunReport) -> DemoReport:
     """Look at the log and the results after a run."""
     topics = channel.topics()
     given_up = await causes(channel, topics, dead_letter_groups(topics))
     results = results_of(out)
-    whole = sha256("\n".join(result.sha256 for result in results.values()).encode()).hexdigest()
+    together = sha256("\n".join(result.sha256 for result in results.values()).encode()).hexdigest()
     events = {f"{part.kind} {part.name}": part.events for part in run.parts}
     return DemoReport(
         log=str(channel.directory),
@@ -70,7 +80,7 @@ async def report(channel: EmbeddedChannel, out: Path, run: RunReport) -> DemoRep
         events_per_s={name: round(count / run.seconds) for name, count in events.items()},
         rejected=[Rejected(cause.group, cause.reason, cause.count) for cause in given_up],
         results=results,
-        hash=whole,
+        hash=together,
     )
 
 

