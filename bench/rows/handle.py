@@ -28,7 +28,7 @@ from penstock import App, Reject
 if TYPE_CHECKING:
     from penstock.app.declared import TopicHandle
 
-EVENTS = 1_000_000
+EVENTS = 2_000_000
 BLOCK_EVENTS = 10_000
 
 
