@@ -104,13 +104,13 @@ def outcome(arguments: list[str]) -> int:
     except OutputClosed:
         _close_output()
         return exits.OUTPUT_CLOSED
-    except PenstockError as exc:
+    except (PenstockError, OSError) as exc:
         complain(exc)
         return exits.FAILED
     return code if isinstance(code, int) else exits.DONE
 
 
-def complain(error: PenstockError) -> None:
+def complain(error: PenstockError | OSError) -> None:
     """Print one error for people; control characters of what it quotes cannot act on the terminal."""
     lines = str(error).splitlines() or [type(error).__name__]
     click.echo("\n".join(["error: " + clean(lines[0]), *(clean(line) for line in lines[1:])]), err=True)

@@ -303,6 +303,18 @@ def test_bench_elsewhere(penstock: Penstock, tmp_path: Path, monkeypatch: pytest
     assert penstock("bench", "latency").code == exits.USAGE
 
 
+def test_a_file_that_cannot_be_written(penstock: Penstock, project: Path) -> None:
+    """What the operating system refuses is an error in one line, too."""
+    (project / "rows.csv").mkdir()
+    said = penstock("query", "-o", "rows.csv/../rows.csv/.parquet/x.csv", "FROM raw")
+    assert (said.code, "Traceback" in said.err) == (exits.FAILED, False)
+    (project / ".out.csv.part").mkdir()
+    said = penstock("query", "-o", "out.csv", "FROM raw")
+    assert said.code == exits.FAILED
+    assert said.err.startswith("error: ")
+    assert ".out.csv.part" in said.err
+
+
 def test_find_log_stops_at_the_project(tmp_path: Path) -> None:
     """What lies above a project is not its own."""
     (tmp_path / ".penstock" / "outer").mkdir(parents=True)
