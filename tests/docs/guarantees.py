@@ -13,6 +13,8 @@ import msgspec
 
 from penstock.testing.conformance.report import REPORT as CONFORMANCE
 from penstock.testing.conformance.report import Finding
+from penstock.testing.simulation.runner import REPORT as SIMULATION
+from penstock.testing.simulation.runner import Report, Searched
 from tests.controls.manifest import controls
 from tests.faults.report import REPORT as FAULTS
 from tests.faults.report import Row, read
@@ -160,6 +162,23 @@ def sinks(findings: Iterable[Finding]) -> str:
     return _shown([f for f in findings if f.channel.startswith("sink")])
 
 
+def simulation(report: Report) -> str:
+    """Each planted bug of the simulation, and in how many ranges of seeds it was found."""
+    best: dict[str, Searched] = {}
+    for searched in report.bugs:
+        if (ROOT / searched.bug).exists() and searched.ranges >= getattr(best.get(searched.bug), "ranges", 0):
+            best[searched.bug] = searched
+    rows = [
+        (
+            f"`{Path(bug).name}`",
+            f"{s.scenario.rpartition(':')[2]}",
+            f"{s.found} of {s.ranges} ranges of {s.range_seeds:,}",
+        )
+        for bug, s in sorted(best.items())
+    ]
+    return _table(("planted bug", "scenario", "found in"), rows)
+
+
 def _shown(findings: Sequence[Finding]) -> str:
     names = sorted({f.channel for f in findings})
     found = {(f.promise, f.channel): f for f in findings}
@@ -210,6 +229,12 @@ def fault_rows() -> list[Row]:
     return read(ROOT / FAULTS)
 
 
+def simulated() -> Report | None:
+    """What the simulation showed last; None when it was not run."""
+    path = ROOT / SIMULATION
+    return msgspec.json.decode(path.read_bytes(), type=Report) if path.exists() else None
+
+
 def section(text: str, name: str) -> str:
     """What a page says between its marks of this name."""
     found = re.search(_marks(name), text, re.DOTALL)
@@ -233,7 +258,9 @@ def write() -> None:
     text = put(text, "words", words())
     text = put(text, "faults", faults(fault_rows()))
     text = put(text, "channels", channels(conformance_findings()))
-    PAGE.write_text(put(text, "sinks", sinks(conformance_findings())))
+    text = put(text, "sinks", sinks(conformance_findings()))
+    report = simulated()
+    PAGE.write_text(text if report is None else put(text, "simulation", simulation(report)))
     README.write_text(put(README.read_text(), "edges", edges(mechanism=False)))
 
 

@@ -115,3 +115,13 @@ def test_the_page_is_what_the_conformance_suites_showed(findings: Iterable[Findi
     """Every promise, kept or not run and why, as it was seen last."""
     assert section(PAGE.read_text(), "channels") == guarantees.channels(findings)
     assert section(PAGE.read_text(), "sinks") == guarantees.sinks(findings)
+
+
+def test_planted_bugs_that_it_names_exist() -> None:
+    """And each was found in nearly every range: 19 of 20, or all of fewer."""
+    found = re.findall(
+        r"^\| `([^`]+)` \| \S+ \| (\d+) of (\d+) ranges", section(PAGE.read_text(), "simulation"), re.MULTILINE
+    )
+    assert found
+    assert [patch for patch, *_ in found if not (guarantees.MANIFEST.parent / patch).exists()] == []
+    assert [patch for patch, seen, ranges in found if int(seen) < int(ranges) - int(ranges) // 20] == []
