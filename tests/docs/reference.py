@@ -19,7 +19,6 @@ from penstock import errors
 from penstock.app.app import App
 from penstock.cli import exits
 from penstock.cli.entry import COMMANDS, cli
-from penstock.source.files.config import Gzip
 
 HOME = Path(__file__).resolve().parents[2] / "docs" / "reference"
 _MADE = "<!-- made by `python -m tests.docs.reference`; a test holds it to the code -->"
@@ -78,6 +77,7 @@ _DECLARED: list[tuple[str, Callable[..., Any]]] = [
     ("App", App),
     ("app.topic", App.topic),
     ("app.handle", App.handle),
+    ("app.handle_batch", App.handle_batch),
     ("app.read", App.read),
     ("app.flow", App.flow),
     ("app.run", App.run),
@@ -85,7 +85,7 @@ _DECLARED: list[tuple[str, Callable[..., Any]]] = [
     ("Retry", penstock.Retry),
     ("files", penstock.files),
     ("Csv", penstock.Csv),
-    ("Gzip", Gzip),
+    ("Gzip", penstock.Gzip),
     ("parquet", penstock.parquet),
     ("duckdb_table", penstock.duckdb_table),
     ("Roll", penstock.Roll),
