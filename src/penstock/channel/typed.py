@@ -112,20 +112,19 @@ class TypedTopic(Generic[T]):
             attributes: one value per event for each name.
         """
         seen = _Seen()
-        if self.schema is not None:
-            for start in range(0, len(bodies), SLICE):
-                self._look(bodies[start : start + SLICE], start, seen)
-        limit = self.spec.event_bytes_max
-        if max(map(len, bodies), default=0) > limit:
-            for index, body in enumerate(bodies):
-                if len(body) > limit:
-                    seen.refused.setdefault(index, self._too_large(len(body)))
+        for start in range(0, len(bodies), SLICE):
+            self._look(bodies[start : start + SLICE], start, seen)
         canonical = self._canonical(seen.keys if self._key is not None else keys, seen.refused)
         return self._lay_out(bodies, canonical, seen, attributes=attributes or {})
 
     def _look(self, bodies: list[bytes], start: int, seen: _Seen) -> None:
         """Validate a slice, small enough for its events to stay in the cache, and keep what laying out needs."""
-        assert self.schema is not None
+        limit = self.spec.event_bytes_max
+        if max(map(len, bodies)) > limit:
+            large = ((index, len(body)) for index, body in enumerate(bodies, start) if len(body) > limit)
+            seen.refused.update({index: self._too_large(size) for index, size in large})
+        if self.schema is None:
+            return
         found = self.schema.validate_lines(bodies)
         events = found.events if isinstance(found, Invalid) else found
         if isinstance(found, Invalid):
