@@ -72,6 +72,17 @@ def test_what_a_tally_counts() -> None:
     assert not tally.clean
 
 
+def test_rows_of_tests_that_are_gone_are_dropped(tmp_path: Path) -> None:
+    """A report tells of what is there."""
+    path = tmp_path / "faults.json"
+    here = "tests/faults/test_faults_controls.py::test_rows_of_tests_that_are_gone_are_dropped"
+    merge(
+        path, [Row("A1", here), Row("A1", "tests/faults/test_faults_controls.py::test_gone"), Row("A1", "test_x.py::y")]
+    )
+    merge(path, [Row("A2", "tests/long/kill.py::log")])
+    assert [row.test for row in read(path)] == [here, "tests/long/kill.py::log"]
+
+
 def test_rows_are_merged_over_runs(tmp_path: Path) -> None:
     """A run replaces its rows and keeps the others, and what the controls showed."""
     path = tmp_path / "build" / "faults.json"
