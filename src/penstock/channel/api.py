@@ -20,7 +20,7 @@ from penstock.event.batch import Delivered, NewBatch
 from penstock.log import decide
 
 HOLES_MAX = decide.HOLES_MAX
-NOTE_BYTES_MAX = 64 * 1024
+NOTE_BYTES_MAX = 192 * 1024
 PARTITIONS_DEFAULT = 4
 PARTITIONS_MAX = 4096
 EVENT_BYTES_MAX_DEFAULT = 1_000_000
@@ -348,6 +348,14 @@ class Producers(Protocol):
         """The newest stored publish of the producer; None when it never published, or is forgotten.
 
         A producer that has sent a note is not forgotten.
+        """
+        ...
+
+    async def notes(self, name: str, epoch: int, *, start: int, count: int) -> Sequence[tuple[int, bytes]]:
+        """What came as the note with each remembered sequence of this epoch from `start` on: (sequence, note).
+
+        Ascending, at most `count`, empty when there is none (more). What is remembered has no gap: where the first
+        one found is above `start`, those before it were forgotten (or this epoch never had them).
         """
         ...
 

@@ -291,10 +291,11 @@ def content_of(batches: Sequence[NewBatch]) -> int:
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """How a publish was answered: the checksum of its content, and each batch's first offset."""
+    """How a publish was answered: the checksum of its content, and each batch's first offset; the note it came with."""
 
     content: int
     first: Sequence[int]
+    note: bytes = b""
 
 
 class Producer(msgspec.Struct, frozen=True):

@@ -76,6 +76,22 @@ def _newest(db: apsw.Connection, producer: int, name: str) -> ProducerRow | None
     return ProducerRow(name, epoch, number, note)
 
 
+def notes(db: apsw.Connection, name: str, *, epoch: int, start: int, count: int) -> list[tuple[int, bytes]]:
+    """The notes of a producer's remembered sequences from `start` on, ascending, at most `count`."""
+    row = _row(db, name)
+    if row is None:
+        return []
+    found: list[tuple[int, bytes]] = []
+    for number, content, ranges, note, check in db.execute(
+        "SELECT number, content, ranges, note, chk FROM sequence WHERE producer_id = ? AND epoch = ? AND number >= ? "
+        "ORDER BY number LIMIT ?",
+        (row[0], epoch, start, count),
+    ):
+        verify_row(f"producer {name}, sequence {number}", check, row[0], epoch, number, content, ranges, note)
+        found.append((number, note))
+    return found
+
+
 def decide_append(db: apsw.Connection, producer: int, request: Append) -> Appended | Refusal | None:
     """None when the sequence is the next one; else the answer of a repetition, or why it is refused."""
     last = _newest(db, producer, request.producer)

@@ -162,6 +162,8 @@ def test_a_changed_sequence_is_never_used(column: str) -> None:
         apply(store, append(0, block(pid, b"a")))
     with pytest.raises(RecordDamaged):
         producers.newest(store.db, "p")
+    with pytest.raises(RecordDamaged):
+        producers.notes(store.db, "p", epoch=0, start=0, count=1)
 
 
 def test_unseen_producers_are_forgotten_in_slices_but_for_those_with_a_note(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,6 +54,30 @@ class PowerPromises(ChannelSuite):
         assert await channel.publish(Publish("p", 0, 0, [rows(b"a")], b"other")) == Acked([0], repeated=True)
         assert await channel.producer("p") == ProducerState(0, 0, b"one")
 
+    @promise("each remembered sequence's note can be read again", power="remembers_producers", needs=_remembers)
+    async def test_notes(self, site: Site) -> None:
+        channel: Any = await site.channel(RAW)
+        assert list(await channel.notes("p", 0, start=0, count=10)) == []
+        for sequence in range(5):
+            note = b"" if sequence == 3 else b"\x00note %d" % sequence
+            await channel.publish(Publish("p", 0, sequence, [rows(b"%d" % sequence)], note))
+        await channel.publish(Publish("p", 0, 2, [rows(b"2")], b"another: the stored one stays"))
+        await channel.publish(Publish("p", 0, 5, [rows(b"x", topic="nowhere")], b"refused"))
+        await channel.publish(Publish("p", 1, 0, [rows(b"x")], b"of the next epoch"))
+        await channel.publish(Publish("q", 0, 0, [rows(b"x")], b"of another"))
+        expected = [(0, b"\x00note 0"), (1, b"\x00note 1"), (2, b"\x00note 2"), (3, b""), (4, b"\x00note 4")]
+        other: Any = await site.channel()
+        for handle in (channel, other):
+            assert list(await handle.notes("p", 0, start=0, count=10)) == expected
+            assert list(await handle.notes("p", 0, start=1, count=2)) == expected[1:3]
+            assert list(await handle.notes("p", 0, start=5, count=10)) == []
+            assert list(await handle.notes("p", 1, start=0, count=10)) == [(0, b"of the next epoch")]
+            assert list(await handle.notes("p", 2, start=0, count=10)) == []
+        if self.durable:
+            await site.close_handles()
+            again: Any = await site.channel()
+            assert list(await again.notes("p", 0, start=0, count=10)) == expected
+
     @promise(
         "a refused publish changes neither sequence nor note, and a note has a limit",
         power="remembers_producers",
@@ -182,6 +206,8 @@ class PowerPromises(ChannelSuite):
         if not powers.remembers_producers:
             with pytest.raises((Unsupported, AttributeError)):
                 await channel.producer("p")
+            with pytest.raises((Unsupported, AttributeError)):
+                await channel.notes("p", 0, start=0, count=1)
         if not powers.blocking:
             with pytest.raises((Unsupported, AttributeError)):
                 channel.publish_blocking(Publish("p", 0, 0, [rows(b"a")]))

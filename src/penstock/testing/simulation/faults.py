@@ -127,6 +127,10 @@ class FaultyChannel:
         """See `Producers`; no faults."""
         return await self.inner.producer(name)
 
+    async def notes(self, name: str, epoch: int, *, start: int, count: int) -> Sequence[tuple[int, bytes]]:
+        """See `Producers`; no faults."""
+        return await self.inner.notes(name, epoch, start=start, count=count)
+
     async def close(self) -> None:
         """See `Channel`."""
         await self.inner.close()

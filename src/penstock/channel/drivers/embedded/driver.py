@@ -208,6 +208,10 @@ class EmbeddedChannel:
         found = self.port.look(lambda db: producers.newest(db, name))
         return None if found is None else ProducerState(found.epoch, found.sequence, found.note)
 
+    async def notes(self, name: str, epoch: int, *, start: int, count: int) -> Sequence[tuple[int, bytes]]:
+        """See `Producers`."""
+        return self.port.look(lambda db: producers.notes(db, name, epoch=epoch, start=start, count=count))
+
     # -- reading ---------------------------------------------------------------------------------------------------
 
     async def join(self, subscription: Subscription) -> Intake:

@@ -139,6 +139,11 @@ class MemoryChannel:
         self._check_open()
         return self.memory.producer(name)
 
+    async def notes(self, name: str, epoch: int, *, start: int, count: int) -> Sequence[tuple[int, bytes]]:
+        """See `Producers`."""
+        self._check_open()
+        return self.memory.notes(name, epoch, start=start, count=count)
+
     def _check_place(self, topic: str, partition: int, offset: int) -> Topic:
         self._check_open()
         return rules.check_place(self.memory.topics, topic, partition, offset)

@@ -143,7 +143,7 @@ class Memory:
                     return Refused(reason)
                 origin = f"{publish.producer}/{publish.epoch}/{publish.sequence}"
                 first = self._store(publish.batches, origin=origin, now_us=now_us)
-                self._remember(publish, rules.Answer(content, first))
+                self._remember(publish, rules.Answer(content, first, publish.note))
                 return Acked(first)
 
     def _remember(self, publish: Publish, answer: rules.Answer) -> None:
@@ -206,6 +206,14 @@ class Memory:
     def producer(self, name: str) -> ProducerState | None:
         """See `Producers.producer`."""
         return self._newest.get(name)
+
+    def notes(self, name: str, epoch: int, *, start: int, count: int) -> list[tuple[int, bytes]]:
+        """See `Producers.notes`."""
+        known = self._producers.get(name)
+        if known is None:
+            return []
+        numbers = sorted(number for of, number in known.answers if of == epoch and number >= start)
+        return [(number, known.answers[epoch, number].note) for number in numbers[:count]]
 
     def _from(self, place: Place, offset: int) -> list[Delivered]:
         blocks = self._blocks.get(place, [])
