@@ -62,13 +62,15 @@ def flights_process(out: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 def departures(out: Path) -> pa.Table:
     """The lake, as a reader globs it, in the oracle's order."""
-    return duckdb.execute(f"""
+    found = duckdb.sql(f"""
         select carrier, airline, flight, origin, dest, scheduled, departed, delay_min
         from read_parquet('{out}/lake/departures/**/*.parquet') order by carrier, flight, origin, scheduled
-    """).to_arrow_table()
+    """)
+    assert found is not None
+    return found.to_arrow_table()
 
 
 def carrier_delay(out: Path) -> pa.Table:
     """The running aggregate as the target has it, in the oracle's order."""
     with duckdb.connect(str(out / "flights.duckdb"), read_only=True) as connection:
-        return connection.execute("select * from carrier_delay order by carrier").to_arrow_table()
+        return connection.sql("select * from carrier_delay order by carrier").to_arrow_table()

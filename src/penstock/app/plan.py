@@ -130,7 +130,7 @@ def _results_topic(name: str, stage: Stage, source: TopicSpec, *, internal: bool
     schema = ColumnsSchema(name, stage.schema)
     timed = source.time is not None and source.time in stage.schema.names
     time = source.time if timed and pa.types.is_timestamp(stage.schema.field(source.time).type) else None
-    key = stage.keys[0] if len(stage.keys) == 1 else None
+    key = stage.keys[0] if len(stage.keys) == 1 and _is_key(stage.schema.field(stage.keys[0]).type) else None
     spec = TopicSpec(
         name,
         partitions=source.partitions,
@@ -160,6 +160,13 @@ def _check_into(into: TopicHandle[Any] | None, schema: pa.Schema, *, path: str) 
                 f"cast it, as with pl.col({field.name!r}).cast(…)"
             )
             raise ConfigError(msg, path=path)
+
+
+def _is_key(kind: pa.DataType) -> bool:
+    """Whether values of a column are keys as publishers give them; other groups are laid out by their own encoding."""
+    import pyarrow as pa  # noqa: PLC0415
+
+    return pa.types.is_string(kind) or pa.types.is_binary(kind) or pa.types.is_integer(kind)
 
 
 def _fits(found: pa.DataType, wanted: pa.DataType) -> bool:

@@ -148,6 +148,10 @@ def supervised(app: Program, plan: Plan, opened: Opened, options: RunOptions, *,
         work = HandlerWork(handled.handler, subscription, topics, system=opened.system)
         add(work, writes=frozenset(t.name for t in (into, topics.dead) if t is not None))
     _add_flows(plan, opened, add)
+    circle = supervisor.circle() if options.until_idle else []
+    if circle:
+        msg = f"{' → '.join(circle)}: what feeds itself never becomes idle; run it without until_idle"
+        raise ConfigError(msg, path=f"apps.{app.name}")
     return supervisor
 
 

@@ -36,12 +36,25 @@ class DeadLetter(msgspec.Struct, frozen=True):
             "topic": self.topic,
             "partition": str(self.partition),
             "offset": str(self.offset),
-            "reason": self.reason[:TEXT_MAX],
-            "error": self.error,
-            "stack": self.stack[-TEXT_MAX:],
+            "reason": _clean(self.reason[:TEXT_MAX]),
+            "error": _clean(self.error),
+            "stack": _clean(self.stack[-TEXT_MAX:]),
             "attempts": str(self.attempts),
-            "id": self.id,
+            "id": _clean(self.id),
         }
+
+
+def text_of(error: BaseException) -> str:
+    """What an exception says; its type's name when it says nothing, or cannot even say that."""
+    try:
+        return str(error) or type(error).__name__
+    except Exception:  # noqa: BLE001 - a user's __str__ may raise anything
+        return type(error).__name__
+
+
+def _clean(text: str) -> str:
+    """Text that can be stored: half a surrogate, as in odd file names, is shown as an escape."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def dead_letter_topic(group: str, *, partitions: int, event_bytes_max: int) -> TopicSpec:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from array import array
 from collections.abc import Awaitable, Callable, Iterator
@@ -17,7 +18,18 @@ class Raised(msgspec.Struct):
 
     event: Any
     offset: int
-    error: Exception
+    error: BaseException
+
+
+def is_outcome(error: BaseException) -> bool:
+    """Whether what user code raised is about its event, and not about the process or the task that runs it.
+
+    A cancellation that nobody asked this task for comes from inside the handler: it is the handler's own mistake.
+    """
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        return task is not None and task.cancelling() == 0
+    return not isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit)
 
 
 class Shape(msgspec.Struct, frozen=True):
@@ -33,16 +45,27 @@ def shape_of(function: Callable[..., Any], *, name: str) -> Shape:
     Raises:
         ConfigError: it does not take one event (and, if it likes, a context).
     """
+    path = f"handlers.{name}"
+    called = function if inspect.isroutine(function) else getattr(function, "__call__", function)  # noqa: B004
+    if inspect.isasyncgenfunction(function) or inspect.isasyncgenfunction(called):
+        msg = f"{function!r} is an async generator; return a list instead of yielding"
+        raise ConfigError(msg, path=path)
+    everything = list(inspect.signature(function).parameters.values())
+    needed = [p.name for p in everything if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+    if needed:
+        msg = f"{function!r} needs {', '.join(needed)} by keyword; give them defaults, or use functools.partial"
+        raise ConfigError(msg, path=path)
     parameters = [
         p
-        for p in inspect.signature(function).parameters.values()
+        for p in everything
         if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
         and (p.default is p.empty or p.name in {"ctx", "context"})
     ]
     if len(parameters) not in (1, 2):
         msg = f"{function!r} takes {len(parameters)} positional parameters; expected (event) or (event, ctx)"
-        raise ConfigError(msg, path=f"handlers.{name}")
-    return Shape(inspect.iscoroutinefunction(function), len(parameters) == 2)  # noqa: PLR2004
+        raise ConfigError(msg, path=path)
+    is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
+    return Shape(is_async, len(parameters) == 2)  # noqa: PLR2004
 
 
 def call_sync(
@@ -67,11 +90,16 @@ def call_sync(
     Returns:
         The offset behind the last event, or what was raised.
     """
+    plain: type | None = None
     for event in events:
         words[1] = offset
         try:
             result = handler(event)
-        except Exception as exc:  # noqa: BLE001 - a user's handler may raise anything; it is an outcome, not an error
+            if result is not None and type(result) is not plain:
+                plain, result = _settled(result)
+        except BaseException as exc:  # a user's handler may raise anything
+            if not is_outcome(exc):
+                raise
             return Raised(event, offset, exc)
         if result is not None:
             out.append(result)
@@ -90,11 +118,16 @@ async def call_async(
     causes: list[int],
 ) -> Raised | int:
     """`call_sync` for a handler that is awaited, one event after the other."""
+    plain: type | None = None
     for event in events:
         words[1] = offset
         try:
             result = await handler(event)
-        except Exception as exc:  # noqa: BLE001 - as above
+            if result is not None and type(result) is not plain:
+                plain, result = _settled(result)
+        except BaseException as exc:
+            if not is_outcome(exc):
+                raise
             return Raised(event, offset, exc)
         if result is not None:
             out.append(result)
@@ -103,20 +136,28 @@ async def call_async(
     return offset
 
 
+def _settled(result: Any) -> tuple[type | None, Any]:
+    """What a handler returned, with a generator run to its end: it may still raise, and that belongs to its event.
+
+    The type comes along when results of it need no such look.
+    """
+    return (None, list(result)) if isinstance(result, Iterator) else (type(result), result)
+
+
 def flatten(out: list[Any], causes: list[int]) -> tuple[list[Any], array[int], array[int] | None]:
-    """Spread handlers' lists, tuples and generators into single results.
+    """Spread handlers' lists and tuples into single results.
 
     Returns:
         The results, the offset of each one's event, and each one's number among the results of its event (None when
         no event gave more than one).
     """
-    if not any(issubclass(kind, list | tuple | Iterator) for kind in set(map(type, out))):
+    if not any(issubclass(kind, list | tuple) for kind in set(map(type, out))):
         return out, array("q", causes), None
     results: list[Any] = []
     offsets = array("q")
     numbers = array("q")
     for result, cause in zip(out, causes, strict=True):
-        many = result if isinstance(result, list | tuple | Iterator) else (result,)
+        many = result if isinstance(result, list | tuple) else (result,)
         for number, one in enumerate(one for one in many if one is not None):
             results.append(one)
             offsets.append(cause)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import traceback
-from collections.abc import AsyncGenerator, Sequence
+from collections import deque
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
@@ -12,8 +12,9 @@ import msgspec
 from penstock.channel.api import Assigned, Delivery, LedgerWrite, Subscription
 from penstock.channel.rules import head
 from penstock.channel.typed import TypedTopic
-from penstock.delivery.deadletter import DeadLetter, to_batch
+from penstock.delivery.deadletter import DeadLetter, text_of, to_batch
 from penstock.delivery.retry import Retry
+from penstock.engine.calling import is_outcome
 from penstock.engine.context import Identity
 from penstock.engine.work import Draft, Stopping
 from penstock.errors import PermanentError
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 
 STATE = "state"
 INLINE_EVENTS = 2_000
+FRAME_EVENTS = 50_000
+STEP_BYTES_MAX = 8_000_000
+RESULT_BYTES_MAX = 64_000_000
+_STOPPED = PermanentError("stopped")
 PAUSE_LOOK_S = 0.1
 
 
@@ -44,11 +49,27 @@ class FlowTopics(msgspec.Struct, frozen=True):
 
 
 class _Result(msgspec.Struct):
-    """What a run of rows came to: result columns, the state's delta, and rows given up."""
+    """What a step has come to so far: result batches, the state's delta, events given up, and how far it is."""
 
-    tables: list[pa.RecordBatch] = msgspec.field(default_factory=list[Any])
+    partition: int
+    outputs: list[NewBatch] = msgspec.field(default_factory=list[NewBatch])
     delta: dict[bytes, bytes] = msgspec.field(default_factory=dict[bytes, bytes])
     letters: list[DeadLetter] = msgspec.field(default_factory=list[DeadLetter])
+    size: int = 0
+    events: int = 0
+    done: int | None = None
+
+    def settle(self, run: Sequence[Delivered]) -> None:
+        """These events are settled."""
+        self.events += sum(delivered.count for delivered in run)
+        self.done = run[-1].end
+
+
+class _Part(msgspec.Struct, frozen=True):
+    """Events that are computed as one frame. `tried`: they have failed as part of a larger one, pauses did not help."""
+
+    run: Sequence[Delivered]
+    tried: bool = False
 
 
 class FlowWork:
@@ -74,11 +95,11 @@ class FlowWork:
         self._retry = retry or Retry()
         self._merges: dict[int, Merge] = {}
         source, into = topics.source.spec, topics.into.spec
-        keyed = not stage.keys or (stage.keys == (source.key,) and into.key in (None, source.key))
+        keyed = into.key is None if not stage.keys else stage.keys == (source.key,) and into.key in (None, source.key)
         plain = stage.layout_in is None and stage.partial is None
         self._stays = plain and keyed and source.partitions == into.partitions
 
-    async def assigned(self, assigned: Assigned, slot: Slot | None) -> Sequence[LedgerWrite]:
+    async def assigned(self, assigned: Assigned, slot: Slot | None, stopping: Stopping) -> Sequence[LedgerWrite]:
         """See `Work`: the state is what was committed, and nothing else."""
         if self._stage.keeps_state:
             merge = self._stage.new_merge()
@@ -87,20 +108,21 @@ class FlowWork:
         return ()
 
     async def process(self, delivery: Delivery, stopping: Stopping) -> AsyncGenerator[Draft]:
-        """See `Work`."""
-        partition = delivery.owned.partition
-        result = _Result()
-        for delivered in delivery.batches:
-            if not await self._whole(delivered, result, stopping):
-                return
-        yield Draft(
-            partition,
-            delivery.batches[-1].end,
-            self._outputs(result, partition),
-            [LedgerWrite(STATE, key, value) for key, value in result.delta.items()],
-            events=sum(d.count for d in delivery.batches),
-            dead=len(result.letters),
-        )
+        """See `Work`. A step ends with the delivery, or when its results are many bytes."""
+        result = _Result(delivery.owned.partition)
+        waiting = deque(_Part(run) for run in _runs(delivery.batches))
+        while waiting and not stopping():
+            part = waiting.popleft()
+            error = await self._tried(part, result, stopping)
+            if error is _STOPPED:
+                break
+            if error is not None:
+                waiting.extendleft(reversed(self._split(part, error, result)))
+            if result.size >= STEP_BYTES_MAX:
+                yield self._draft(result)
+                result = _Result(delivery.owned.partition)
+        if result.done is not None:
+            yield self._draft(result)
 
     async def due(self, *, everything: bool) -> AsyncGenerator[Draft]:
         """See `Work`: nothing is kept back."""
@@ -121,77 +143,95 @@ class FlowWork:
 
     # -- computing -------------------------------------------------------------------------------------------------
 
-    async def _whole(self, delivered: Delivered, result: _Result, stopping: Stopping) -> bool:
-        """The batch as one frame, tried again with pauses, and in halves when it fails for good; False when stopped."""
+    async def _tried(self, part: _Part, result: _Result, stopping: Stopping) -> BaseException | None:
+        """Compute a part, again with pauses where that may help; what it failed with in the end, if it did."""
         attempt = 1
         while True:
             try:
-                await self._computed(delivered, result)
-            except Exception as exc:  # noqa: BLE001 - a user's function may raise anything; it is an outcome
-                pause_s = None if isinstance(exc, PermanentError) else self._retry.pause_s(attempt)
+                await self._computed(part.run, result)
+            except BaseException as exc:
+                if not is_outcome(exc):
+                    raise
+                pause_s = None if part.tried or isinstance(exc, PermanentError) else self._retry.pause_s(attempt)
                 if pause_s is None:
-                    return await self._halved(delivered, result, exc, stopping)
+                    return exc
                 emit.count("penstock_handler_retries_total", group=self._stage.name)
                 attempt += 1
                 while pause_s > 0 and not stopping():
                     await self._system.clock.sleep(min(pause_s, PAUSE_LOOK_S))
                     pause_s -= PAUSE_LOOK_S
                 if stopping():
-                    return False
+                    return _STOPPED
             else:
-                return True
+                return None
 
-    async def _halved(self, delivered: Delivered, result: _Result, error: Exception, stopping: Stopping) -> bool:
-        if delivered.count == 1:
-            result.letters.append(self._letter(delivered, error))
-            return True
-        middle = delivered.first + delivered.count // 2
-        for part in (head(delivered, middle - delivered.first), delivered.tail(middle)):
-            try:
-                await self._computed(part, result)
-            except Exception as exc:  # noqa: BLE001 - as above
-                if not await self._halved(part, result, exc, stopping):
-                    return False
-            await asyncio.sleep(0)
-        return not stopping()
+    def _split(self, part: _Part, error: BaseException, result: _Result) -> list[_Part]:
+        """A part that failed for good, in halves; a single event is given up instead."""
+        run = part.run
+        if len(run) > 1:
+            middle = len(run) // 2
+            return [_Part(run[:middle], tried=True), _Part(run[middle:], tried=True)]
+        (delivered,) = run
+        if delivered.count > 1:
+            middle = delivered.first + delivered.count // 2
+            halves = head(delivered, middle - delivered.first), delivered.tail(middle)
+            return [_Part((half,), tried=True) for half in halves]
+        result.letters.append(self._letter(delivered, error))
+        result.settle(run)
+        return []
 
-    async def _computed(self, delivered: Delivered, result: _Result) -> None:
-        """Everything or nothing of the batch goes into `result` and the state."""
-        merge = self._merges.get(delivered.partition) if self._stage.keeps_state else None
+    async def _computed(self, run: Sequence[Delivered], result: _Result) -> None:
+        """Everything or nothing of the run goes into `result` and the state.
 
-        def work() -> tuple[pl.DataFrame, Any]:
-            from penstock.flow.frames import from_batch  # noqa: PLC0415 - Polars loads with the first event
+        Raises:
+            PermanentError: its results are too large to be stored as they are.
+        """
+        merge = self._merges.get(result.partition) if self._stage.keeps_state else None
 
-            table = self._topics.source.table(delivered)
+        def work() -> tuple[list[NewBatch], int, Any]:
+            from penstock.flow.frames import from_batch, to_batch  # noqa: PLC0415 - Polars loads with the first event
+
+            table = _together([self._topics.source.table(delivered) for delivered in run])
             rows = self._stage.rows(from_batch(table, columns=self._stage.reads))
-            if merge is None:
-                return rows, None
-            merged = merge.apply(rows)
-            return merged.changed, merged
+            merged = None if merge is None else merge.apply(rows)
+            schema = self._topics.into.schema
+            assert schema is not None, "a flow writes columns"
+            out = to_batch(rows if merged is None else merged.changed, schema.arrow)
+            schema.check(out)
+            self._check_size(out)
+            return self._placed(out, result.partition) if out.num_rows else [], out.nbytes, merged
 
-        rows, merged = work() if delivered.count <= INLINE_EVENTS else await self._system.offload.run(work)
-        from penstock.flow.frames import to_batch as frame_to_batch  # noqa: PLC0415
-
-        schema = self._topics.into.schema
-        assert schema is not None, "a flow writes columns"
-        table = frame_to_batch(rows, schema.arrow)
-        schema.check(table)
+        small = sum(delivered.count for delivered in run) <= INLINE_EVENTS
+        outputs, size, merged = work() if small else await self._system.offload.run(work)
         if merge is not None:
             merge.accept(merged)
             result.delta.update(merged.delta)
-        if table.num_rows:
-            result.tables.append(table)
+        result.outputs += outputs
+        result.size += size
+        result.settle(run)
 
-    def _outputs(self, result: _Result, partition: int) -> list[NewBatch]:
-        outputs: list[NewBatch] = []
-        if result.tables:
-            import pyarrow as pa  # noqa: PLC0415
+    def _check_size(self, table: pa.RecordBatch) -> None:
+        limit = self._topics.into.spec.event_bytes_max
+        if table.nbytes > max(RESULT_BYTES_MAX, limit) or table.nbytes > limit * table.num_rows:
+            msg = (
+                f"{table.num_rows} results of {table.nbytes} bytes; topic {self._topics.into.name} takes {limit} bytes "
+                f"an event, and one step {RESULT_BYTES_MAX}"
+            )
+            raise PermanentError(msg)
 
-            table = pa.concat_batches(result.tables) if len(result.tables) > 1 else result.tables[0]
-            outputs = self._placed(table, partition)
+    def _draft(self, result: _Result) -> Draft:
+        assert result.done is not None
+        outputs = list(result.outputs)
         if result.letters:
-            outputs.append(to_batch(result.letters, topic=self._topics.dead.name, partition=partition))
-        return outputs
+            outputs.append(to_batch(result.letters, topic=self._topics.dead.name, partition=result.partition))
+        return Draft(
+            result.partition,
+            result.done,
+            outputs,
+            [LedgerWrite(STATE, key, value) for key, value in result.delta.items()],
+            events=result.events,
+            dead=len(result.letters),
+        )
 
     def _placed(self, table: pa.RecordBatch, partition: int) -> list[NewBatch]:
         """Results by partition: of their own keys, or where their inputs lie when nothing moves a row elsewhere."""
@@ -211,7 +251,7 @@ class FlowWork:
             for number in sorted(set(numbers.to_list()))
         ]
 
-    def _letter(self, delivered: Delivered, error: Exception) -> DeadLetter:
+    def _letter(self, delivered: Delivered, error: BaseException) -> DeadLetter:
         identity = Identity(delivered, self._topics.source)
         return DeadLetter(
             group=self._stage.name,
@@ -219,9 +259,31 @@ class FlowWork:
             partition=delivered.partition,
             offset=delivered.first,
             body=identity.body(0),
-            reason=str(error) or type(error).__name__,
+            reason=text_of(error),
             error=type(error).__name__,
             stack="".join(traceback.format_exception(error)),
             key=identity.key(0),
             id=identity.id(0),
         )
+
+
+def _runs(batches: Sequence[Delivered]) -> Iterator[tuple[Delivered, ...]]:
+    """Batches in runs of some thousand events: a frame costs the same for one event as for a thousand."""
+    run: list[Delivered] = []
+    count = 0
+    for delivered in batches:
+        if run and count + delivered.count > FRAME_EVENTS:
+            yield tuple(run)
+            run, count = [], 0
+        run.append(delivered)
+        count += delivered.count
+    if run:
+        yield tuple(run)
+
+
+def _together(tables: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+    if len(tables) == 1:
+        return tables[0]
+    import pyarrow as pa  # noqa: PLC0415
+
+    return pa.concat_batches(tables)

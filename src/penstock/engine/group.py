@@ -205,7 +205,7 @@ class _Member:
         return bool(self._flight or self._kept)
 
     async def begin(self, action: Begin, slot: Slot | None) -> str:
-        ledger = await self._work.assigned(action.assigned, slot)
+        ledger = await self._work.assigned(action.assigned, slot, self._group.stopping)
         if not ledger:
             return ""
         step = self.membership.ledger_step(action.assigned.owned.partition, ledger)

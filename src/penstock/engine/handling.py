@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import traceback
 from array import array
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
@@ -12,7 +13,7 @@ import msgspec
 
 from penstock.channel.api import Assigned, Delivery, LedgerWrite, Subscription
 from penstock.channel.typed import TypedTopic, chosen
-from penstock.delivery.deadletter import DeadLetter, to_batch
+from penstock.delivery.deadletter import DeadLetter, text_of, to_batch
 from penstock.delivery.retry import Retry
 from penstock.engine.calling import Raised, Shape, call_async, call_sync, flatten
 from penstock.engine.context import Context, Identity
@@ -26,6 +27,7 @@ from penstock.telemetry import emit
 ATTEMPTS = "attempts"
 FIRST_SLICE = 64
 STEP_S_MAX = 0.5
+STEP_BYTES_MAX = 4_000_000
 SLICE_S = 0.05
 INHERITED = ("correlationid", "traceparent", "tracestate")
 PART_ROWS, PART_COLUMNS = 1_000, 2_000
@@ -59,6 +61,7 @@ class _Encoded(msgspec.Struct):
     causes: array[int] = msgspec.field(default_factory=lambda: array("q"))
     numbers: array[int] = msgspec.field(default_factory=lambda: array("q"))
     refused: dict[int, str] = msgspec.field(default_factory=dict[int, str])
+    size: int = 0
 
 
 class _Gathered(msgspec.Struct):
@@ -96,7 +99,7 @@ class HandlerWork:
 
     # -- ownership -------------------------------------------------------------------------------------------------
 
-    async def assigned(self, assigned: Assigned, slot: Slot | None) -> Sequence[LedgerWrite]:
+    async def assigned(self, assigned: Assigned, slot: Slot | None, stopping: Stopping) -> Sequence[LedgerWrite]:
         """See `Work`. An event that was being handled when the last owner died is charged an attempt."""
         partition = assigned.owned.partition
         self._attempts = {place: n for place, n in self._attempts.items() if place[0] != partition}
@@ -137,10 +140,13 @@ class HandlerWork:
                 begun = done
                 done = await self._slice(delivered, islice(events, until - done), (done, until), gathered, stopping)
                 gathered.events += done - begun
+                held = gathered.encoded.size
                 self._encode(gathered)
+                await asyncio.sleep(0)  # others of this loop get their turn after each slice
                 now = clock.monotonic_s()
-                size = _next_size(max(1, done - begun), now - before)
-                if now - started > STEP_S_MAX or done < until or stopping():
+                size = _next_size(max(1, done - begun), now - before, gathered.encoded.size - held)
+                full = now - started > STEP_S_MAX or gathered.encoded.size > STEP_BYTES_MAX
+                if full or done < until or stopping():
                     if done > gathered.begun:
                         yield self._draft(gathered, done)
                     if done < until or stopping():
@@ -272,7 +278,7 @@ class HandlerWork:
             error = raised.error
             pause_s = None if isinstance(error, PermanentError) else self._spec.retry.pause_s(attempt)
             if pause_s is None:
-                cause = _Cause(str(error) or type(error).__name__, type(error).__name__, _stack(error), attempt)
+                cause = _Cause(text_of(error), type(error).__name__, _stack(error), attempt)
                 self._letter(delivered, raised.offset, gathered, cause)
                 return raised.offset + 1
             emit.count("penstock_handler_retries_total", group=self._spec.name)
@@ -346,6 +352,7 @@ class HandlerWork:
             except Exception:  # noqa: BLE001 - the reasons are found one by one
                 del encoded.bodies[len(encoded.causes) :]
                 encoded.bodies += self._encoded_each(results, causes, encoded.refused)
+            encoded.size += sum(map(len, encoded.bodies[len(encoded.causes) :]))
             encoded.causes.extend(causes)
             encoded.numbers.extend(array("q", bytes(8 * len(causes))) if numbers is None else numbers)
         gathered.out.clear()
@@ -366,7 +373,7 @@ class HandlerWork:
     def _packed(self, gathered: _Gathered) -> list[NewBatch]:
         """Results as batches; all that one event gave becomes a dead letter of that event when part of it cannot be."""
         assert self._into is not None
-        bodies, causes, numbers, refused = msgspec.structs.astuple(gathered.encoded)
+        bodies, causes, numbers, refused, _ = msgspec.structs.astuple(gathered.encoded)
         attributes: dict[str, Sequence[Any]] = {"cause": causes, **_inherited(gathered.inputs, causes)}
         if any(numbers):
             attributes["number"] = numbers
@@ -426,13 +433,13 @@ def _parts(delivery: Delivery) -> Iterator[Delivered]:
         yield from batch.parts(PART_ROWS if isinstance(batch.payload, Rows) else PART_COLUMNS)
 
 
-def _next_size(size: int, seconds: float) -> int:
-    """The next slice: about SLICE_S long, at most four times the last one."""
-    if seconds <= 0:
-        return size * 4
-    return max(1, min(size * 4, int(size * SLICE_S / seconds) + 1))
+def _next_size(size: int, seconds: float, result_bytes: int) -> int:
+    """The next slice: about SLICE_S long, results of a step's size at most, at most four times the last one."""
+    longest = size * SLICE_S / seconds if seconds > 0 else size * 4
+    largest = size * STEP_BYTES_MAX / result_bytes if result_bytes else size * 4
+    return max(1, min(size * 4, int(min(longest, largest)) + 1))
 
 
-def _stack(error: Exception) -> str:
+def _stack(error: BaseException) -> str:
     """The traceback; a rejection is a decision, not a mistake, and where it was made says nothing."""
     return "" if isinstance(error, Reject) else "".join(traceback.format_exception(error))

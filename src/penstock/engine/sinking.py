@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, Protocol, TypeVar
@@ -72,9 +73,11 @@ class SinkWork:
         self._system = system
         self._held: dict[int, _Held] = {}
         self._stopping: Stopping = _never
+        self._running: asyncio.Future[Any] | None = None
 
-    async def assigned(self, assigned: Assigned, slot: Slot | None) -> Sequence[LedgerWrite]:
+    async def assigned(self, assigned: Assigned, slot: Slot | None, stopping: Stopping) -> Sequence[LedgerWrite]:
         """See `Work`: fences older owners out of the target and learns the position there."""
+        self._stopping = stopping
         claim = Claim(
             pipeline=self.subscription.group.name,
             owned=assigned.owned,
@@ -89,7 +92,6 @@ class SinkWork:
 
     async def process(self, delivery: Delivery, stopping: Stopping) -> AsyncGenerator[Draft]:
         """See `Work`."""
-        self._stopping = stopping
         held = self._held[delivery.owned.partition]
         for delivered in delivery.batches:
             if not await self._caught_up(held, delivered.first):
@@ -119,7 +121,7 @@ class SinkWork:
 
     async def close(self) -> None:
         """See `Work`."""
-        await self._system.offload.run(self._sink.close)
+        await self._alone(self._sink.close)
 
     # -- the target ------------------------------------------------------------------------------------------------
 
@@ -137,7 +139,7 @@ class SinkWork:
             held.since_s = self._system.clock.monotonic_s()
         table = self._source.table(delivered)
         staged = Staged(held.owned, delivered.first, delivered.end, table)
-        await self._system.offload.run(lambda: self._sink.write(staged))
+        await self._alone(lambda: self._sink.write(staged))
         held.staged_end = delivered.end
         held.bytes += table.nbytes
         if self._full(held):
@@ -159,12 +161,19 @@ class SinkWork:
         held.settled = held.position
         return Draft(held.owned.partition, held.position, events=events)
 
+    async def _alone(self, act: Callable[[], T]) -> T:
+        """In another thread, one call at a time: a cancelled one is waited for before the next begins."""
+        while self._running is not None and not self._running.done():
+            await asyncio.wait([self._running])
+        running = self._running = asyncio.ensure_future(self._system.offload.run(act))
+        return await asyncio.shield(running)
+
     async def _patiently(self, act: Callable[[], T]) -> T:
         """Do it, again and again while the target says "not now"; the last try before an end may still fail."""
         pause_s = PAUSE_FIRST_S
         while True:
             try:
-                return await self._system.offload.run(act)
+                return await self._alone(act)
             except TransientError as exc:
                 if self._stopping():
                     raise

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
 
 from penstock.engine.group import GroupState
+from penstock.errors import PenstockError
 from penstock.system.ports import Clock
 
 REPORT_EVERY_S = 0.25
+
+
+def _circle_from(topic: str, leads: Mapping[str, set[str]], clear: set[str], path: tuple[str, ...] = ()) -> list[str]:
+    if topic in path:
+        return [*path[path.index(topic) :], topic]
+    if topic in clear:
+        return []
+    for onward in sorted(leads.get(topic, ())):
+        found = _circle_from(onward, leads, clear, (*path, topic))
+        if found:
+            return found
+    clear.add(topic)
+    return []
 
 
 class Node(Protocol):
@@ -59,6 +73,19 @@ class Supervisor:
 
         return none_left
 
+    def circle(self) -> list[str]:
+        """Topics that feed themselves, in order, through the parts that read and write them; empty when none does."""
+        leads = {part.node.state.topic: set[str]() for part in self._parts if part.node.state.kind != "source"}
+        for part in self._parts:
+            if part.node.state.kind != "source":
+                leads[part.node.state.topic] |= part.writes
+        clear: set[str] = set()
+        for start in leads:
+            path = _circle_from(start, leads, clear)
+            if path:
+                return path
+        return []
+
     @property
     def states(self) -> list[GroupState]:
         """Every part's state, in the order they were added."""
@@ -88,15 +115,18 @@ class Supervisor:
                 reporter.cancel()
         if on_progress is not None:
             on_progress(self.states)
-        for task in tasks:
-            error = None if task.cancelled() else task.exception()
+        for part, task in zip(self._parts, tasks, strict=True):
+            if task.cancelled():
+                msg = f"{part.node.state.kind} {part.node.state.name} was cancelled from inside; it has not ended"
+                raise PenstockError(msg)
+            error = task.exception()
             if error is not None:
                 raise error
 
     async def _one(self, part: Part) -> None:
         try:
             await part.node.run()
-        except Exception:
+        except BaseException:
             self.stop()
             raise
         finally:

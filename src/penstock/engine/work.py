@@ -44,8 +44,11 @@ class Work(Protocol):
 
     subscription: Subscription
 
-    async def assigned(self, assigned: Assigned, slot: Slot | None) -> Sequence[LedgerWrite]:
-        """Take over a partition with its ledger; the entries returned are committed before anything is worked on."""
+    async def assigned(self, assigned: Assigned, slot: Slot | None, stopping: Stopping) -> Sequence[LedgerWrite]:
+        """Take over a partition with its ledger; the entries returned are committed before anything is worked on.
+
+        It may take long (a target that is held by somebody else), and ends early when `stopping()`.
+        """
         ...
 
     def process(self, delivery: Delivery, stopping: Stopping) -> AsyncGenerator[Draft]:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import Callable
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import duckdb
 import msgspec
 import polars as pl
 import pytest
 
-from penstock import App, Reject, count, duckdb_table, parquet
+from penstock import App, Reject, Roll, count, duckdb_table, parquet
 from penstock.errors import ConfigError, DeclaredDifferently, SchemaIncompatible
+from penstock.schema import scale
 
 
 class Order(msgspec.Struct):
@@ -228,3 +232,73 @@ def test_a_flow_that_does_not_fit_its_topic_is_refused_and_a_row_that_does_not_i
     app.flow("texts", orders).select(pl.col("customer").alias("id"), "customer").to(wanted)
     with pytest.raises(ConfigError, match=r"flows\.texts\.to: column id is string, topic wanted has int64: cast it"):
         app.run(until_idle=True)
+
+
+def test_rows_of_a_batch_handler_go_to_the_partition_of_their_own_key(app: App, tmp_path: Path) -> None:
+    class Amount(msgspec.Struct):
+        bucket: str
+        amount: float
+
+    orders = app.topic("orders", Order, key="customer")
+    amounts = app.topic("amounts", Amount, key="bucket")
+
+    @app.handle_batch(orders, into=amounts)
+    def bucketed(rows: pl.DataFrame) -> pl.DataFrame:
+        return rows.select(("b" + (pl.col("id") % 3).cast(pl.String)).alias("bucket"), "amount")
+
+    app.flow("per_bucket", amounts).by("bucket").agg(orders=count())
+    with app.client() as client:
+        client.publish_many(orders, [Order(n, f"c{n}", 1.0) for n in range(300)])
+    app.run(until_idle=True)
+    latest = app.read("per_bucket").group_by("bucket").agg(pl.col("orders").max(), pl.len()).sort("bucket")
+    assert latest["orders"].to_list() == [100, 100, 100]
+
+
+@pytest.mark.parametrize("kind", ["ok", "day", "at", "price"])
+def test_groups_of_any_type(app: App, kind: str) -> None:
+    class Sale(msgspec.Struct):
+        id: int
+        ok: bool
+        day: date
+        at: datetime
+        price: Annotated[Decimal, scale(2)]
+
+    sales = app.topic("sales", Sale)
+    app.flow("grouped", sales).by(kind).agg(sales=count())
+    noon = datetime(2026, 1, 1, tzinfo=UTC)
+    with app.client() as client:
+        client.publish_many(
+            sales,
+            [
+                Sale(n, n % 2 == 0, date(2026, 1, 1 + n % 2), noon.replace(hour=n % 2), Decimal(n % 2))
+                for n in range(40)
+            ],
+        )
+    app.run(until_idle=True)
+    latest = app.read("grouped").group_by(kind).agg(pl.col("sales").max())
+    assert latest["sales"].to_list() == [20, 20]
+
+
+def test_what_feeds_itself_never_becomes_idle_and_is_refused(app: App) -> None:
+    orders = app.topic("orders", Order)
+
+    @app.handle(orders, into=orders)
+    def again(order: Order) -> None: ...
+
+    with pytest.raises(ConfigError, match="orders → orders: what feeds itself never becomes idle"):
+        app.run(until_idle=True)
+
+
+async def test_cancelling_a_run_leaves_nothing_behind_that_lies(app: App, tmp_path: Path) -> None:
+    orders = app.topic("orders", Order, key="customer")
+    app.flow("copy", orders).to(parquet(tmp_path / "lake", roll=Roll(events_max=200)))
+    async with app.client() as client:
+        await client.publish_many(orders, [Order(n, f"c{n}", 1.0) for n in range(2000)])
+    for pause_s in (0.05, 0.1, 0.2, 0.3, 0.4, 0.5):
+        running = asyncio.ensure_future(app.serve())
+        await asyncio.sleep(pause_s)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    await app.serve(until_idle=True)
+    assert sorted(pl.read_parquet(tmp_path / "lake/**/*.parquet")["id"]) == list(range(2000))

@@ -53,7 +53,7 @@ async def billed(kit: Kit, channel: Full, *, ended: bool = True) -> tuple[Group,
         return Bill(order.id, order.customer, 1.0)
 
     group = await kit.handler(bill, source, into, ended=(lambda: True) if ended else None)
-    group._channel = channel
+    group._channel = channel  # type: ignore[assignment]
     return group, calls
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import polars as pl
 import pytest
 
@@ -139,3 +140,62 @@ async def test_a_passing_failure_is_tried_again(kit: Kit) -> None:
     (group,) = await stages(kit, Flow(FlowSpec("flaky", "orders")).map(flaky), source, retry=Retry(3, first_s=1))
     await group.run()
     assert (group.state.events, group.state.dead, failures) == (10, 0, [])
+
+
+async def test_many_small_blocks_are_computed_as_one_frame(kit: Kit) -> None:
+    source = await kit.topic("orders", Order, partitions=1)
+    for order in orders(200):
+        await kit.publish(source, [order])
+    frames: list[int] = []
+
+    def seen(rows: pl.DataFrame) -> pl.DataFrame:
+        frames.append(rows.height)
+        return rows
+
+    (group,) = await stages(kit, Flow(FlowSpec("seen", "orders")).map(seen), source)
+    await group.run()
+    assert (await frame(kit, "seen"))["id"].to_list() == list(range(200))
+    assert [height for height in frames if height] == [200]
+
+
+async def test_rows_that_a_partition_cannot_be_found_for_or_that_are_too_large_are_given_up_alone(kit: Kit) -> None:
+    source = await kit.topic("orders", Order, partitions=4)
+    await kit.publish(source, orders(20))
+
+    def keyed(rows: pl.DataFrame) -> pl.DataFrame:
+        long = pl.when(pl.col("id") == 7).then(pl.lit("k" * 70_000)).otherwise(pl.lit("k"))
+        wide = pl.when(pl.col("id") == 9).then(pl.lit("w" * 2_000_000)).otherwise(pl.lit("w"))
+        return rows.select("id", long.alias("key"), wide.alias("text"))
+
+    class Keyed(msgspec.Struct):
+        id: int
+        key: str
+        text: str
+
+    into = await kit.topic("keyed_orders", Keyed, key="key")
+    assert source.schema is not None
+    (stage,) = compile_flow(Flow(FlowSpec("keyed", "orders")).map(keyed).spec, source.schema.arrow, None).stages
+    dead = await kit.declare(dead_letter_topic("keyed", partitions=4, event_bytes_max=1_000_000), None)
+    subscription = Subscription(GroupSpec("keyed", "orders", "flow"), "test")
+    work = FlowWork(stage, subscription, FlowTopics(source, into, dead), system=kit.system)
+    group = Group(kit.channel, work, system=kit.system, ended=lambda: True)
+    await group.run()
+    letters = await kit.letters("keyed")
+    assert sorted(letter.offset for letter in letters) == [7, 9]
+    assert any("70000" in letter.reason for letter in letters)
+    assert any("1000000 bytes" in letter.reason for letter in letters)
+    assert sorted(event.id for event in await kit.events(into)) == [n for n in range(20) if n not in (7, 9)]
+
+
+async def test_a_step_of_a_flow_is_bounded_in_bytes(kit: Kit) -> None:
+    source = await kit.topic("orders", Order, partitions=1)
+    for _ in range(10):
+        await kit.publish(source, orders(10_000))
+
+    def wide(rows: pl.DataFrame) -> pl.DataFrame:
+        return rows.select("id", pl.lit("x" * 200).alias("text"))
+
+    (group,) = await stages(kit, Flow(FlowSpec("wide", "orders")).map(wide), source)
+    await group.run()
+    assert (group.state.events, group.state.dead) == (100_000, 0)
+    assert group.state.steps >= 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -179,19 +179,16 @@ async def test_an_event_that_kills_its_process_is_charged_runs_alone_and_is_give
     await kit.publish(source, orders(6))
     words = bytearray(32)
 
-    class Dead(BaseException):
-        """What a kill looks like from inside: nothing runs after it."""
-
     seen: list[int] = []
 
     def killer(order: Order) -> None:
         seen.append(order.id)
         if order.id == 3:
-            raise Dead
+            raise SystemExit  # as sys.exit: the process goes, whatever it was doing
 
     for _ in range(3):
         group = await kit.handler(killer, source, slots=lambda _: MemorySlot(words), retry=Retry(3))
-        with pytest.raises(Dead):
+        with pytest.raises(SystemExit):
             await group.run()
         kit.channel.seize("killer")
     await (await kit.handler(killer, source, slots=lambda _: MemorySlot(words), retry=Retry(3))).run()
@@ -279,3 +276,121 @@ async def test_publishes_of_one_sequence_are_one(kit: Kit) -> None:
     first = await kit.channel.publish(Publish("p", 0, 0, batches))
     again = await kit.channel.publish(Publish("p", 0, 0, batches))
     assert (first.first, again.first, again.repeated) == ([0], [0], True)  # type: ignore[union-attr]
+
+
+class Panic(BaseException):
+    """What some extension modules raise: no Exception."""
+
+
+def generator(order: Order) -> Iterator[Bill]:
+    yield Bill(order.id, "first", 1.0)
+    if order.id == 2:
+        raise Reject("half way")
+    yield Bill(order.id, "second", 2.0)
+
+
+def panics(order: Order) -> Bill:
+    if order.id == 2:
+        raise Panic("no exception")
+    return Bill(order.id, "c", 1.0)
+
+
+async def cancels(order: Order) -> Bill:
+    if order.id == 2:
+        inner = asyncio.ensure_future(asyncio.sleep(3600))
+        inner.cancel()
+        await inner
+    return Bill(order.id, "c", 1.0)
+
+
+def odd_text(order: Order) -> Bill:
+    if order.id == 2:
+        raise Reject("a file named \udcff")
+    return Bill(order.id, "c", 1.0)
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise ValueError("not even this")
+
+
+def mute(order: Order) -> Bill:
+    if order.id == 2:
+        raise Mute
+    return Bill(order.id, "c", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("function", "error", "reason"),
+    [
+        (generator, "Reject", "half way"),
+        (panics, "Panic", "no exception"),
+        (cancels, "CancelledError", "CancelledError"),
+        (odd_text, "Reject", "a file named \\udcff"),
+        (mute, "Mute", "Mute"),
+    ],
+)
+async def test_whatever_a_handler_raises_is_an_outcome_of_its_event(
+    kit: Kit, function: Callable[[Order], object], error: str, reason: str
+) -> None:
+    source = await kit.topic("orders", Order, partitions=1)
+    into = await kit.topic("bills", Bill, partitions=1)
+    await kit.publish(source, orders(5))
+    group = await kit.handler(function, source, into, retry=Retry(1))
+    await group.run()
+    (letter,) = await kit.letters(function.__name__)
+    assert (letter.offset, letter.error, letter.reason) == (2, error, reason)
+    assert sorted({bill.id for bill in await kit.events(into)}) == [0, 1, 3, 4]
+    assert group.state.state == "done"
+
+
+async def test_others_get_their_turn_while_a_slow_handler_works(kit: Kit) -> None:
+    source = await kit.topic("orders", Order, partitions=1)
+    await kit.publish(source, orders(1000))
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    def slow(order: Order) -> None:
+        kit.clock._now_s += 0.01
+        seen.append(turns)
+
+    seen: list[int] = []
+    beside = asyncio.ensure_future(other())
+    await (await kit.handler(slow, source)).run()
+    beside.cancel()
+    assert len(set(seen)) > 100  # a slice of such a handler is a few events
+
+
+async def test_a_step_is_bounded_in_bytes(kit: Kit) -> None:
+    source = await kit.topic("orders", Order, partitions=1)
+    into = await kit.topic("bills", Bill, partitions=1)
+    await kit.publish(source, orders(300))
+
+    def large(order: Order) -> Bill:
+        return Bill(order.id, "x" * 100_000, 1.0)
+
+    group = await kit.handler(large, source, into)
+    await group.run()
+    assert (group.state.events, group.state.dead) == (300, 0)
+    assert group.state.steps > 3  # thirty megabytes
+
+
+def test_what_cannot_be_called_as_a_handler_is_refused_at_once() -> None:
+    async def yields(order: Order):  # type: ignore[no-untyped-def]  # noqa: ANN202
+        yield order
+
+    def keyword(order: Order, *, db: object) -> None: ...
+
+    for function, said in ((yields, "async generator"), (keyword, "needs db by keyword")):
+        with pytest.raises(ConfigError, match=said):
+            shape_of(function, name="h")
+
+    class Later:
+        async def __call__(self, order: Order) -> None: ...
+
+    assert shape_of(Later(), name="h").is_async

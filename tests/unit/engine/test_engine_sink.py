@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Sequence
 
 import pytest
@@ -182,3 +183,55 @@ async def test_stopped_what_is_staged_is_committed(kit: Kit) -> None:
     group.stop()
     await running
     assert ids(table) == list(range(10))
+
+
+async def test_told_to_stop_while_the_target_is_held_at_the_claim(kit: Kit) -> None:
+    topic = await kit.topic("orders", Order, partitions=1)
+    await kit.publish(topic, orders(0, 10))
+    table = Table()
+    sink = table.sink(ROLL)
+
+    def held(claim: Claim) -> int:
+        raise TransientError("held by process 7")
+
+    sink.claim = held  # type: ignore[method-assign]
+    group = group_of(kit, topic, sink, ended=False)
+    running = asyncio.ensure_future(group.run())
+    while len(kit.clock.slept_s) < 5:
+        await asyncio.sleep(0)
+    group.stop()
+    await running
+    await group_of(kit, topic, table.sink(ROLL)).run()
+    assert ids(table) == list(range(10))
+
+
+async def test_cancelled_in_a_commit_the_target_is_closed_after_it(kit: Kit) -> None:
+    topic = await kit.topic("orders", Order, partitions=1)
+    await kit.publish(topic, orders(0, 10))
+    table = Table()
+    sink = table.sink(Roll(events_max=1, seconds=1e9))
+    began, go, acts = threading.Event(), threading.Event(), list[str]()
+    commit, close = sink.commit, sink.close
+
+    def slow(owned: Owned) -> int:
+        began.set()
+        go.wait(10)
+        position = commit(owned)
+        acts.append("committed")
+        return position
+
+    def closed() -> None:
+        acts.append("closed")
+        close()
+
+    sink.commit, sink.close = slow, closed  # type: ignore[method-assign]
+    running = asyncio.ensure_future(group_of(kit, topic, sink, ended=False).run())
+    while not began.is_set():
+        await asyncio.sleep(0)
+    running.cancel()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert acts[:2] == ["committed", "closed"]
