@@ -47,6 +47,9 @@ class App(Program):
         self, name: str, path: str | Path | None = None, *, durability: Literal["full", "normal"] = "full"
     ) -> None:
         check_name(name, what="app")
+        if durability not in ("full", "normal"):
+            msg = f"{durability!r}; expected 'full' (survives a power loss) or 'normal' (survives the process)"
+            raise ConfigError(msg, path=f"apps.{name}.durability")
         base = program_base(caller(1))
         directory = (base / (path if path is not None else f"{FOLDER}/{name}")).absolute()
         super().__init__(name, base, directory, durability)
@@ -79,6 +82,9 @@ class App(Program):
             ConfigError: a name, a field or a number that cannot be meant.
         """
         path = f"topics.{name}"
+        for option, value in (("partitions", partitions), ("event_bytes_max", event_bytes_max)):
+            if not isinstance(value, int) or isinstance(value, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise ConfigError(f"{value!r}; expected a whole number", path=f"{path}.{option}")
         schema = None if type is None else schema_of(type)
         for option, field, kinds in (("key", key, _KEY_KINDS), ("time", time, ("datetime",))):
             if field is not None:
@@ -119,9 +125,12 @@ class App(Program):
             retry: how often and with which pauses; 3 attempts by default.
             name: the consumer group; the function's name by default.
         """
+        self._mine(source, into, path="handlers")
+        if retry is not None and not isinstance(retry, Retry):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError(f"{retry!r}; expected Retry(…), such as Retry(5)", path="handlers.retry")
 
         def declare(function: F) -> F:
-            group = name or function.__name__
+            group = _name_of(function, name, path="handlers")
             check_name(group, what="handler")
             self._free(group)
             spec = HandlerSpec(group, function, shape_of(function, name=group), retry or Retry())
@@ -145,20 +154,25 @@ class App(Program):
         """
 
         def declare(function: F) -> F:
-            flow = self.flow(name or function.__name__, source).map(function)
+            flow = self.flow(_name_of(function, name, path="handlers"), source).map(function)
             if into is not None:
                 flow.to(into)
             return function
 
         return declare
 
-    def flow(self, name: str, source: TopicHandle[Any] | AppFlow) -> AppFlow:
-        """Begin a columnar flow over a topic or over another flow's results; its name is its identity."""
+    def flow(self, name: str, source: TopicHandle[Any] | AppFlow, *, retry: Retry | None = None) -> AppFlow:
+        """Begin a columnar flow over a topic or over another flow's results; its name is its identity.
+
+        `retry` is for functions in it (`map`, `flat_map`) that raise; 3 attempts by default.
+        """
+        if not isinstance(source, AppFlow):
+            self._mine(source, None, path=f"flows.{name}")
         check_name(name, what="flow")
         self._free(name)
         where = source.name if isinstance(source, AppFlow) else source
         spec = FlowSpec(name, source.name)
-        flowed = Flowed(spec, where, self.base)
+        flowed = Flowed(spec, where, self.base, retry=retry)
         self.flows[name] = flowed
         return AppFlow(spec, flowed)
 
@@ -206,6 +220,18 @@ class App(Program):
         self.sources[identity] = Sourced(identity, source, into)
         return None
 
+    def _mine(self, *handles: TopicHandle[Any] | None, path: str) -> None:
+        """That these are topics, and of this app."""
+        for handle in handles:
+            if handle is None:
+                continue
+            if not isinstance(handle, TopicHandle):  # pyright: ignore[reportUnnecessaryIsInstance]
+                msg = f"found {handle!r}; expected what app.topic(…) returned, as in @app.handle(orders)"
+                raise ConfigError(msg, path=path)
+            if self.topics.get(handle.name) is not handle:
+                msg = f"topic {handle.name} belongs to another App; declare it with this one's app.topic(…)"
+                raise ConfigError(msg, path=path)
+
     def _free(self, name: str) -> None:
         """A name is used once: topics, handlers and flows are told apart by it."""
         for kind, names in (("topic", self.topics), ("handler", self.handlers), ("flow", self.flows)):
@@ -232,11 +258,18 @@ class App(Program):
 
         return run_app(self, RunOptions(until_idle, republish), on_progress)
 
-    async def serve(self, stop: asyncio.Event | None = None, *, until_idle: bool = False) -> RunReport:
+    async def serve(
+        self,
+        stop: asyncio.Event | None = None,
+        *,
+        until_idle: bool = False,
+        republish: bool = False,
+        on_progress: Progress | None = None,
+    ) -> RunReport:
         """`run` inside a running loop: until `stop` is set, or all is done. Signals are left to the caller."""
         from penstock.app.running import RunOptions, serve_app  # noqa: PLC0415
 
-        return await serve_app(self, RunOptions(until_idle), stop=stop)
+        return await serve_app(self, RunOptions(until_idle, republish), stop=stop, on_progress=on_progress)
 
     def client(self, *, producer: str | None = None) -> Client:
         """A client that publishes to this app's topics, for threads and plain code: use it with ``with``.
@@ -246,6 +279,14 @@ class App(Program):
         from penstock.app.client import Client  # noqa: PLC0415
 
         return Client(self, producer=producer)
+
+
+def _name_of(function: Callable[..., Any], name: str | None, *, path: str) -> str:
+    found = name or getattr(function, "__name__", None)
+    if not found:
+        msg = f"{function!r} has no name of its own; give it one with name="
+        raise ConfigError(msg, path=path)
+    return found
 
 
 def _check_field(schema: Any, field: str, kinds: Sequence[str], *, path: str) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 import msgspec
 
 from penstock.channel.api import TopicSpec
+from penstock.delivery.retry import Retry
 from penstock.engine.handling import HandlerSpec
 from penstock.errors import ConfigError
 from penstock.flow.builder import Flow
@@ -79,6 +80,7 @@ class Flowed(msgspec.Struct):
     source: TopicHandle[Any] | str
     base: Path
     into: TopicHandle[Any] | None = None
+    retry: Retry | None = None
     sinks: list[SinkSpec] = msgspec.field(default_factory=list[SinkSpec])
 
 

@@ -9,6 +9,7 @@ import msgspec
 from penstock.app.declared import Flowed, Program, SinkSpec, TopicHandle
 from penstock.channel.api import TopicSpec
 from penstock.delivery.deadletter import dead_letter_topic
+from penstock.delivery.retry import Retry
 from penstock.errors import ConfigError
 from penstock.schema import ColumnsSchema, Schema
 
@@ -25,6 +26,7 @@ class StagePlan(msgspec.Struct, frozen=True):
 
     stage: Stage
     into: str
+    retry: Retry | None = None
 
 
 class SinkPlan(msgspec.Struct, frozen=True):
@@ -111,7 +113,7 @@ def _plan_flow(plan: Plan, flowed: Flowed, app: Program) -> None:
         else:
             plan.add(*_results_topic(into, stage, spec, internal=stage.into is not None))
         plan.dead(stage.name, plan.topics[stage.topic])
-        plan.stages.append(StagePlan(stage, into))
+        plan.stages.append(StagePlan(stage, into, flowed.retry))
     results = _results_of(app, flowed.spec.name)
     plan.sinks += [SinkPlan(sink, results) for sink in flowed.sinks]
 

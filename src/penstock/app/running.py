@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Sequence
+from contextlib import suppress
 from hashlib import sha256
 from typing import Protocol
 
@@ -28,6 +29,8 @@ from penstock.system.ports import real_system
 from penstock.system.slots import MappedSlot, Slot
 
 READ_EVENTS_MAX = 50_000
+DRAIN_S_MAX = 30.0
+"""How long a drain may take; a handler that is still busy then is left, and its event is delivered again."""
 
 
 class RunOptions(msgspec.Struct, frozen=True):
@@ -82,7 +85,8 @@ async def _until_signal(app: Program, options: RunOptions, on_progress: Progress
             loop.remove_signal_handler(number)
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, asked)
+        with suppress(ValueError, RuntimeError):  # not the main thread: signals are somebody else's
+            loop.add_signal_handler(number, asked)
     try:
         return await serve_app(app, options, stop=stop, on_progress=on_progress)
     finally:
@@ -115,8 +119,11 @@ async def serve_app(
 
 
 async def _stopped(stop: asyncio.Event, supervisor: Supervisor) -> None:
+    """Drain, and after a while give up what does not end: a handler that hangs."""
     await stop.wait()
     supervisor.stop()
+    await asyncio.sleep(DRAIN_S_MAX)
+    supervisor.abandon()
 
 
 def supervised(app: Program, plan: Plan, opened: Opened, options: RunOptions, *, slots: Slots) -> Supervisor:
@@ -165,7 +172,9 @@ def _add_flows(plan: Plan, opened: Opened, add: _Add) -> None:
     for planned in plan.stages:
         stage = planned.stage
         topics = FlowTopics(opened.topic(stage.topic), opened.topic(planned.into), opened.topic(stage.name + SUFFIX))
-        work = FlowWork(stage, _subscription(stage.name, stage.topic, "flow"), topics, system=opened.system)
+        work = FlowWork(
+            stage, _subscription(stage.name, stage.topic, "flow"), topics, system=opened.system, retry=planned.retry
+        )
         add(work, writes=frozenset((planned.into, topics.dead.name)))
     for planned in plan.sinks:
         topic = opened.topic(planned.topic)

@@ -53,7 +53,7 @@ class Identity:
             number = self.attribute("number", index) or 0
             return str(uuid5(_NAMESPACE, f"{step_of(delivered.origin)}:{cause}:{delivered.topic}:{number}"))
         position = delivered.first + index - delivered.base
-        return f"{delivered.origin}/{delivered.partition}/{position}"
+        return f"{delivered.origin}/{delivered.topic}/{delivered.partition}/{position}"
 
     def body(self, index: int) -> bytes:
         """The event's original bytes; for columns, the JSON of the row."""

@@ -35,6 +35,7 @@ STATE = "state"
 INLINE_EVENTS = 2_000
 FRAME_EVENTS = 50_000
 STEP_BYTES_MAX = 8_000_000
+STEP_S_MAX = 0.5
 RESULT_BYTES_MAX = 64_000_000
 _STOPPED = PermanentError("stopped")
 PAUSE_LOOK_S = 0.1
@@ -109,6 +110,8 @@ class FlowWork:
 
     async def process(self, delivery: Delivery, stopping: Stopping) -> AsyncGenerator[Draft]:
         """See `Work`. A step ends with the delivery, or when its results are many bytes."""
+        clock = self._system.clock
+        started = clock.monotonic_s()
         result = _Result(delivery.owned.partition)
         waiting = deque(_Part(run) for run in _runs(delivery.batches))
         while waiting and not stopping():
@@ -118,9 +121,10 @@ class FlowWork:
                 break
             if error is not None:
                 waiting.extendleft(reversed(self._split(part, error, result)))
-            if result.size >= STEP_BYTES_MAX:
+            late = clock.monotonic_s() - started > STEP_S_MAX
+            if result.done is not None and (late or result.size >= STEP_BYTES_MAX):
                 yield self._draft(result)
-                result = _Result(delivery.owned.partition)
+                result, started = _Result(delivery.owned.partition), clock.monotonic_s()
         if result.done is not None:
             yield self._draft(result)
 
@@ -176,7 +180,9 @@ class FlowWork:
             middle = delivered.first + delivered.count // 2
             halves = head(delivered, middle - delivered.first), delivered.tail(middle)
             return [_Part((half,), tried=True) for half in halves]
-        result.letters.append(self._letter(delivered, error))
+        letter = self._letter(delivered, error)
+        result.letters.append(letter)
+        result.size += len(letter.body) + len(letter.stack)
         result.settle(run)
         return []
 
@@ -198,6 +204,7 @@ class FlowWork:
             assert schema is not None, "a flow writes columns"
             out = to_batch(rows if merged is None else merged.changed, schema.arrow)
             schema.check(out)
+            _check_finite(out)
             self._check_size(out)
             return self._placed(out, result.partition) if out.num_rows else [], out.nbytes, merged
 
@@ -279,6 +286,22 @@ def _runs(batches: Sequence[Delivered]) -> Iterator[tuple[Delivered, ...]]:
         count += delivered.count
     if run:
         yield tuple(run)
+
+
+def _check_finite(table: pa.RecordBatch) -> None:
+    """Refuse what no JSON and no database keeps apart from a number or a null.
+
+    Raises:
+        PermanentError: a column holds NaN or an infinity; it is named.
+    """
+    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow.compute as functions  # noqa: PLC0415
+
+    compute: Any = functions
+    for field, column in zip(table.schema, table.columns, strict=True):
+        if pa.types.is_floating(field.type) and compute.all(compute.is_finite(column)).as_py() is False:
+            msg = f"column {field.name} holds NaN or an infinity: filter such rows, or fill_nan them"
+            raise PermanentError(msg)
 
 
 def _together(tables: Sequence[pa.RecordBatch]) -> pa.RecordBatch:

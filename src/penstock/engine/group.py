@@ -16,7 +16,7 @@ from penstock.channel.api import Channel, Committed, FencedOff, Idle, Intake, St
 from penstock.engine.flight import Flight
 from penstock.engine.machine import Begin, Handle, Membership, Rejoin, Rest
 from penstock.engine.work import Draft, Work
-from penstock.errors import Fenced, PenstockError, TransientError
+from penstock.errors import Fenced, TransientError
 from penstock.system.ports import Clock, System
 from penstock.system.slots import Slot
 from penstock.telemetry import emit
@@ -112,8 +112,9 @@ class Group:
                 pause = REJOIN_FIRST_S if self.state.steps > before else min(REJOIN_MAX_S, pause * 2)
                 await self._pause(pause)
             self.state.state = "done"
-        except PenstockError as exc:
+        except Exception as exc:
             self.state.state, self.state.reason = "failed", str(exc)
+            exc.add_note(f"in group {self.state.name}, which reads topic {self.state.topic}")
             raise
         finally:
             await self._work.close()
@@ -125,7 +126,10 @@ class Group:
 
     async def _membership(self) -> str:
         """From joining to leaving; returns why to join again, empty to end."""
-        intake = await self._channel.join(self._work.subscription)
+        try:
+            intake = await self._channel.join(self._work.subscription)
+        except TransientError as exc:
+            return str(exc)
         member = _Member(self, intake, self._work, self._system.clock)
         try:
             with emit.span("penstock.membership", group=self.state.name):

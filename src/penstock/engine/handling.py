@@ -25,7 +25,6 @@ from penstock.system.slots import MemorySlot, Slot
 from penstock.telemetry import emit
 
 ATTEMPTS = "attempts"
-FIRST_SLICE = 64
 STEP_S_MAX = 0.5
 STEP_BYTES_MAX = 4_000_000
 SLICE_S = 0.05
@@ -96,6 +95,7 @@ class HandlerWork:
         self._slot: Slot = MemorySlot()
         self._attempts: dict[tuple[int, int], int] = {}
         self._identity: Identity | None = None
+        self._size = 1  # a slow handler must not be asked for many events before the first look at the clock
 
     # -- ownership -------------------------------------------------------------------------------------------------
 
@@ -129,14 +129,13 @@ class HandlerWork:
         started = clock.monotonic_s()
         done = delivery.batches[0].first
         gathered = _Gathered(delivery.owned.partition, done)
-        size = FIRST_SLICE
         for delivered in _parts(delivery):
             gathered.inputs.append(delivered)
             events = self._decoded(delivered, gathered)
             done = delivered.first
             while done < delivered.end:
                 before = clock.monotonic_s()
-                until = min(delivered.end, done + size)
+                until = min(delivered.end, done + self._size)
                 begun = done
                 done = await self._slice(delivered, islice(events, until - done), (done, until), gathered, stopping)
                 gathered.events += done - begun
@@ -144,7 +143,7 @@ class HandlerWork:
                 self._encode(gathered)
                 await asyncio.sleep(0)  # others of this loop get their turn after each slice
                 now = clock.monotonic_s()
-                size = _next_size(max(1, done - begun), now - before, gathered.encoded.size - held)
+                self._size = _next_size(max(1, done - begun), now - before, gathered.encoded.size - held)
                 full = now - started > STEP_S_MAX or gathered.encoded.size > STEP_BYTES_MAX
                 if full or done < until or stopping():
                     if done > gathered.begun:

@@ -60,6 +60,8 @@ class Supervisor:
         self._parts: list[Part] = []
         self._over: set[int] = set()
         self._stopping = False
+        self._abandoned = False
+        self._tasks: list[asyncio.Task[None]] = []
 
     def add(self, node: Node, *, writes: frozenset[str]) -> None:
         """Take a part on; before `run`."""
@@ -97,13 +99,19 @@ class Supervisor:
         for part in self._parts:
             part.node.stop()
 
+    def abandon(self) -> None:
+        """End at once: what is in hand is not committed and will be delivered again."""
+        self._abandoned = True
+        for task in self._tasks:
+            task.cancel()
+
     async def run(self, on_progress: Progress | None = None) -> None:
         """Until every part has ended.
 
         Raises:
             PenstockError: the first failure of a part; the others were drained.
         """
-        tasks = [asyncio.ensure_future(self._one(part)) for part in self._parts]
+        tasks = self._tasks = [asyncio.ensure_future(self._one(part)) for part in self._parts]
         reporter = asyncio.ensure_future(self._report(on_progress)) if on_progress is not None else None
         try:
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -116,6 +124,8 @@ class Supervisor:
         if on_progress is not None:
             on_progress(self.states)
         for part, task in zip(self._parts, tasks, strict=True):
+            if task.cancelled() and self._abandoned:
+                continue
             if task.cancelled():
                 msg = f"{part.node.state.kind} {part.node.state.name} was cancelled from inside; it has not ended"
                 raise PenstockError(msg)

@@ -11,9 +11,12 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import ClassVar, Protocol
 
+from penstock.system.pipe import Lock
+
 logger = logging.getLogger("penstock")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
+_counting = Lock()  # clients count from their threads
 Labels = tuple[tuple[str, str], ...]
 
 
@@ -33,7 +36,8 @@ class _Telemetry:
 def count(name: str, by: float = 1, **labels: str) -> None:
     """Add to a counter (Prometheus naming: snake case, `_total`, base units)."""
     key = (name, tuple(sorted(labels.items())))
-    _Telemetry.counters[key] = _Telemetry.counters.get(key, 0) + by
+    with _counting:
+        _Telemetry.counters[key] = _Telemetry.counters.get(key, 0) + by
 
 
 def counters() -> dict[tuple[str, Labels], float]:

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -16,6 +17,8 @@ import polars as pl
 import pytest
 
 from penstock import App, Reject, Roll, count, duckdb_table, parquet
+from penstock.app import running
+from penstock.engine.context import Identity
 from penstock.errors import ConfigError, DeclaredDifferently, SchemaIncompatible
 from penstock.schema import scale
 
@@ -302,3 +305,71 @@ async def test_cancelling_a_run_leaves_nothing_behind_that_lies(app: App, tmp_pa
             await running
     await app.serve(until_idle=True)
     assert sorted(pl.read_parquet(tmp_path / "lake/**/*.parquet")["id"]) == list(range(2000))
+
+
+MISUSED: dict[str, tuple[Callable[[App], object], str]] = {
+    "durability": (lambda a: App("x", durability=cast("Any", "Full")), r"apps\.x\.durability: 'Full'; expected 'full'"),
+    "partitions": (lambda a: a.topic("t", Order, partitions=cast("Any", "4")), r"topics\.t\.partitions: '4'; expected"),
+    "no parentheses": (lambda a: a.handle(cast("Any", lambda order: None)), r"expected what app\.topic\(…\) returned"),
+    "topic by name": (lambda a: a.handle(cast("Any", "t")), r"found 't'; expected what app\.topic"),
+    "flow of a name": (lambda a: a.flow("f", cast("Any", "t")), r"flows\.f: found 't'"),
+    "retry": (lambda a: a.handle(a.topic("t", Order), retry=cast("Any", 5)), r"handlers\.retry: 5; expected Retry"),
+    "another app": (lambda a: a.handle(App("other").topic("t", Order)), "belongs to another App"),
+    "no name": (lambda a: a.handle(a.topic("t", Order))(partial(print)), "give it one with name="),
+}
+
+
+@pytest.mark.parametrize("name", MISUSED)
+def test_misuse_is_told_at_once(app: App, name: str) -> None:
+    declare, message = MISUSED[name]
+    with pytest.raises(ConfigError, match=message):
+        declare(app)
+
+
+def test_results_that_are_no_numbers_are_given_up_and_the_others_go_on(app: App) -> None:
+    orders = app.topic("orders", Order, partitions=1)
+    app.flow("divided", orders).with_columns(share=pl.col("amount") / pl.col("id"))
+    with app.client() as client:
+        client.publish_many(orders, [Order(n, "c", float(n)) for n in range(10)])
+    report = app.run(until_idle=True)
+    assert report.part("divided").dead == 1
+    assert sorted(app.read("divided")["id"]) == list(range(1, 10))
+
+
+async def test_ids_differ_between_topics_of_one_publish(app: App) -> None:
+    first, second = app.topic("first", partitions=1), app.topic("second", partitions=1)
+    async with app.client() as client:
+        await client.publish_together([(first, b"x"), (second, b"x")])
+        opened = client._opened
+        assert opened is not None
+        found = [
+            Identity(batch, opened.topic(name)).id(0)
+            for name in ("first", "second")
+            for batch in await opened.channel.read(name, 0, 0, events_max=10)
+        ]
+    assert len(set(found)) == 2
+
+
+async def test_a_handler_that_hangs_is_left_when_the_drain_has_lasted_long(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders = app.topic("orders", Order, partitions=1)
+    began, stop = asyncio.Event(), asyncio.Event()
+    handled: list[int] = []
+
+    @app.handle(orders)
+    async def hang(order: Order) -> None:
+        if order.id == 2 and not stop.is_set():
+            began.set()
+            await asyncio.sleep(3600)
+        handled.append(order.id)
+
+    monkeypatch.setattr(running, "DRAIN_S_MAX", 0.05)
+    async with app.client() as client:
+        await client.publish_many(orders, [Order(n, "c", 1.0) for n in range(4)])
+    serving = asyncio.ensure_future(app.serve(stop))
+    await began.wait()
+    stop.set()
+    await serving
+    await app.serve(until_idle=True)
+    assert handled[-4:] == [0, 1, 2, 3]  # what was in hand is delivered again
