@@ -67,14 +67,20 @@ class Source(Protocol):
         """
         ...
 
-    def read(self, *, events_max: int, bytes_max: int) -> Chunk | None:
+    def read(self, *, events_max: int, bytes_max: int, until: bytes | None = None) -> Chunk | None:
         """The next chunk, of at most `events_max` events and about `bytes_max` bytes, though always one event.
 
-        Borders depend on the position, the content and the two limits, and on nothing else: reading again from the same
-        position gives the same chunk, unless it ended where the content ended and the content has grown since.
+        With `until`, which is the position of the chunk that was read from here before (the limits are those of then),
+        that chunk again: up to this position exactly, whatever has been added since. The engine asks so, from the
+        beginning on, when a source is published again; it opens the source anew before it goes on without `until`.
+
+        Otherwise borders depend on the position, the content and the two limits, and on nothing else: reading again
+        from the same position gives the same chunk, unless content was added in it or at its end since.
 
         Raises:
-            ConfigError, CorruptionError: as `open`; the position is still that of the last chunk returned.
+            ConfigError, CorruptionError: as `open`; the position is still that of the last chunk returned. With `until`
+                also where the chunk is not there any more, or is plainly another one. What cannot be told is left to
+                the channel, which compares the events.
         """
         ...
 

@@ -33,7 +33,7 @@ def test_a_source_that_is_dropped_goes_on_where_the_log_says(tmp_path: Path) -> 
         body = lines(*range(5))
         (tmp_path / name).write_bytes(gzip.compress(body) if name.endswith(".gz") else body)
     stored, got = b"", list[bytes]()
-    for _ in range(9):
+    for _ in range(8):
         source = opened(files("*"), tmp_path, stored)
         first = source.read(events_max=2, bytes_max=10_000)
         second = source.read(events_max=2, bytes_max=10_000)

@@ -36,7 +36,9 @@ def test_files_come_in_the_order_of_their_names(tmp_path: Path) -> None:
     (tmp_path / "d" / "sub.ndjson").mkdir()
     found = read(files("d/*"), tmp_path)
     assert bodies(found) == [bid(n) for n in range(4)]
-    assert len(found) == 4, "a chunk never spans files: one more file changes no border"
+    assert len(found) == 1, "a chunk holds as many files as it has room for"
+    source = opened(files("d/*"), tmp_path)
+    assert [chunk.count for chunk in chunks(source, events_max=3)] == [3, 1]
 
 
 BAD: list[tuple[str, bytes, str]] = [

@@ -70,9 +70,9 @@ class _Flights:
             msg = f"source {self.name}: {self._next} rows were read, there are {self._frame.height}: other data"
             raise CorruptionError(msg)
 
-    def read(self, *, events_max: int, bytes_max: int) -> Chunk | None:
+    def read(self, *, events_max: int, bytes_max: int, until: bytes | None = None) -> Chunk | None:
         """See `Source`."""
-        rows = self._frame.slice(self._next, events_max)
+        rows = self._frame.slice(self._next, events_max if until is None else int(until) - self._next)
         if rows.is_empty():
             return None
         self._next += rows.height

@@ -20,6 +20,16 @@ class Part(msgspec.Struct):
     lines: int = 0
     size: int = 0
 
+    def __bool__(self) -> bool:
+        return bool(self.bodies or self.bad)
+
+    def add(self, more: Part) -> None:
+        """Take what follows."""
+        self.bodies += more.bodies
+        self.bad += more.bad
+        self.lines += more.lines
+        self.size += more.size
+
 
 class Reader(Protocol):
     """The events of one file, in its format."""

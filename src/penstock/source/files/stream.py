@@ -26,12 +26,13 @@ class Stream(Protocol):
 
 
 class PlainStream:
-    """A file as it is. The descriptor stays the caller's."""
+    """A file as it is, or as it was when it ended at `end`. The descriptor stays the caller's."""
 
-    def __init__(self, fd: int, name: str, offset: int) -> None:
+    def __init__(self, fd: int, name: str, offset: int, *, end: int | None = None) -> None:
         self._fd = fd
         self._name = name
         self._offset = offset
+        self._end = end
 
     def read(self, size: int) -> bytes:
         """See `Stream`.
@@ -39,6 +40,8 @@ class PlainStream:
         Raises:
             CorruptionError: the file is shorter than what was read of it.
         """
+        if self._end is not None:
+            size = min(size, self._end - self._offset)
         data = pread(self._fd, size, self._offset, self._name)
         if not data and os.fstat(self._fd).st_size < self._offset:
             msg = f"{self._name} was cut to {os.fstat(self._fd).st_size} bytes after {self._offset} had been read"
@@ -48,18 +51,19 @@ class PlainStream:
 
 
 class GzipStream:
-    """What comes out of a gzip file of any number of members, at most as much as `limits` allow.
+    """What comes out of a gzip file (of its first `end` bytes) of any number of members, as much as `limits` allow.
 
     Source: RFC 1952 (members follow one another; zero bytes may pad the end, as tapes do).
     """
 
-    def __init__(self, fd: int, name: str, limits: Gzip) -> None:
+    def __init__(self, fd: int, name: str, limits: Gzip, *, end: int | None = None) -> None:
         self._fd = fd
         self._name = name
         self._limits = limits
+        self._end = end
         self._inflate = zlib.decompressobj(_GZIP_FORMAT)
-        self._input = pread(fd, READ_BYTES, 0, name)
-        self._taken = len(self._input)
+        self._taken = 0
+        self._pull()
         self._given = 0
         self._over = not self._input
 
@@ -96,7 +100,8 @@ class GzipStream:
         return b""
 
     def _pull(self) -> None:
-        self._input = pread(self._fd, READ_BYTES, self._taken, self._name)
+        size = READ_BYTES if self._end is None else min(READ_BYTES, self._end - self._taken)
+        self._input = pread(self._fd, size, self._taken, self._name)
         self._taken += len(self._input)
 
     def _next_member(self) -> None:

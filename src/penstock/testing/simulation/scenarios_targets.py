@@ -184,12 +184,12 @@ class _Feed:
         """See `Source`."""
         self._at = int(position or b"0")
 
-    def read(self, *, events_max: int, bytes_max: int) -> Chunk | None:
+    def read(self, *, events_max: int, bytes_max: int, until: bytes | None = None) -> Chunk | None:
         """See `Source`: chunks of one to three lines, by the position."""
         first = self._at
         if first >= len(self._lines):
             return None
-        self._at = min(len(self._lines), first + 1 + first % 3)
+        self._at = int(until or min(len(self._lines), first + 1 + first % 3))
         bad = [_bad(self.name, number) for number in range(first, self._at) if number % 3 == 0]
         return Chunk(Rows.of(self._lines[first : self._at]), b"%d" % self._at, bad)
 
