@@ -209,6 +209,7 @@ class App(Program):
         if into is None:
             msg = "a source needs into=: the topic that gets its events"
             raise ConfigError(msg, path="sources")
+        self._mine(into, path="sources")
         identity = name or into.name
         check_name(identity, what="source")
         if identity in self.sources:

@@ -104,7 +104,12 @@ def look_at_log(channel: EmbeddedChannel, directory: Path) -> Iterator[Finding]:
     yield Finding("witness", "ok", "the log holds every commit that its witness has seen")
     yield Finding("SQLite", "ok", apsw.sqlite_lib_version())
     durable = channel.capabilities.durability
-    yield Finding("durability", "ok", f'{durable} for programs with durability="full": acked survives a power loss')
+    if file_system(directory) in MEMORY_FILE_SYSTEMS:
+        detail = "D1, whatever programs ask for: the directory is memory; move the log to a disk"
+        yield Finding("durability", "warning", detail)
+    else:
+        detail = f'{durable} for programs with durability="full": acked survives a power loss'
+        yield Finding("durability", "ok", detail)
     sizes = {name: _size(directory / name) for name in (DATABASE, f"{DATABASE}-wal", WITNESS)}
     yield Finding("files", "ok", ", ".join(f"{name} {count / 1e6:.1f} MB" for name, count in sizes.items()))
 

@@ -128,7 +128,7 @@ async def find(channel: Columnar, topics: Mapping[str, Topic], wanted: str) -> F
     groups = ", ".join(known) or "none"
     msg = (
         f"no dead letter {wanted!r}; expected an event's id, or GROUP/PARTITION/OFFSET as `penstock dlq list` shows it "
-        f"(groups with dead letters: {groups})"
+        f"(groups: {groups})"
     )
     raise ConfigError(msg, path="dlq")
 

@@ -126,6 +126,9 @@ class Tables:
                 return failure
         unknown = _UNKNOWN.search(str(exc)) if isinstance(exc, duckdb.CatalogException) else None
         if unknown is not None:
+            if unknown[1] in self._datasets:
+                msg = f'{unknown[1]} has dots in its name: quote it, as in FROM "{unknown[1]}"'
+                return ConfigError(msg, path="sql")
             return ConfigError(unknown_name(unknown[1], list(self._datasets), what="topic"), path="sql")
         return SqlError(str(exc).split(". Detail: Python exception", 1)[0].strip())
 

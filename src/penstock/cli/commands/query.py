@@ -29,7 +29,7 @@ _SUFFIXES = (".parquet", ".csv", ".ndjson", ".jsonl")
 @click.option("--limit", type=click.IntRange(min=1), default=None, metavar="N",
               help=f"Rows at most: {LIMIT} by default in a table, all with --json, --csv and --output.")  # fmt: skip
 def command(*, sql: str, as_csv: bool, target: Path | None, limit: int | None) -> None:
-    r"""Run SQL over the topics of a log; "-" reads it from stdin.
+    """Run SQL over the topics of a log; "-" reads it from stdin.
 
     Each topic is a table: the fields of its type, then _partition, _offset, _recorded_time, _key, _id and _headers.
     Dead letters are the table GROUP.dead. The dialect is DuckDB's; read_parquet('lake/**/*.parquet') works too.
