@@ -85,7 +85,8 @@ class Publish(msgspec.Struct, frozen=True):
     """One publish: batches of any topics and partitions that become permanent together.
 
     `sequence` counts up by one per publish of this (producer, epoch). A repeated sequence is answered with the
-    original offsets and stores nothing; the same sequence with other content is refused; a lower epoch is refused.
+    original offsets and stores nothing, for as long as it is remembered and whatever epochs have begun since; the same
+    sequence with other content is refused. Nothing new is stored under an epoch lower than the newest.
     `note` (at most NOTE_BYTES_MAX) becomes permanent with the events, as the producer's newest: a source keeps its
     position there. It is no part of the content.
     """
@@ -105,9 +106,16 @@ class Acked(msgspec.Struct, frozen=True):
 
 
 class Refused(msgspec.Struct, frozen=True):
-    """Nothing of it was stored; the reason names the field or the limit and the way out."""
+    """Nothing of it was stored now; the reason names the field or the limit and the way out.
+
+    `conflict` tells refusals that are about the producer's other publishes from those that are about the batches (""):
+    ``epoch``: a newer epoch has begun, and this sequence was not stored before; it never will be: this is the fence.
+    ``sequence``: it is not the next one, or it was stored with other content. ``forgotten``: it may have been stored
+    once, longer ago than answers are remembered.
+    """
 
     reason: str
+    conflict: decide.Conflict = ""
 
 
 class Unknown(msgspec.Struct, frozen=True):
@@ -117,7 +125,7 @@ class Unknown(msgspec.Struct, frozen=True):
 
 
 class ProducerState(msgspec.Struct, frozen=True):
-    """The newest stored publish of a producer, and the note that came with it."""
+    """The newest stored publish of a producer (sequence -1: its epoch has begun, no more), and the newest note."""
 
     epoch: int
     sequence: int
@@ -343,6 +351,22 @@ class Channel(Protocol):
 
 class Producers(Protocol):
     """A channel that remembers its producers: the power `remembers_producers`."""
+
+    async def new_epoch(self, name: str, *, after: int | None = None) -> int:
+        """Begin the producer's next epoch: higher than every one before, and no other caller is given it.
+
+        From now on nothing new is stored under a lower epoch; what was is still answered. Notes stay.
+
+        Args:
+            name: the producer.
+            after: only if no newer epoch than this one, the caller's own, has begun.
+
+        Raises:
+            Fenced: a newer one has begun.
+            ConfigError: nobody can have this name.
+            TransientError: as for `Channel.publish`; an epoch that was begun and not told harms nobody.
+        """
+        ...
 
     async def producer(self, name: str) -> ProducerState | None:
         """The newest stored publish of the producer; None when it never published, or is forgotten.

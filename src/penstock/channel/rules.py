@@ -262,14 +262,33 @@ def bytes_of(batch: NewBatch | Delivered) -> int:
 def refuse_publish(publish: Publish) -> str:
     """Why nobody could store this publish, whatever its batches; empty when one could."""
     name = publish.producer
-    if not 1 <= len(name) <= PRODUCER_CHARACTERS_MAX or not name.isprintable():
-        return f"producer {name[:50]!r}: expected 1 to {PRODUCER_CHARACTERS_MAX} printable characters"
+    reason = refuse_producer(name)
+    if reason:
+        return reason
     for field, value in (("epoch", publish.epoch), ("sequence", publish.sequence)):
         if not 0 <= value < OFFSET_MAX:
             return f"producer {name}: {field} is {value}; expected 0 to {OFFSET_MAX - 1}"
     if len(publish.note) > NOTE_BYTES_MAX:
         return f"producer {name}: a note of {len(publish.note)} bytes; at most {NOTE_BYTES_MAX} are kept"
     return "" if publish.batches else f"producer {name}: a publish without batches; expected at least one"
+
+
+def check_producer(name: str) -> None:
+    """Whether a producer may be called that.
+
+    Raises:
+        ConfigError: it may not.
+    """
+    reason = refuse_producer(name)
+    if reason:
+        raise ConfigError(reason)
+
+
+def refuse_producer(name: str) -> str:
+    """Why nobody can be called that; empty when somebody can."""
+    if 1 <= len(name) <= PRODUCER_CHARACTERS_MAX and name.isprintable():
+        return ""
+    return f"producer {name[:50]!r}: expected 1 to {PRODUCER_CHARACTERS_MAX} printable characters"
 
 
 def content_of(batches: Sequence[NewBatch]) -> int:
@@ -301,7 +320,7 @@ class Answer(msgspec.Struct, frozen=True):
 class Producer(msgspec.Struct, frozen=True):
     """What is known of a producer: its newest epoch, the next sequence there, and answers still remembered.
 
-    `answers` maps (epoch, sequence) to the answer; it needs to hold only the one that is asked for.
+    `answers` maps (epoch, sequence) to the answer, of the newest ones; sequence -1 says that the epoch has begun.
     """
 
     epoch: int
@@ -325,15 +344,18 @@ def decide_sequence(stored: Producer | None, publish: Publish, content: int) -> 
     `content` is `content_of(publish.batches)`. See `penstock.log.decide.sequence`.
     """
     who = (publish.producer, publish.epoch, publish.sequence)
+    answers = {} if stored is None else stored.answers
     newest = None if stored is None else (stored.epoch, stored.expected - 1)
     meant = decide.sequence(publish.producer, newest, epoch=publish.epoch, number=publish.sequence)
     if isinstance(meant, decide.Refused):
         return meant
     if meant == "next":
         return Fresh()
-    answer = None if stored is None else stored.answers.get((publish.epoch, publish.sequence))
+    assert stored is not None
+    answer = answers.get((publish.epoch, publish.sequence))
     if answer is None:
-        return decide.forgotten(*who)
+        last = max((number for epoch, number in answers if epoch == publish.epoch), default=None)
+        return decide.missing(who[0], stored.epoch, epoch=who[1], number=who[2], last=last)
     return Repeat(answer.first) if answer.content == content else decide.conflict(*who)
 
 

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import msgspec
 
+from penstock.log.decide import Conflict
+
 Range = tuple[int, int, int]
 """(partition id, first offset, count)."""
 
@@ -39,6 +41,13 @@ class Append(msgspec.Struct, frozen=True):
     sequence: int
     blocks: Sequence[Block]
     note: bytes = b""
+
+
+class Begin(msgspec.Struct, frozen=True):
+    """Begin the producer's next epoch, which ends the lower ones; of the owner of `after` only if it is the newest."""
+
+    producer: str
+    after: int | None = None
 
 
 class Advance(msgspec.Struct, frozen=True):
@@ -77,10 +86,17 @@ class Appended(msgspec.Struct, frozen=True):
     repeated: bool = False
 
 
+class Begun(msgspec.Struct, frozen=True):
+    """The epoch that has begun."""
+
+    epoch: int
+
+
 class Refusal(msgspec.Struct, frozen=True):
-    """Nothing of this request was stored; the others of the transaction were."""
+    """Nothing of this request was stored; the others of the transaction were. `conflict`: see `decide.Conflict`."""
 
     reason: str
+    conflict: Conflict = ""
 
 
 class Overtaken(msgspec.Struct, frozen=True):
@@ -105,8 +121,8 @@ class Claimed(msgspec.Struct, frozen=True):
     held: Sequence[Held]
 
 
-Request = Append | Advance | Claim
-Result = Appended | Refusal | Overtaken | Claimed
+Request = Append | Begin | Advance | Claim
+Result = Appended | Begun | Refusal | Overtaken | Claimed
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -141,7 +157,7 @@ class Span(msgspec.Struct, frozen=True):
 
 
 class ProducerRow(msgspec.Struct, frozen=True):
-    """The newest stored publish of a producer, and the note that came with it."""
+    """The newest stored publish of a producer (sequence -1: its epoch has begun, no more), and the newest note."""
 
     name: str
     epoch: int

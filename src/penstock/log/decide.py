@@ -9,11 +9,19 @@ import msgspec
 
 HOLES_MAX = 10_000
 
+Conflict = Literal["", "epoch", "sequence", "forgotten"]
+"""What a refusal has to do with the producer's other publishes; empty: nothing, the batches themselves are refused.
+
+epoch: a newer epoch has begun, and this sequence was not stored before it: it never will be (the fence). sequence: it
+is not the next one, or it was stored with other content. forgotten: whether it was stored is not remembered any more.
+"""
+
 
 class Refused(msgspec.Struct, frozen=True):
     """Store nothing; the reason says what was found, what was expected and the way out."""
 
     reason: str
+    conflict: Conflict = ""
 
 
 class Fence(msgspec.Struct, frozen=True):
@@ -33,8 +41,8 @@ class Move(msgspec.Struct, frozen=True):
 
 def sequence(
     producer: str, newest: tuple[int, int] | None, *, epoch: int, number: int
-) -> Literal["next", "stored"] | Refused:
-    """Whether a publish is the producer's next one, or was stored before.
+) -> Literal["next", "past"] | Refused:
+    """Whether a publish is the producer's next one, or lies behind: then what is remembered of it is the answer.
 
     A producer's first sequence in an epoch is 0; a higher epoch starts again at 0 and ends the lower ones.
 
@@ -44,35 +52,63 @@ def sequence(
         epoch: of the publish asked about.
         number: its sequence.
     """
-    expected = 0
-    if newest is not None and epoch < newest[0]:
-        return Refused(
-            f"producer {producer}: epoch {epoch} is over, epoch {newest[0]} has been seen; "
-            "a newer client uses this name, this one must stop"
-        )
-    if newest is not None and epoch == newest[0]:
-        expected = newest[1] + 1
-    if number > expected:
-        return Refused(
-            f"producer {producer}, epoch {epoch}: sequence {number} where {expected} was expected; an earlier publish "
-            "did not arrive, publish it first"
-        )
-    return "next" if number == expected else "stored"
-
-
-def forgotten(producer: str, epoch: int, number: int) -> Refused:
-    """The answer to a sequence that was stored and is not remembered any more."""
+    if newest is not None and (epoch < newest[0] or (epoch, number) <= newest):
+        return "past"
+    expected = newest[1] + 1 if newest is not None and epoch == newest[0] else 0
+    if number == expected:
+        return "next"
     return Refused(
-        f"producer {producer}, epoch {epoch}: sequence {number} was stored, longer ago than answers are remembered"
+        f"producer {producer}, epoch {epoch}: sequence {number} where {expected} was expected; an earlier publish did "
+        "not arrive, publish it first",
+        "sequence",
     )
+
+
+def missing(producer: str, newest: int, *, epoch: int, number: int, last: int | None) -> Refused:
+    """The answer to a sequence that lies behind and is not remembered.
+
+    Args:
+        producer: its name, for the reason.
+        newest: the producer's newest epoch.
+        epoch: of the publish asked about.
+        number: its sequence.
+        last: the last sequence remembered of that epoch, -1 when it began and no more; None when nothing is. The
+            oldest are forgotten first, so whatever comes after it was never stored.
+    """
+    who = f"producer {producer}, epoch {epoch}: sequence {number}"
+    if last is not None and number > last:
+        return Refused(
+            f"{who} was not stored and never will be, for epoch {newest} has begun: a newer client uses this name, "
+            "this one must stop",
+            "epoch",
+        )
+    over = f" (epoch {newest} has begun since)" if newest > epoch else ""
+    return Refused(f"{who} is forgotten: whether it was stored is not remembered any more{over}", "forgotten")
 
 
 def conflict(producer: str, epoch: int, number: int) -> Refused:
     """The answer to a sequence that was stored with other content."""
     return Refused(
         f"producer {producer}, epoch {epoch}: sequence {number} was published with other content; a sequence names one "
-        "content, take the next number"
+        "content, take the next number",
+        "sequence",
     )
+
+
+def new_epoch(producer: str, newest: int | None, *, after: int | None, now_us: int) -> int | Refused:
+    """The producer's next epoch, or why it is not for the one who asks: the owner of `after` was overtaken.
+
+    The first epoch of a producer is the time in seconds: one that was forgotten and is seen again does not give its
+    old epochs a second time.
+    """
+    if newest is not None and after is not None and newest > after:
+        return Refused(
+            f"producer {producer}: epoch {after} is over, epoch {newest} has begun; a newer client uses this name, "
+            "this one must stop",
+            "epoch",
+        )
+    known = [epoch for epoch in (newest, after) if epoch is not None]
+    return max(known) + 1 if known else max(0, now_us // 1_000_000)
 
 
 def step(  # noqa: PLR0911  one check after the other

@@ -25,7 +25,7 @@ from penstock.errors import (
     WitnessDamaged,
 )
 from penstock.log import opening, placed
-from penstock.log.api import Advance, Append, Claim, Request, Result, Span, Stored
+from penstock.log.api import Advance, Append, Begin, Claim, Request, Result, Span, Stored
 from penstock.log.connection import CHECKPOINT_PAGES, Durability, checkpoint, connect, translate
 from penstock.log.ddl import OFFSET_MAX
 from penstock.log.guard import DATABASE, FileGuard
@@ -337,7 +337,7 @@ def _size(request: Request | Work) -> int:
             return 200 + sum(len(b.data) for b in blocks)
         case Advance(blocks=blocks, ledger=ledger):
             return 200 + sum(len(b.data) for b in blocks) + sum(len(k) + len(v or b"") for _, k, v in ledger)
-        case Claim() | Work():
+        case Begin() | Claim() | Work():
             return 200
 
 

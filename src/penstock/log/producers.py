@@ -10,7 +10,7 @@ import msgspec
 
 from penstock.errors import RecordDamaged
 from penstock.log import blocks, catalogue, decide, placed
-from penstock.log.api import Append, Appended, Block, ProducerRow, Range, Refusal, Span
+from penstock.log.api import Append, Appended, Begin, Begun, Block, ProducerRow, Range, Refusal, Span
 from penstock.log.checks import row_check, verify_row
 
 SEQUENCES_KEPT = 100_000
@@ -18,15 +18,15 @@ PRODUCER_EXPIRES_US = 30 * 86_400 * 1_000_000
 _SEEN_EVERY_US = 60 * 1_000_000
 _ROWS_AT_ONCE = 1000
 _GONE = -1
+_BEGUN = -1  # the number of the row that says that an epoch has begun
 _WAY_OUT = "nothing was used or changed: restore a backup, or run `penstock doctor`"
 
 _pack = msgspec.msgpack.Encoder().encode
 _ranges = msgspec.msgpack.Decoder(list[Range]).decode
 
 
-def producer_id(db: apsw.Connection, request: Append, *, now_us: int) -> int:
-    """The producer's number, given at its first publish. One that ever sent a note is kept for good."""
-    name, kept = request.producer, bool(request.note)
+def producer_id(db: apsw.Connection, name: str, *, kept: bool, now_us: int) -> int:
+    """The producer's number, given at its first publish. One that ever sent a note is `kept` for good."""
     row = _row(db, name)
     if row is None:
         db.execute("INSERT INTO producer(name, kept, seen_us, chk) VALUES(?, ?, ?, 0)", (name, kept, now_us))
@@ -93,36 +93,73 @@ def notes(db: apsw.Connection, name: str, *, epoch: int, start: int, count: int)
 
 
 def decide_append(db: apsw.Connection, producer: int, request: Append) -> Appended | Refusal | None:
-    """None when the sequence is the next one; else the answer of a repetition, or why it is refused."""
+    """None when the sequence is the next one; else the answer of a repetition, or why it is refused.
+
+    A repetition is answered for as long as it is remembered, whatever epochs have begun since.
+    """
     last = _newest(db, producer, request.producer)
     found = None if last is None else (last.epoch, last.sequence)
     meant = decide.sequence(request.producer, found, epoch=request.epoch, number=request.sequence)
     if isinstance(meant, decide.Refused):
-        return Refusal(meant.reason)
+        return _refusal(meant)
     if meant == "next":
         return None
     assert last is not None
-    return _repeated(db, producer, request, newest=last.sequence)
+    return _repeated(db, producer, request, newest=last)
 
 
-def _repeated(db: apsw.Connection, producer: int, request: Append, *, newest: int) -> Appended | Refusal:
-    who = (request.producer, request.epoch, request.sequence)
+def _refusal(refused: decide.Refused) -> Refusal:
+    return Refusal(refused.reason, refused.conflict)
+
+
+def _repeated(db: apsw.Connection, producer: int, request: Append, *, newest: ProducerRow) -> Appended | Refusal:
     row = db.execute(
         "SELECT content, ranges, note, chk FROM sequence WHERE producer_id = ? AND epoch = ? AND number = ?",
         (producer, request.epoch, request.sequence),
     ).fetchone()
-    if row is None and request.sequence > newest - SEQUENCES_KEPT:
-        msg = f"producer {request.producer}, sequence {request.sequence}: the row is gone; {_WAY_OUT}"
-        raise RecordDamaged(msg)
     if row is None:
-        return Refusal(decide.forgotten(*who).reason)
+        return _missing(db, producer, request, newest=newest)
     content, ranges, note, check = row
     named = f"producer {request.producer}, sequence {request.sequence}"
     verify_row(named, check, producer, request.epoch, request.sequence, content, ranges, note)
     places = _ranges(ranges)
     if content != content_of(request.blocks) and not _lies_there(db, request.blocks, places):
-        return Refusal(decide.conflict(*who).reason)
+        return _refusal(decide.conflict(request.producer, request.epoch, request.sequence))
     return Appended([first for _, first, _ in places], repeated=True)
+
+
+def _missing(db: apsw.Connection, producer: int, request: Append, *, newest: ProducerRow) -> Refusal:
+    """The answer to a sequence that lies behind and has no row.
+
+    Raises:
+        RecordDamaged: it must have one.
+    """
+    if request.epoch == newest.epoch and request.sequence > newest.sequence - SEQUENCES_KEPT:
+        msg = f"producer {request.producer}, sequence {request.sequence}: the row is gone; {_WAY_OUT}"
+        raise RecordDamaged(msg)
+    found: Any = db.execute(
+        "SELECT max(number) FROM sequence WHERE producer_id = ? AND epoch = ?", (producer, request.epoch)
+    ).fetchone()
+    return _refusal(
+        decide.missing(request.producer, newest.epoch, epoch=request.epoch, number=request.sequence, last=found[0])
+    )
+
+
+def begin(db: apsw.Connection, request: Begin, *, now_us: int) -> Begun | Refusal:
+    """Begin the producer's next epoch: from now on nothing new is stored under a lower one. Its note stays."""
+    producer = producer_id(db, request.producer, kept=False, now_us=now_us)
+    last = _newest(db, producer, request.producer)
+    newest = None if last is None else last.epoch
+    epoch = decide.new_epoch(request.producer, newest, after=request.after, now_us=now_us)
+    if isinstance(epoch, decide.Refused):
+        return _refusal(epoch)
+    _insert(db, (producer, epoch, _BEGUN, 0, _pack([]), b"" if last is None else last.note))
+    db.execute(
+        "DELETE FROM sequence WHERE producer_id = ? AND (epoch, number) <= (SELECT epoch, number FROM sequence "
+        "WHERE producer_id = ? ORDER BY epoch DESC, number DESC LIMIT 1 OFFSET ?)",
+        (producer, producer, SEQUENCES_KEPT),
+    )
+    return Begun(epoch)
 
 
 def content_of(new: Sequence[Block]) -> int:
@@ -159,16 +196,19 @@ def _decoded(db: apsw.Connection, data: bytes, schema_id: int) -> blocks.Payload
 def remember(db: apsw.Connection, producer: int, request: Append, first: list[int]) -> None:
     """Record where the sequence's blocks lie, and forget what is older than the horizon."""
     ranges = _pack([(b.pid, f, b.count) for b, f in zip(request.blocks, first, strict=True)])
-    values = (producer, request.epoch, request.sequence, content_of(request.blocks), ranges, request.note)
-    db.execute(
-        "INSERT INTO sequence(producer_id, epoch, number, content, ranges, note, chk) VALUES(?,?,?,?,?,?,?)",
-        (*values, row_check(*values)),
-    )
+    _insert(db, (producer, request.epoch, request.sequence, content_of(request.blocks), ranges, request.note))
     if request.sequence >= SEQUENCES_KEPT:
         db.execute(
             "DELETE FROM sequence WHERE producer_id = ? AND epoch = ? AND number = ?",
             (producer, request.epoch, request.sequence - SEQUENCES_KEPT),
         )
+
+
+def _insert(db: apsw.Connection, values: tuple[int, int, int, int, bytes, bytes]) -> None:
+    db.execute(
+        "INSERT INTO sequence(producer_id, epoch, number, content, ranges, note, chk) VALUES(?,?,?,?,?,?,?)",
+        (*values, row_check(*values)),
+    )
 
 
 def expire(db: apsw.Connection, *, now_us: int) -> int:

@@ -11,7 +11,7 @@ import msgspec
 
 from penstock.errors import ConfigError, LogTruncated, RecordDamaged
 from penstock.log import ddl, placed, producers, progress
-from penstock.log.api import Advance, Append, Appended, Claim, Claimed, Refusal, Request, Result
+from penstock.log.api import Advance, Append, Appended, Begin, Claim, Claimed, Refusal, Request, Result
 from penstock.log.checks import row_check, verify_row
 from penstock.system.points import reached
 
@@ -163,13 +163,15 @@ class Store:
         match request:
             case Append():
                 return self._append(request, now_us=now_us)
+            case Begin():
+                return producers.begin(self.db, request, now_us=now_us)
             case Advance():
                 return self._advance(request, now_us=now_us)
             case Claim():
                 return self._claim(request)
 
     def _append(self, request: Append, *, now_us: int) -> Result:
-        producer = producers.producer_id(self.db, request, now_us=now_us)
+        producer = producers.producer_id(self.db, request.producer, kept=bool(request.note), now_us=now_us)
         decided = producers.decide_append(self.db, producer, request)
         if decided is not None:
             return decided

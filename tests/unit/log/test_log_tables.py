@@ -6,7 +6,20 @@ import pytest
 
 from penstock.errors import BlockDamaged, ConfigError, RecordDamaged, Rejected
 from penstock.log import catalogue, placed, producers, progress
-from penstock.log.api import Advance, Append, Appended, Claim, Claimed, Overtaken, ProducerRow, Refusal, Result, Span
+from penstock.log.api import (
+    Advance,
+    Append,
+    Appended,
+    Begin,
+    Begun,
+    Claim,
+    Claimed,
+    Overtaken,
+    ProducerRow,
+    Refusal,
+    Result,
+    Span,
+)
 from penstock.log.checks import row_check
 from penstock.log.ddl import OFFSET_BITS, OFFSET_MAX, PID_MAX
 from penstock.log.store import Store
@@ -15,7 +28,7 @@ from tests.unit.log.logs import append, block, bodies, declare_in, in_memory
 DAY_US = 86_400 * 1_000_000
 
 
-def apply(store: Store, *requests: Append | Advance | Claim, now_us: int = 0) -> list[Result]:
+def apply(store: Store, *requests: Append | Begin | Advance | Claim, now_us: int = 0) -> list[Result]:
     return store.apply(requests, now_us=now_us)[0]
 
 
@@ -182,6 +195,57 @@ def test_unseen_producers_are_forgotten_in_slices_but_for_those_with_a_note(monk
     assert producers.newest(store.db, "source") == ProducerRow("source", 0, 0, b"here")
     assert producers.newest(store.db, "young") is not None
     assert store.db.execute("SELECT count(*) FROM sequence").fetchone() == (2,)
+
+
+def test_an_epoch_is_begun_once_and_ends_the_lower_ones() -> None:
+    store, (pid,) = in_memory()
+    (first,) = apply(store, Begin("p"), now_us=77_000_000)
+    assert first == Begun(77)
+    apply(store, append(0, block(pid, b"a"), epoch=77))
+    assert apply(store, Begin("p", after=77), now_us=1_000_000) == [Begun(78)]
+    (late,) = apply(store, append(1, block(pid, b"late"), epoch=77))
+    assert isinstance(late, Refusal)
+    assert late.conflict == "epoch"
+    assert apply(store, append(0, block(pid, b"a"), epoch=77)) == [Appended([0], repeated=True)]
+    (overtaken,) = apply(store, Begin("p", after=77))
+    assert isinstance(overtaken, Refusal)
+    assert "77" in overtaken.reason
+    assert producers.newest(store.db, "p") == ProducerRow("p", 78, -1, b"")
+
+
+def test_a_producer_that_was_forgotten_gets_none_of_its_old_epochs_again() -> None:
+    store, (pid,) = in_memory()
+    apply(store, Begin("p"), now_us=DAY_US)
+    apply(store, Begin("p"), now_us=DAY_US)
+    later = 32 * DAY_US
+    while producers.expire(store.db, now_us=later):
+        pass
+    assert producers.newest(store.db, "p") is None
+    assert apply(store, Begin("p"), now_us=later) == [Begun(later // 1_000_000)]
+    (late,) = apply(store, append(0, block(pid, b"late"), epoch=DAY_US // 1_000_000))
+    assert isinstance(late, Refusal)
+    assert late.conflict == "forgotten"
+
+
+def test_answers_of_old_epochs_are_bounded_per_producer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(producers, "SEQUENCES_KEPT", 6)
+    store, (pid,) = in_memory()
+    for epoch in range(1, 6):
+        apply(store, Begin("p", after=epoch - 1))
+        for sequence in range(4):
+            apply(store, append(sequence, block(pid, b"%d %d" % (epoch, sequence)), epoch=epoch))
+        assert store.db.execute("SELECT count(*) FROM sequence").fetchone() <= (2 * 6,)
+
+    def asked(epoch: int, sequence: int) -> str:
+        (answer,) = apply(store, append(sequence, block(pid, b"%d %d" % (epoch, sequence)), epoch=epoch))
+        if isinstance(answer, Refusal):
+            return answer.conflict
+        assert isinstance(answer, Appended)
+        return "repeated" if answer.repeated else "stored"
+
+    assert [asked(5, 3), asked(4, 3), asked(4, 0)] == ["repeated"] * 3
+    assert [asked(3, 3), asked(1, 0)] == ["forgotten"] * 2
+    assert [asked(4, 4), asked(5, 5), asked(5, 4)] == ["epoch", "sequence", "stored"]
 
 
 def test_commits_forget_producers_by_themselves() -> None:

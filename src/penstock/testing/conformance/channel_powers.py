@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from penstock.channel.api import NOTE_BYTES_MAX, Acked, Capabilities, ProducerState, Publish, Refused, Scan, TopicSpec
-from penstock.errors import ConfigError, Unsupported
+from penstock.errors import ConfigError, Fenced, Unsupported
 from penstock.event.batch import Columns, Delivered, NewBatch
 from penstock.testing.conformance.harness import ChannelSuite, Site, numbered, promise, put, rows, stored
 
@@ -93,6 +93,66 @@ class PowerPromises(ChannelSuite):
         ):
             assert isinstance(await channel.publish(refused), Refused)
         assert await channel.producer("p") == ProducerState(0, 0, b"one")
+
+    @promise(
+        "an epoch is given once: every call begins a higher one, and nothing new is stored under the lower ones",
+        power="remembers_producers",
+        needs=_remembers,
+    )
+    async def test_new_epoch(self, site: Site) -> None:
+        channel: Any = await site.channel(RAW)
+        other: Any = await site.channel()
+        epochs = [await handle.new_epoch("p") for handle in (channel, other, other)]
+        epochs += await asyncio.gather(*(handle.new_epoch("p") for handle in (channel, other) * 3))
+        assert len(set(epochs)) == len(epochs)
+        assert epochs[:3] == sorted(epochs[:3])
+        newest = max(epochs)
+        for epoch in epochs:
+            answer = await channel.publish(Publish("p", epoch, 0, [rows(b"%d" % epoch)]))
+            assert isinstance(answer, Acked if epoch == newest else Refused), answer
+            assert isinstance(answer, Acked) or answer.conflict == "epoch", answer
+        assert [body for _, body in await stored(channel)] == [b"%d" % newest]
+        assert await channel.new_epoch("q") >= 0
+
+    @promise(
+        "what was stored under an epoch is answered after it, and what was not is told to be so",
+        power="remembers_producers",
+        needs=_remembers,
+    )
+    async def test_answers_of_an_old_epoch(self, site: Site) -> None:
+        channel: Any = await site.channel(RAW)
+        old = await channel.new_epoch("p")
+        assert await channel.publish(Publish("p", old, 0, [rows(b"a")])) == Acked([0])
+        new = await channel.new_epoch("p")
+        assert await channel.publish(Publish("p", new, 0, [rows(b"b")])) == Acked([1])
+        assert await channel.publish(Publish("p", old, 0, [rows(b"a")])) == Acked([0], repeated=True)
+        late = await channel.publish(Publish("p", old, 1, [rows(b"late")]))
+        assert isinstance(late, Refused), late
+        assert late.conflict == "epoch"
+
+    @promise(
+        "an owner that was overtaken is not given another epoch, and one that was not is",
+        power="remembers_producers",
+        needs=_remembers,
+    )
+    async def test_epoch_after(self, site: Site) -> None:
+        channel: Any = await site.channel(RAW)
+        mine = await channel.new_epoch("p")
+        mine = await channel.new_epoch("p", after=mine)
+        theirs = await channel.new_epoch("p")
+        with pytest.raises(Fenced, match="p"):
+            await channel.new_epoch("p", after=mine)
+        assert await channel.new_epoch("p", after=theirs) > theirs
+        for name in ("", "a\nb", "n" * 201):
+            with pytest.raises(ConfigError):
+                await channel.new_epoch(name)
+
+    @promise("a new epoch leaves the note as it is", power="remembers_producers", needs=_remembers)
+    async def test_note_of_an_epoch(self, site: Site) -> None:
+        channel: Any = await site.channel(RAW)
+        await channel.publish(Publish("p", 0, 0, [rows(b"a")], b"here"))
+        epoch = await channel.new_epoch("p")
+        assert await channel.producer("p") == ProducerState(epoch, -1, b"here")
 
     @promise("notes survive the closing of every handle", power="durability", needs=_remembers)
     async def test_note_reopened(self, site: Site) -> None:

@@ -256,10 +256,49 @@ class PublishPromises(ChannelSuite):
         await put(channel, 0, rows(b"a"))
         other = await site.channel()
         await put(other, 0, rows(b"b"), epoch=1)
-        for sequence in (0, 1):
-            answer = await channel.publish(Publish("p", 0, sequence, [rows(b"a")]))
-            assert isinstance(answer, Refused)
+        answer = await channel.publish(Publish("p", 0, 1, [rows(b"c")]))
+        assert isinstance(answer, Refused), answer
+        assert answer.conflict == "epoch"
+        assert "p" in answer.reason
         assert [body for _, body in await stored(channel)] == [b"a", b"b"]
+
+    @promise(
+        "a remembered sequence is answered whatever epochs have begun since, and other content under it is refused",
+        power="idempotent_publish",
+        needs=_both,
+    )
+    async def test_repeat_of_an_old_epoch(self, site: Site) -> None:
+        channel = await site.channel(RAW)
+        await put(channel, 0, rows(b"a"))
+        await put(channel, 1, rows(b"b", b"c"))
+        for epoch in (1, 7):
+            await put(channel, 0, rows(b"new"), epoch=epoch)
+        other = await site.channel()
+        for handle in (channel, other):
+            assert await put(handle, 1, rows(b"b", b"c")) == Acked([1], repeated=True)
+            changed = await handle.publish(Publish("p", 0, 1, [rows(b"b", b"x")]))
+            assert isinstance(changed, Refused), changed
+            assert changed.conflict == "sequence"
+        assert [body for _, body in await stored(channel)] == [b"a", b"b", b"c", b"new", b"new"]
+
+    @promise(
+        "a refusal says whether it is about the producer's other publishes or about the batches",
+        power="idempotent_publish",
+        needs=_both,
+    )
+    async def test_kinds_of_refusal(self, site: Site) -> None:
+        channel = await site.channel(RAW)
+        await put(channel, 0, rows(b"a"), epoch=1)
+        for publish, conflict in (
+            (Publish("p", 1, 1, [rows(b"x", topic="nowhere")]), ""),
+            (Publish("p", 1, 2, [rows(b"early")]), "sequence"),
+            (Publish("p", 1, 0, [rows(b"other")]), "sequence"),
+            (Publish("p", 0, 5, [rows(b"nobody remembers epoch 0")]), "forgotten"),
+        ):
+            answer = await channel.publish(publish)
+            assert isinstance(answer, Refused), publish
+            assert answer.conflict == conflict, answer
+        assert len(await stored(channel)) == 1
 
     @promise("what one handle published, another one reads", needs=_replayable)
     async def test_two_handles(self, site: Site) -> None:

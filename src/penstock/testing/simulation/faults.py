@@ -123,6 +123,10 @@ class FaultyChannel:
         """See `Columnar`; no faults."""
         return await self.inner.tips(topic)
 
+    async def new_epoch(self, name: str, *, after: int | None = None) -> int:
+        """See `Producers`; no faults."""
+        return await self.inner.new_epoch(name, after=after)
+
     async def producer(self, name: str) -> ProducerState | None:
         """See `Producers`; no faults."""
         return await self.inner.producer(name)

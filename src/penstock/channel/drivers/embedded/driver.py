@@ -28,10 +28,10 @@ from penstock.channel.api import (
 from penstock.channel.drivers.embedded import declare, wire
 from penstock.channel.drivers.embedded.intake import EmbeddedIntake
 from penstock.channel.drivers.embedded.port import LogPort, RealPort
-from penstock.errors import Closed, ConfigError, OutcomeUnknown
+from penstock.errors import Closed, ConfigError, Fenced, OutcomeUnknown
 from penstock.event.batch import Delivered, NewBatch
 from penstock.log import catalogue, placed, producers
-from penstock.log.api import Append, Appended, Block, Refusal, Result, Span, Stored, TopicRow
+from penstock.log.api import Append, Appended, Begin, Begun, Block, Refusal, Result, Span, Stored, TopicRow
 from penstock.log.log import LogConfig
 from penstock.system.ports import System
 
@@ -203,6 +203,15 @@ class EmbeddedChannel:
             for b in batches
         ]
 
+    async def new_epoch(self, name: str, *, after: int | None = None) -> int:
+        """See `Producers`: one transaction."""
+        rules.check_producer(name)
+        result = await (await self.port.queue(Begin(name, after)))
+        if isinstance(result, Refusal):
+            raise Fenced(result.reason)
+        assert isinstance(result, Begun)
+        return result.epoch
+
     async def producer(self, name: str) -> ProducerState | None:
         """See `Producers`."""
         found = self.port.look(lambda db: producers.newest(db, name))
@@ -293,7 +302,7 @@ def _request(publish: Publish, blocks: list[Block]) -> Append:
 
 def _answer(result: Result) -> Acked | Refused:
     if isinstance(result, Refusal):
-        return Refused(result.reason)
+        return Refused(result.reason, result.conflict)
     assert isinstance(result, Appended)
     return Acked(result.first, result.repeated)
 

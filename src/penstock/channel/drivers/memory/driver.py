@@ -32,8 +32,9 @@ from penstock.channel.api import (
     TopicSpec,
 )
 from penstock.channel.drivers.memory.model import Memory
-from penstock.errors import Closed
+from penstock.errors import Closed, Fenced
 from penstock.event.batch import Delivered
+from penstock.log import decide
 from penstock.system.ports import System
 
 
@@ -133,6 +134,15 @@ class MemoryChannel:
         """See `Columnar`."""
         known = self._check_place(topic, 0, 0)
         return [self.memory.tips.get((topic, partition), 0) for partition in range(known.spec.partitions)]
+
+    async def new_epoch(self, name: str, *, after: int | None = None) -> int:
+        """See `Producers`."""
+        self._check_open()
+        rules.check_producer(name)
+        epoch = self.memory.new_epoch(name, after=after, now_us=self._system.clock.now_us())
+        if isinstance(epoch, decide.Refused):
+            raise Fenced(epoch.reason)
+        return epoch
 
     async def producer(self, name: str) -> ProducerState | None:
         """See `Producers`."""

@@ -133,8 +133,8 @@ class Memory:
             return Refused(reason)
         content = rules.content_of(publish.batches)
         match rules.decide_sequence(self._producers.get(publish.producer), publish, content):
-            case decide.Refused(reason=reason):
-                return Refused(reason)
+            case decide.Refused(reason=reason, conflict=conflict):
+                return Refused(reason, conflict)
             case rules.Repeat(first=first):
                 return Acked(first, repeated=True)
             case rules.Fresh():
@@ -143,16 +143,26 @@ class Memory:
                     return Refused(reason)
                 origin = f"{publish.producer}/{publish.epoch}/{publish.sequence}"
                 first = self._store(publish.batches, origin=origin, now_us=now_us)
-                self._remember(publish, rules.Answer(content, first, publish.note))
+                state = ProducerState(publish.epoch, publish.sequence, publish.note)
+                self._remember(publish.producer, state, rules.Answer(content, first, publish.note))
                 return Acked(first)
 
-    def _remember(self, publish: Publish, answer: rules.Answer) -> None:
-        answers = self._answers.setdefault(publish.producer, {})
-        answers[publish.epoch, publish.sequence] = answer
-        self._newest[publish.producer] = ProducerState(publish.epoch, publish.sequence, publish.note)
+    def new_epoch(self, name: str, *, after: int | None, now_us: int) -> int | decide.Refused:
+        """The epoch that has begun, or why none has; see `Producers.new_epoch`."""
+        newest = self._newest.get(name)
+        epoch = decide.new_epoch(name, None if newest is None else newest.epoch, after=after, now_us=now_us)
+        if isinstance(epoch, int):
+            note = b"" if newest is None else newest.note
+            self._remember(name, ProducerState(epoch, -1, note), rules.Answer(0, ()))
+        return epoch
+
+    def _remember(self, name: str, state: ProducerState, answer: rules.Answer) -> None:
+        answers = self._answers.setdefault(name, {})
+        answers[state.epoch, state.sequence] = answer
+        self._newest[name] = state
         while len(answers) > self.config.answers_max:
             del answers[next(iter(answers))]
-        self._producers[publish.producer] = rules.Producer(publish.epoch, publish.sequence + 1, answers)
+        self._producers[name] = rules.Producer(state.epoch, state.sequence + 1, answers)
 
     def _full(self, batches: Sequence[NewBatch]) -> str:
         count = self._events + sum(batch.count for batch in batches)
