@@ -13,10 +13,17 @@ from pathlib import Path
 import penstock
 from penstock.errors import ConfigError
 
-_CHILD = (
-    "import sys; sys.path.insert(0, sys.argv.pop(1)); "
-    "from penstock.testing.simulation.runner import main; sys.exit(main(sys.argv[1:]))"
-)
+_CHILD = """
+import sys, traceback
+sys.path.insert(0, sys.argv.pop(1))
+try:
+    from penstock.testing.simulation.runner import main
+    code = main(sys.argv[1:])
+except Exception:
+    traceback.print_exc()
+    code = 3
+sys.exit(code)
+"""
 
 
 @contextmanager

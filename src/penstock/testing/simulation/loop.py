@@ -256,11 +256,14 @@ class SimLoop(asyncio.AbstractEventLoop):
         sys.set_asyncgen_hooks(firstiter=None, finalizer=_ignore)
         events._set_running_loop(self)
         try:
-            for task in self._tasks:
-                if not task.done():
-                    coroutine = task.get_coro()
-                    with suppress(BaseException):
-                        coroutine.close()  # type: ignore[union-attr]
+            closed = 0
+            while closed < len(self._tasks):  # what is closed may begin tasks on its way out: they go as well
+                tasks = list(self._tasks)[closed:]
+                closed += len(tasks)
+                for task in tasks:
+                    if not task.done():
+                        with suppress(BaseException):
+                            task.get_coro().close()  # type: ignore[union-attr]
         finally:
             events._set_running_loop(None)
             sys.set_asyncgen_hooks(*before)
