@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from pathlib import Path
 
 from bench.disk import memory_only
@@ -52,7 +53,11 @@ def progress(text: str) -> None:
 
 
 def main() -> None:
-    """Run what was asked for; results are kept after each row, so a failing row costs only itself and what follows."""
+    """Run what was asked for; results are kept after each row, and a row that fails costs only itself.
+
+    Raises:
+        SystemExit: a row failed; the others were measured.
+    """
     options = arguments()
     rows = chosen(all_rows(), options.only)
     if options.list:
@@ -66,12 +71,20 @@ def main() -> None:
         )
     before = load(options.out) if options.only else []
     results: list[Result] = []
+    failed: list[str] = []
     for row in rows:
-        results += run_row(row, home, pairs=options.pairs, quick=options.quick, progress=progress)
+        try:
+            results += run_row(row, home, pairs=options.pairs, quick=options.quick, progress=progress)
+        except Exception:  # noqa: BLE001 - the other rows are worth their figures
+            progress("")
+            traceback.print_exc()
+            failed.append(row.name)
         save(options.out, merged(before, results))
     progress("")
     print(table(results))
     print(f"\nratio = median over {options.pairs} interleaved pairs of figure / floor; written to {options.out}")
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

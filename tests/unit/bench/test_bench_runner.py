@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bench.__main__ import arguments, chosen
+from bench.__main__ import arguments, chosen, main
 from bench.disk import filesystem_of
 from bench.report import budget_text, load, merged, number, save, table
 from bench.row import Budget, Figure, Figures, NotBuilt, Row
@@ -196,3 +196,17 @@ def test_the_budgets_are_the_design_s() -> None:
         "latency-beside-bulk/bulk": ("higher", 0.9, "ratio"),
         "cli-cold-start": ("lower", 0.25, "value"),
     }
+
+
+def test_a_row_that_fails_costs_only_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken, whole = Scripted([], []), Scripted([1, 2], [1, 4])
+    broken.name = "broken"
+    out = tmp_path / "bench.json"
+    monkeypatch.setattr("bench.__main__.all_rows", lambda: [broken, whole])
+    monkeypatch.setattr("sys.argv", ["bench", "--quick", "--pairs", "1", "--out", str(out)])
+    with pytest.raises(SystemExit, match="failed: broken"):
+        main()
+    assert [(result.name, result.ratio) for result in load(out)] == [("scripted", 0.5)]
+    assert "IndexError" in capsys.readouterr().err
