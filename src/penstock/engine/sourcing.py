@@ -4,25 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
+
+import msgspec
 
 from penstock.channel.api import Acked, Channel, Producers, Publish, Refused, Unknown
 from penstock.channel.typed import TypedTopic
-from penstock.delivery.deadletter import DeadLetter, to_batch
+from penstock.engine.chunks import Layout
 from penstock.engine.group import GroupState
-from penstock.errors import ConfigError, ConflictError, Fenced, OutcomeUnknown, PenstockError, TransientError
-from penstock.event.batch import Columns, NewBatch
+from penstock.errors import (
+    ConfigError,
+    ConflictError,
+    Fenced,
+    OutcomeUnknown,
+    PenstockError,
+    Rejected,
+    TransientError,
+)
 from penstock.schema import ColumnsSchema
 from penstock.source.api import Chunk, Source
 from penstock.system.ports import System
 from penstock.telemetry import emit
+
+T = TypeVar("T")
 
 EVENTS_MAX = 10_000
 BYTES_MAX = 4_000_000
 POLL_S = 0.5
 RETRY_FIRST_S = 0.05
 RETRY_MAX_S = 5.0
+NOTES_AT_ONCE = 64
 
 
 class SourceChannel(Channel, Producers, Protocol):
@@ -41,7 +54,8 @@ class SourceRun:
         source: not yet opened.
         into: the topic that gets the events.
         dead: the topic that gets what could not be read, verbatim.
-        republish: publish every event again from the beginning, under the original sequences.
+        republish: publish every chunk again from the beginning, as far as the channel remembers them, under its
+            original sequence and with its original borders; then go on with what is new.
     """
 
     def __init__(
@@ -57,9 +71,10 @@ class SourceRun:
         self._channel = channel
         self._source = source
         self._into = into
-        self._dead = dead
+        self._layout = Layout(source.name, into, dead)
         self._system = system
         self._republish = republish
+        self._again: tuple[int, bytes] = (0, b"")  # the next sequence to publish again, and the position before it
         self._stopping = False
         self.state = GroupState(source.name, "source", into.name)
 
@@ -69,6 +84,8 @@ class SourceRun:
 
     async def run(self) -> None:
         """Until the source is at its end, or stopped.
+
+        Cancelled while the source is read, it ends when that is over: nobody closes a source that is being read.
 
         Raises:
             PenstockError: the source cannot go on (its files changed, the log failed); nothing was skipped.
@@ -89,22 +106,21 @@ class SourceRun:
             self.state.state, self.state.reason = "failed", str(exc)
             raise
         finally:
-            await self._system.offload.run(self._source.close)
+            await self._offloaded(self._source.close)
 
     async def _through(self) -> None:
-        producer = f"source.{self._source.name}"
-        last = None if self._republish else await self._channel.producer(producer)
-        sequence, position = (0, b"") if last is None else (last.sequence + 1, last.note)
-        schema = self._into.schema
-        if isinstance(schema, ColumnsSchema):
+        if isinstance(self._into.schema, ColumnsSchema):
             msg = f"topic {self._into.name} exists only as columns: a source's events need a type"
             raise ConfigError(msg, path=f"sources.{self._source.name}")
-        await self._system.offload.run(lambda: self._source.open(schema, position))
-        self.state.state = "running"
+        if self._republish:
+            await self._publish_again()
+        last = await self._channel.producer(self._producer)
+        sequence, position = (0, b"") if last is None else (last.sequence + 1, last.note)
+        await self._open(position)
         ahead = self._read_on()
         try:
             while not self._stopping:
-                chunk = await ahead
+                chunk = await _over(ahead)
                 if chunk is None and self._source.finite:
                     return
                 if chunk is None:
@@ -113,59 +129,107 @@ class SourceRun:
                 ahead = self._read_on()
                 if chunk is not None:
                     self.state.state, self.state.reason = "running", ""
-                    await self._published(Publish(producer, 0, sequence, self._batches(chunk), chunk.position), chunk)
+                    await self._publish(sequence, chunk)
                     sequence += 1
         finally:
             with suppress(PenstockError):
-                await ahead  # the source is not ours to touch before its read is over
+                await _over(ahead)  # the source is not ours to touch before its read is over
+
+    async def _publish_again(self) -> None:
+        """Publish what was published before, chunk by chunk: each ends where it ended then."""
+        last = await self._channel.producer(self._producer)
+        sequence, position = self._again
+        if last is None or sequence > last.sequence:
+            return
+        await self._open(position)
+        while sequence <= last.sequence and not self._stopping:
+            notes = await self._channel.notes(self._producer, 0, start=sequence, count=NOTES_AT_ONCE)
+            if not notes:
+                return
+            if notes[0][0] > sequence:
+                sequence, position = notes[0][0] + 1, notes[0][1]
+                self._forgotten(sequence)
+                await self._open(position)
+                continue
+            for number, note in notes:
+                chunk = await self._offloaded(lambda until=note: self._read(until))
+                if chunk is None:
+                    raise ConflictError(f"source {self.state.name}: of chunk {number} nothing is there any more")
+                if self._stopping:
+                    return
+                await self._publish(number, msgspec.structs.replace(chunk, position=note))
+                sequence, self._again = number + 1, (number + 1, note)
+
+    def _forgotten(self, count: int) -> None:
+        reason = (
+            f"the first {count} chunks were published longer ago than answers are remembered: they are not published "
+            "again, only those behind them"
+        )
+        emit.log(
+            logging.WARNING, "source publishes only its newest chunks again", source=self.state.name, reason=reason
+        )
+        self.state.reason = reason
+
+    @property
+    def _producer(self) -> str:
+        return f"source.{self._source.name}"
+
+    async def _open(self, position: bytes) -> None:
+        schema = self._into.schema
+        assert not isinstance(schema, ColumnsSchema)
+        await self._offloaded(lambda: self._source.open(schema, position))
+        self.state.state = "running"
+
+    def _read(self, until: bytes | None = None) -> Chunk | None:
+        if until is None:
+            return self._source.read(events_max=EVENTS_MAX, bytes_max=BYTES_MAX)
+        return self._source.read(events_max=EVENTS_MAX, bytes_max=BYTES_MAX, until=until)
 
     def _read_on(self) -> asyncio.Future[Chunk | None]:
         """Begin to read the next chunk: it is read while the last one is stored."""
-        read = self._system.offload.run(lambda: self._source.read(events_max=EVENTS_MAX, bytes_max=BYTES_MAX))
-        return asyncio.ensure_future(read)
+        return asyncio.ensure_future(self._system.offload.run(self._read))
 
-    async def _published(self, publish: Publish, chunk: Chunk) -> None:
+    async def _offloaded(self, work: Callable[[], T]) -> T:
+        return await _over(asyncio.ensure_future(self._system.offload.run(work)))
+
+    async def _publish(self, sequence: int, chunk: Chunk) -> None:
+        batches, refused = self._layout.batches(chunk)
+        publish = Publish(self._producer, 0, sequence, batches, chunk.position)
         match await self._channel.publish(publish):
             case Acked(repeated=repeated):
                 self.state.steps += 1
-                self.state.events += chunk.count
-                self.state.dead += len(chunk.bad)
-                self.state.repeated += chunk.count if repeated else 0
+                self.state.events += chunk.count - refused
+                self.state.dead += len(chunk.bad) + refused
+                self.state.repeated += chunk.count - refused if repeated else 0
                 emit.count("penstock_events_read_total", chunk.count, source=self.state.name)
-            case Refused(reason=reason):
-                raise self._refused(reason)
+            case Refused() as answer:
+                raise self._refused(answer, sequence)
             case Unknown(reason=reason):
                 raise OutcomeUnknown(reason)
 
-    def _refused(self, reason: str) -> ConflictError:
-        """Somebody else was faster, or what is published again is not what it was."""
-        if self._republish:
-            msg = f"source {self.state.name}: {reason}. What is read now is not what was published then"
+    def _refused(self, answer: Refused, sequence: int) -> PenstockError:
+        """What is published again is not what it was; or somebody else was faster; or it cannot be stored at all."""
+        if self._republish and sequence == self._again[0]:
+            msg = (
+                f"source {self.state.name}: {answer.reason}. What is read now is not what was published then: its "
+                "content was changed since, or the topic's type writes it in other words. Put it back as it was, or "
+                "run without publishing again"
+            )
             return ConflictError(msg)
-        return Fenced(f"source {self.state.name}: {reason}")
+        msg = f"source {self.state.name}: {answer.reason}"
+        return Fenced(msg) if answer.conflict else Rejected(msg)
 
-    def _batches(self, chunk: Chunk) -> list[NewBatch]:
-        if isinstance(chunk.events, Columns):
-            batches = self._into.pack_columns(chunk.events.table, chunk.events.attributes)
-            refused: dict[int, str] = {}
-            bodies: list[bytes] = []
-        else:
-            bodies = chunk.events.bodies()
-            packed = self._into.pack(bodies, keys=chunk.keys, attributes=chunk.events.attributes)
-            batches, refused = packed.batches, packed.refused
-        letters = [self._letter(bodies[index], reason, f"event {index}") for index, reason in refused.items()]
-        letters += [self._letter(bad.body, bad.reason, bad.where) for bad in chunk.bad]
-        if letters:
-            batches = [*batches, to_batch(letters, topic=self._dead.name, partition=0)]
-        return batches
 
-    def _letter(self, body: bytes, reason: str, where: str) -> DeadLetter:
-        return DeadLetter(
-            group=f"source.{self._source.name}",
-            topic=self._into.name,
-            partition=0,
-            offset=-1,
-            body=body[: self._dead.spec.event_bytes_max],
-            reason=f"{where}: {reason}",
-            error="Unreadable",
-        )
+async def _over(work: asyncio.Future[T]) -> T:
+    """What `work` gives. Who is cancelled meanwhile is told so when it is over, and not before."""
+    cut: asyncio.CancelledError | None = None
+    while not work.done():
+        try:
+            await asyncio.wait([work])
+        except asyncio.CancelledError as exc:
+            cut = exc
+    if cut is not None:
+        with suppress(PenstockError, asyncio.CancelledError):
+            work.result()
+        raise cut
+    return work.result()
