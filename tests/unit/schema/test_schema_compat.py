@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import re
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
@@ -258,6 +258,10 @@ def test_older_columns_that_cannot_become_the_new_ones() -> None:
         one(int).from_columns(old)
     with pytest.raises(SchemaIncompatible, match="no column f"):
         one(int).from_columns(of().to_columns([of().type(1)]))
+    number = one(int).to_columns([one(int).type(1, 2)])
+    for other in (str, bool, datetime, date, Decimal, bytes):
+        with pytest.raises(SchemaIncompatible, match="int64 is no"):
+            one(other).from_columns(number)
 
 
 def batch_of(**values: list[Any]) -> pa.RecordBatch:
