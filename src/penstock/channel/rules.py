@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from typing import Any
 from zlib import crc32
 
 import msgspec
 
+from penstock.channel import sizes
 from penstock.channel.api import (
     NOTE_BYTES_MAX,
     PARTITIONS_MAX,
@@ -36,7 +38,7 @@ _DEVICES = re.compile(r"(?i:con|prn|aux|nul|com[1-9]|lpt[1-9])(\..*)?")
 _pack = msgspec.msgpack.Encoder(order="deterministic").encode
 
 # Fields of a topic's declaration that two programs must agree on; the schema may change by its own rules.
-_AGREED = ("partitions", "key", "time", "disorder_s", "event_bytes_max", "internal")
+_AGREED = ("partitions", "key", "time", "disorder_s", "internal")
 
 
 # -- declarations --------------------------------------------------------------------------------------------------
@@ -112,9 +114,21 @@ def check_place(topics: Mapping[str, Topic], topic: str, partition: int, offset:
 def declaration_difference(old: TopicSpec, new: TopicSpec) -> str | None:
     """In which fields two declarations of one topic differ, in words; None when they agree.
 
-    The schema is left out: whether and how it may change is the schema's own rule.
+    The schema is left out: whether and how it may change is the schema's own rule. The largest event may grow: see
+    `grown`.
     """
-    return "; ".join(_differences(old, new, _AGREED)) or None
+    found = _differences(old, new, _AGREED)
+    if new.event_bytes_max < old.event_bytes_max:
+        found.append(
+            f"event_bytes_max is declared as {old.event_bytes_max}, here {new.event_bytes_max}: it may grow and not "
+            "shrink, for events of that size may be recorded"
+        )
+    return "; ".join(found) or None
+
+
+def grown(old: TopicSpec, new: TopicSpec) -> TopicSpec:
+    """The recorded declaration with what a later one may change of it: a larger largest event."""
+    return msgspec.structs.replace(old, event_bytes_max=max(old.event_bytes_max, new.event_bytes_max))
 
 
 def check_declared_alike(old: TopicSpec, new: TopicSpec) -> None:
@@ -129,20 +143,29 @@ def check_declared_alike(old: TopicSpec, new: TopicSpec) -> None:
         raise DeclaredDifferently(msg)
 
 
-def check_evolution(old: TopicSpec, new: TopicSpec) -> None:
-    """Whether events recorded with `old` can be read with `new`.
+def check_evolution(recorded: Iterable[Mapping[str, Any]], new: TopicSpec) -> None:
+    """Whether events can be read with `new` that were recorded with any type the topic ever had.
+
+    The newest alone would not do: a field that was removed can come back as something else in two compatible steps.
 
     Raises:
         SchemaIncompatible: names every change that prevents it.
     """
-    if old.schema is None or new.schema is None or old.schema == new.schema:
+    if new.schema is None:
         return
+    wanted = dict(new.schema)
+    for schema in recorded:
+        if schema != wanted:
+            _check_readable(dict(schema), wanted, new.name)
+
+
+def _check_readable(old: dict[str, Any], new: dict[str, Any], topic: str) -> None:
     from penstock.schema import check_backward  # noqa: PLC0415  loaded on use: most programs never change a type
 
-    breaking = check_backward(dict(old.schema), dict(new.schema))
+    breaking = check_backward(old, new)
     if breaking:
         text = "; ".join(f"{change.path}: {change.what} ({change.way_out})" for change in breaking)
-        msg = f"topic {new.name}: the type changed so that recorded events could not be read: {text}"
+        msg = f"topic {topic}: the type changed so that recorded events could not be read: {text}"
         raise SchemaIncompatible(msg)
 
 
@@ -242,15 +265,14 @@ def _refuse_columns(columns: Columns, spec: TopicSpec) -> str:
         found = ", ".join(f"{f.name}: {f.type}" for f in table.schema if f not in list(expected)) or "another order"
         wanted = ", ".join(f"{f.name}: {f.type}{'' if f.nullable else ' not null'}" for f in expected)
         return f"topic {spec.name}: columns that differ from the declared ones ({found}); expected {wanted}: cast them"
-    if table.nbytes > spec.event_bytes_max * table.num_rows:
-        return f"topic {spec.name}: {table.num_rows} events in {table.nbytes} bytes, on average more; {_limit(spec)}"
-    return ""
+    over = sizes.row_over(table, spec.event_bytes_max)
+    return "" if over is None else f"topic {spec.name}: event {over[0]} has {over[1]} bytes; {_limit(spec)}"
 
 
 def _limit(spec: TopicSpec) -> str:
     return (
-        f"the limit is {spec.event_bytes_max}: raise topics.{spec.name}.event_bytes_max, or store the body elsewhere "
-        "and publish a reference"
+        f"the limit is {spec.event_bytes_max}: raise topics.{spec.name}.event_bytes_max (a flow's own results take "
+        "that of the topic it reads), or store the body elsewhere and publish a reference"
     )
 
 

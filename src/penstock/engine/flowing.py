@@ -11,6 +11,7 @@ import msgspec
 
 from penstock.channel.api import Assigned, Delivery, LedgerWrite, Subscription
 from penstock.channel.rules import head
+from penstock.channel.sizes import row_over
 from penstock.channel.typed import TypedTopic
 from penstock.delivery.deadletter import DeadLetter, text_of, to_batch
 from penstock.delivery.retry import Retry
@@ -219,10 +220,12 @@ class FlowWork:
 
     def _check_size(self, table: pa.RecordBatch) -> None:
         limit = self._topics.into.spec.event_bytes_max
-        if table.nbytes > max(RESULT_BYTES_MAX, limit) or table.nbytes > limit * table.num_rows:
+        over = row_over(table, limit)
+        if table.nbytes > max(RESULT_BYTES_MAX, limit) or over is not None:
+            longest = "" if over is None else f", one of {over[1]}"
             msg = (
-                f"{table.num_rows} results of {table.nbytes} bytes; topic {self._topics.into.name} takes {limit} bytes "
-                f"an event, and one step {RESULT_BYTES_MAX}"
+                f"{table.num_rows} results of {table.nbytes} bytes{longest}; topic {self._topics.into.name} takes "
+                f"{limit} bytes an event, and one step {RESULT_BYTES_MAX}"
             )
             raise PermanentError(msg)
 

@@ -92,6 +92,17 @@ def schema(db: apsw.Connection, identity: int) -> tuple[bytes, bytes | None] | N
     return description, arrow
 
 
+def descriptions(db: apsw.Connection, topic_id: int) -> list[bytes]:
+    """The description (JSON) of every schema that was ever recorded for the topic, oldest first."""
+    out: list[bytes] = []
+    for identity, description, arrow, check in db.execute(
+        "SELECT id, description, arrow, chk FROM schema WHERE topic_id = ? ORDER BY id", (topic_id,)
+    ):
+        verify_row(f"schema id {identity}", check, identity, topic_id, description, arrow)
+        out.append(description)
+    return out
+
+
 def groups(db: apsw.Connection) -> list[GroupRow]:
     """Every declared consumer group, by name."""
     out: list[GroupRow] = []

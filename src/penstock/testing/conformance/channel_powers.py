@@ -214,6 +214,8 @@ class PowerPromises(ChannelSuite):
             found.extend(event for batch in batches for event in numbered(batch))
         assert found == [(offset, b"%d" % offset) for offset in range(1, 6)]
         assert list(await channel.scan(Scan("t", 1), events_max=10)) == []
+        for start, end in ((0, 0), (3, 3), (3, 2), (4, 4), (8, 8), (9, None)):
+            assert list(await channel.scan(Scan("t", 0, start, end), events_max=10)) == [], (start, end)
         for wrong in (Scan("nowhere", 0), Scan("t", 2), Scan("t", 0, start=-1)):
             with pytest.raises(ConfigError):
                 await channel.scan(wrong, events_max=10)

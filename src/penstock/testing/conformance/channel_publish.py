@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from penstock.channel.api import Acked, Capabilities, Publish, Refused, TopicSpec
-from penstock.errors import Closed, ConfigError, DeclaredDifferently, Unsupported
+from penstock.errors import Closed, ConfigError, DeclaredDifferently, SchemaIncompatible, Unsupported
 from penstock.event.batch import Columns, NewBatch, Rows
 from penstock.testing.conformance.harness import ChannelSuite, Site, numbered, promise, put, rows, stored
 
@@ -43,6 +43,53 @@ class PublishPromises(ChannelSuite):
             await other.open([TopicSpec("t", partitions=3, key="flight")])
         with pytest.raises(DeclaredDifferently, match=r"key.*'flight'.*'carrier'"):
             await channel.open([TopicSpec("t", partitions=2, key="carrier")])
+
+    @promise("a topic's largest event may grow, for whoever opens it afterwards, and does not shrink")
+    async def test_event_bytes_grow(self, site: Site) -> None:
+        small, large = (TopicSpec("t", partitions=1, event_bytes_max=size) for size in (3, 5))
+        channel = await site.channel(small)
+        assert isinstance(await channel.publish(Publish("p", 0, 0, [rows(b"12345")])), Refused)
+        other = await site.channel(large)
+        assert list((await put(other, 0, rows(b"12345"))).first) == [0]
+        assert (await other.open([large]))["t"].spec.event_bytes_max == 5
+        later = await site.channel()
+        with pytest.raises(DeclaredDifferently, match=r"event_bytes_max.*5.*3.*grow"):
+            await later.open([small])
+        assert (await later.open([large]))["t"].spec.event_bytes_max == 5
+        assert isinstance(await later.publish(Publish("p", 0, 1, [rows(b"123456")])), Refused)
+
+    @promise("the longest row of columns is compared with the limit, not the average")
+    async def test_long_row(self, site: Site) -> None:
+        import pyarrow as pa  # noqa: PLC0415  heavy, loaded on use
+
+        def table(*sizes: int) -> NewBatch:
+            lists = [["x" * (size // 2), "y" * (size - size // 2)] for size in sizes]
+            columns = {"b": [b"z" * size for size in sizes], "l": lists, "n": [0] * len(sizes)}
+            return NewBatch("c", 0, len(sizes), Columns(pa.RecordBatch.from_pydict(columns)))
+
+        arrow = table(1).payload.table.schema.serialize().to_pybytes()  # type: ignore[union-attr]
+        spec = TopicSpec("c", 1, {"kind": "columns"}, arrow, event_bytes_max=108)
+        channel = await site.channel(spec)
+        answer = await channel.publish(Publish("p", 0, 0, [table(1, 2, 51, *[1] * 100)]))
+        assert isinstance(answer, Refused), answer
+        assert "event 2 has 110 bytes" in answer.reason
+        await put(channel, 0, table(50, *[1] * 100, 50))
+
+    @promise("a type is compared with every type the topic ever had, not only with the newest")
+    async def test_evolution(self, site: Site) -> None:
+        channel = await site.channel()
+
+        def spec(**fields: str) -> TopicSpec:
+            types = [{"name": name, "type": {"kind": kind}, "default": None} for name, kind in fields.items()]
+            return TopicSpec("t", 1, {"kind": "struct", "name": "T", "fields": types})
+
+        for fields in ({"k": "str", "n": "int"}, {"k": "str"}, {"k": "str", "n": "int"}, {"k": "str", "m": "str"}):
+            await channel.open([spec(**fields)])
+        other = await site.channel()
+        for handle in (channel, other):
+            with pytest.raises(SchemaIncompatible, match=r"n: was int"):
+                await handle.open([spec(k="str", n="str")])
+        assert (await other.open([spec(k="str", m="str")]))["t"].schema_id == 3
 
     @promise("two topics whose names differ only in case are refused")
     async def test_case_twin(self, site: Site) -> None:

@@ -22,7 +22,10 @@ def declared(db: apsw.Connection, specs: Sequence[TopicSpec]) -> dict[str, int] 
     rows = {row.name: row for row in catalogue.topics(db)}
     for spec in specs:
         row = rows.get(spec.name)
-        if row is None or rules.declaration_difference(wire.spec_from_json(row.spec), spec) is not None:
+        if row is None:
+            return None
+        recorded = wire.spec_from_json(row.spec)
+        if rules.declaration_difference(recorded, spec) is not None or rules.grown(recorded, spec) != recorded:
             return None
         known = catalogue.schema(db, row.schema_id) if row.schema_id else None
         if spec.schema is not None and known != (wire.to_json(spec.schema), spec.arrow):
@@ -50,18 +53,16 @@ def _declare(db: apsw.Connection, spec: TopicSpec) -> int:
         assert row is not None
     else:
         rules.check_declared_alike(wire.spec_from_json(row.spec), spec)
-    if spec.schema is None:
-        return row.schema_id
-    rules.check_evolution(described(db, row).spec, spec)
-    schema_id = catalogue.add_schema(db, row.id, wire.to_json(spec.schema), spec.arrow)
-    if schema_id != row.schema_id:
-        catalogue.set_topic(db, row, spec=row.spec, schema_id=schema_id)
+    schema_id = row.schema_id
+    if spec.schema is not None:
+        known = catalogue.schema(db, row.schema_id) if row.schema_id else None
+        if known is None or known[0] != wire.to_json(spec.schema):
+            rules.check_evolution(map(msgspec.json.decode, catalogue.descriptions(db, row.id)), spec)
+        schema_id = catalogue.add_schema(db, row.id, wire.to_json(spec.schema), spec.arrow)
+    declaration = wire.spec_to_json(rules.grown(wire.spec_from_json(row.spec), spec))
+    if (declaration, schema_id) != (row.spec, row.schema_id):
+        catalogue.set_topic(db, row, spec=declaration, schema_id=schema_id)
     return schema_id
-
-
-def described(db: apsw.Connection, row: TopicRow) -> Topic:
-    """The topic with the type it is now written with."""
-    return with_schema(db, wire.spec_from_json(row.spec), row.schema_id)
 
 
 def with_schema(db: apsw.Connection, spec: TopicSpec, schema_id: int) -> Topic:

@@ -243,6 +243,8 @@ class EmbeddedChannel:
     async def scan(self, scan: Scan, *, events_max: int) -> Sequence[Delivered]:
         """See `Columnar`."""
         stored = self._stored(scan, events_max=events_max)
+        if scan.end is not None and scan.start >= scan.end:
+            return []
         batches = self.decode(stored, scan.topic, scan.partition, columns=scan.columns)
         return [_within(batch, scan) for batch in batches]
 

@@ -90,9 +90,9 @@ class Memory:
             return Topic(spec, self._schema_id(spec))
         rules.check_declared_alike(old.spec, spec)
         if spec.schema is None:
-            return old
-        if old.spec.schema is not None:
-            rules.check_evolution(old.spec, spec)
+            return Topic(rules.grown(old.spec, spec), old.schema_id)
+        recorded = [known.schema for known in self._schemas if known.name == spec.name and known.schema is not None]
+        rules.check_evolution(recorded, spec)
         return Topic(spec, self._schema_id(spec))
 
     def _schema_id(self, spec: TopicSpec) -> int:
@@ -205,7 +205,7 @@ class Memory:
         out: list[Delivered] = []
         room = events_max
         for block in self._from((scan.topic, scan.partition), scan.start):
-            if room <= 0 or block.first >= end:
+            if room <= 0 or max(block.first, scan.start) >= end:
                 break
             if rules.meets(block, scan):
                 wanted = rules.head(block.tail(scan.start), end - max(block.first, scan.start))
