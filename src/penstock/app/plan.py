@@ -51,8 +51,7 @@ class Plan(msgspec.Struct):
 
     def dead(self, group: str, source: TopicSpec) -> None:
         """Take the dead letters of a group that reads `source` on."""
-        spec = dead_letter_topic(group, partitions=source.partitions, event_bytes_max=source.event_bytes_max)
-        self.add(spec, None)
+        self.add(dead_letter_topic(group, partitions=source.partitions), None)
 
 
 def plan_topics(app: Program) -> Plan:
@@ -73,10 +72,7 @@ def plan_app(app: Program) -> Plan:
     for handled in app.handlers.values():
         plan.dead(handled.handler.name, handled.source.spec)
     for sourced in app.sources.values():
-        spec = dead_letter_topic(
-            f"source.{sourced.name}", partitions=1, event_bytes_max=sourced.into.spec.event_bytes_max
-        )
-        plan.add(spec, None)
+        plan.add(dead_letter_topic(f"source.{sourced.name}", partitions=1), None)
     for flowed in _in_order(app.flows):
         _plan_flow(plan, flowed, app)
     return plan

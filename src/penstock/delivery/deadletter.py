@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from penstock.channel.api import TopicSpec
+from penstock.channel.api import TOGETHER_BYTES_MAX, TopicSpec
 from penstock.event.batch import NewBatch, Rows
 
 SUFFIX = ".dead"
@@ -57,9 +57,13 @@ def _clean(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
-def dead_letter_topic(group: str, *, partitions: int, event_bytes_max: int) -> TopicSpec:
-    """The declaration of a group's dead letters: raw bytes, partitioned as its input is."""
-    return TopicSpec(group + SUFFIX, partitions=partitions, event_bytes_max=event_bytes_max, internal=True)
+def dead_letter_topic(group: str, *, partitions: int) -> TopicSpec:
+    """The declaration of a group's dead letters: raw bytes, partitioned as its input is.
+
+    A letter may be longer than its event was allowed to be (a row of columns becomes text), and one that cannot be
+    laid aside would stop the group for good: it may be as long as anything that is published.
+    """
+    return TopicSpec(group + SUFFIX, partitions=partitions, event_bytes_max=TOGETHER_BYTES_MAX, internal=True)
 
 
 def to_batch(letters: Sequence[DeadLetter], *, topic: str, partition: int) -> NewBatch:

@@ -116,9 +116,7 @@ class Kit:
     ) -> Group:
         """A group that runs `function`; it ends when it has caught up."""
         name = function.__name__
-        dead = await self.declare(
-            dead_letter_topic(name, partitions=source.spec.partitions, event_bytes_max=1_000_000), None
-        )
+        dead = await self.declare(dead_letter_topic(name, partitions=source.spec.partitions), None)
         spec = HandlerSpec(name, function, shape_of(function, name=name), retry or Retry())
         subscription = Subscription(GroupSpec(name, source.name), "test")
         work = HandlerWork(spec, subscription, Topics(source, into, dead), system=self.system)

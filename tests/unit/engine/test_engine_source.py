@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,15 +14,17 @@ import pyarrow as pa
 import pytest
 
 from penstock.channel.api import NOTE_BYTES_MAX
+from penstock.channel.drivers.embedded import EmbeddedChannel
 from penstock.channel.drivers.memory.config import MemoryConfig
 from penstock.channel.typed import TypedTopic
 from penstock.delivery.deadletter import dead_letter_topic
 from penstock.engine.sourcing import SourceRun
 from penstock.engine.supervisor import Supervisor
-from penstock.errors import ConfigError, ConflictError, Rejected, TransientError
+from penstock.errors import ConfigError, ConflictError, CorruptionError, Rejected, TransientError
 from penstock.event.batch import Columns, Rows
 from penstock.event.partition import KEY_BYTES_MAX
-from penstock.source.api import Bad, Chunk
+from penstock.source.api import Bad, Chunk, Source
+from penstock.source.files import files
 from penstock.system.pipe import Signal
 from tests.unit.engine.engine_kit import Kit, Order
 
@@ -59,8 +62,8 @@ class Lines:
         self.closed += 1
 
 
-async def run_of(kit: Kit, topic: TypedTopic[Any], source: Lines, *, republish: bool = False) -> SourceRun:
-    spec = dead_letter_topic(f"source.{source.name}", partitions=1, event_bytes_max=1_000_000)
+async def run_of(kit: Kit, topic: TypedTopic[Any], source: Source, *, republish: bool = False) -> SourceRun:
+    spec = dead_letter_topic(f"source.{source.name}", partitions=1)
     dead = await kit.declare(spec, None)
     return SourceRun(kit.channel, source, topic, dead=dead, system=kit.system, republish=republish)
 
@@ -105,6 +108,48 @@ async def test_published_again_chunks_end_where_they_ended_and_what_is_new_follo
     assert again.state.repeated == len(good(101))
     assert sorted(order.id for order in await kit.events(topic)) == good(101)
     assert [order.id for order in await kit.events(topic) if order.id in set(offsets)] == offsets
+
+
+@pytest.mark.parametrize("driver", ["memory", "embedded"])
+async def test_files_are_published_again_after_they_grew_and_others_came(kit: Kit, tmp_path: Path, driver: str) -> None:
+    """Bad lines and their reasons are content too; what was added since is published behind it."""
+    if driver == "embedded":
+        kit.channel = EmbeddedChannel(tmp_path / "log", system=kit.system)  # type: ignore[assignment]
+    topic = await kit.topic("orders", Order, key="customer")
+    for number in (1, 2):
+        (tmp_path / f"b{number}.ndjson").write_bytes(LINE % number + b"bad\n" + LINE % (number + 10))
+    spec = files("*.ndjson")
+
+    async def published(*, republish: bool = False) -> SourceRun:
+        run = await run_of(kit, topic, spec.open_source(tmp_path, "lines", event_bytes_max=1000), republish=republish)
+        await run.run()
+        return run
+
+    await published()
+    grow(tmp_path / "b1.ndjson", LINE % 21 + b"bad too\n")
+    await published()
+    before = [order.id for order in await kit.events(topic)]
+    (tmp_path / "a.ndjson").write_bytes(LINE % 30)
+    grow(tmp_path / "b2.ndjson", LINE % 31)
+    run = await published(republish=True)
+    assert (run.state.events, run.state.repeated, run.state.dead) == (7, 5, 3)
+    run = await published(republish=True)
+    assert (run.state.events, run.state.repeated, run.state.dead) == (7, 7, 3)
+    after = [order.id for order in await kit.events(topic)]
+    assert sorted(after) == [1, 2, 11, 12, 21, 30, 31]
+    assert [order for order in after if order in before] == before
+    assert len(await kit.letters("source.lines")) == 3
+    (tmp_path / "b2.ndjson").write_bytes((tmp_path / "b2.ndjson").read_bytes().replace(b'"amount":1', b'"amount":2'))
+    with pytest.raises(CorruptionError, match=r"b2\.ndjson.*another content now"):
+        await published(republish=True)
+    await kit.channel.close()
+
+
+def grow(path: Path, more: bytes) -> None:
+    path.write_bytes(path.read_bytes() + more)
+
+
+LINE = b'{"id":%d,"customer":"c","amount":1}\n'
 
 
 async def test_published_again_other_content_stops(kit: Kit) -> None:
@@ -181,7 +226,8 @@ async def test_a_source_is_not_closed_while_it_is_read(kit: Kit) -> None:
 
 async def test_what_is_longer_than_a_dead_letter_may_be_says_that_it_is_cut(kit: Kit) -> None:
     topic = await kit.topic("orders", Order, key="customer", event_bytes_max=1000)
-    dead = await kit.declare(dead_letter_topic("source.lines", partitions=1, event_bytes_max=1000), None)
+    letters = msgspec.structs.replace(dead_letter_topic("source.lines", partitions=1), event_bytes_max=1000)
+    dead = await kit.declare(letters, None)
 
     class Long(Lines):
         def read(self, *, events_max: int, bytes_max: int, until: bytes | None = None) -> Chunk | None:

@@ -131,7 +131,7 @@ async def fill(kit: Kit) -> None:
         flight_topic(),
         delays_topic(),
         TopicSpec("raw", partitions=1),
-        dead_letter_topic("check", partitions=2, event_bytes_max=100_000),
+        dead_letter_topic("check", partitions=2),
     )
     await kit.rows(flights(40))
     await kit.columns(flights(60, start=40))
