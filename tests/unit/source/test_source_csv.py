@@ -215,6 +215,8 @@ def test_a_bad_record_leaves_the_others_alone(tmp_path: Path, record: bytes, whe
         (bad,) = bads(found)
         assert bad.where == f"a.csv:{where}"
         assert bad.body == record[:1000]
+        if len(record) > 1000:
+            assert f"{len(record)} bytes, of which the first 1000 are kept" in bad.reason
         with pytest.raises(AssertionError, match=reason):
             raise AssertionError(bad.reason)
 

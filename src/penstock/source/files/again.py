@@ -44,7 +44,6 @@ def stretches(before: Marks, after: Marks, seen: Mapping[str, Seen], unfold: Unf
 
 
 def _of_full(before: Marks, after: Marks, seen: Mapping[str, Seen], unfold: Unfold) -> list[Stretch]:
-    now = {then: name for name, then in positions.renamed(after, seen).items()}
     found: list[Stretch] = []
     for name, mark in after.full.items():
         entry = before.folded(name)
@@ -53,7 +52,7 @@ def _of_full(before: Marks, after: Marks, seen: Mapping[str, Seen], unfold: Unfo
         start = _start(name, mark, before, after)
         if entry is None and start.offset == mark.offset:
             continue
-        file = seen.get(now.get(name, name))
+        file = _now(name, mark, seen)
         if file is None:
             raise CorruptionError(f"{shown(name)} {_GONE}")
         positions.verify(mark, file, name)
@@ -61,6 +60,16 @@ def _of_full(before: Marks, after: Marks, seen: Mapping[str, Seen], unfold: Unfo
             start = unfold(name, file, entry)
         found.append(Stretch(name, file, start, mark.offset, mark.known if mark.ended else None))
     return found
+
+
+def _now(name: str, mark: Mark, seen: Mapping[str, Seen]) -> Seen | None:
+    """The file of that name; or the one that had it then, if its inode and content say so."""
+    file = seen.get(name)
+    if file is None or file.inode != mark.inode:
+        moved = next((other for other in seen.values() if other.inode == mark.inode), None)
+        if moved is not None and positions.fits(mark, moved, name):
+            return moved
+    return file
 
 
 def _start(name: str, mark: Mark, before: Marks, after: Marks) -> Mark:
@@ -77,22 +86,36 @@ def _start(name: str, mark: Mark, before: Marks, after: Marks) -> Mark:
 
 
 def _of_folded(before: Marks, after: Marks, seen: Mapping[str, Seen], unfold: Unfold) -> list[Stretch]:
-    earlier = {folding.key(name): (name, mark) for name, mark in before.full.items()}
     new = {key: data for key, data in after.entries.items() if before.entries.get(key) != data}
-    names = {folding.key(name): name for name in seen} if new else {}
+    if not new:
+        return []
+    earlier = {folding.key(name): mark for name, mark in before.full.items()}
+    left = {folding.key(name): mark for name, mark in before.full.items() if name not in after}
+    renamed = {data for key, data in before.entries.items() if key not in after.entries}
+    renamed |= {folding.entry(positions.fold(mark)) for mark in left.values() if mark.ended}
+    names = {folding.key(name): name for name in seen}
     found: list[Stretch] = []
     for key, data in new.items():
-        entry = folding.of_entry(data)
-        name, mark = earlier.get(key, ("", Mark()))
-        if mark.ended and mark.known == entry.known:
+        entry, mark = folding.of_entry(data), earlier.get(key, Mark())
+        if entry.known == 0 or data in renamed or (mark.ended and mark.known == entry.known):
             continue
-        name = names.get(key, name)
-        if entry.known == 0:
-            continue
-        if name not in seen:
-            raise CorruptionError(f"{shown(name) or 'a file of a name that is not there now'} {_GONE}")
+        name = names.get(key) or _name(entry, seen)
         positions.verify_folded(entry, seen[name], name)
         if key in before.entries:
             mark = unfold(name, seen[name], folding.of_entry(before.entries[key]))
+        elif key not in earlier:
+            mark = next((m for m in left.values() if m.inode == seen[name].inode and m.known < entry.known), mark)
         found.append(Stretch(name, seen[name], mark, None, entry.known))
     return found
+
+
+def _name(entry: Folded, seen: Mapping[str, Seen]) -> str:
+    """The name that a folded file has now, if it was not written since.
+
+    Raises:
+        CorruptionError: there is none.
+    """
+    for name, file in seen.items():
+        if file.size == entry.known and folding.file_of(file.inode, file.modified_ns) == entry.file:
+            return name
+    raise CorruptionError(f"a file of {entry.known} bytes, whose name is not there now, {_GONE}")

@@ -215,7 +215,10 @@ class CsvReader:
 
     def _bad(self, line: int, column: Column | None, body: bytes, reason: str) -> Bad:
         where = f"{self._name}:{line}" + (f":{column.name}" if column is not None else "")
-        return Bad(where, body.removesuffix(b"\n").removesuffix(b"\r")[: self._limit], reason)
+        body = body.removesuffix(b"\n").removesuffix(b"\r")
+        if len(body) > self._limit:
+            reason = f"{reason} (a record of {len(body)} bytes, of which the first {self._limit} are kept)"
+        return Bad(where, body[: self._limit], reason)
 
 
 class _BadCell(Exception):

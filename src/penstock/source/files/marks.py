@@ -92,9 +92,7 @@ class Marks:
                 return
             key = folding.key(name)
             if mark.ended and mark.known <= folding.KNOWN_MAX and key not in self.entries:
-                file = folding.file_of(mark.inode, mark.modified_ns)
-                entry = Folded(mark.known, folding.check_of(mark.head, mark.tail), file)
-                self.entries[key] = folding.entry(entry)
+                self.entries[key] = folding.entry(fold(mark))
                 del self.full[name]
                 size -= len(msgspec.msgpack.encode(mark)) + len(os.fsencode(name)) + 2
 
@@ -103,6 +101,12 @@ class Marks:
         keys = {folding.key(name) for name in present}
         for key in [key for key in self.entries if key not in keys][:count]:
             del self.entries[key]
+
+
+def fold(mark: Mark) -> Folded:
+    """What is kept of a file that was read to its end."""
+    file = folding.file_of(mark.inode, mark.modified_ns)
+    return Folded(mark.known, folding.check_of(mark.head, mark.tail), file)
 
 
 def _packed(marks: Mapping[str, Mark]) -> dict[bytes, Mark]:
@@ -264,4 +268,6 @@ def verify_folded(entry: Folded, file: Seen, name: str) -> None:
 def shown(name: str) -> str:
     """The name of a file for messages: no byte of it can break a line or a terminal."""
     text = os.fsencode(name).decode(errors="backslashreplace")
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
