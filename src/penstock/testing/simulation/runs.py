@@ -65,6 +65,7 @@ class Runner:
         if twin is None:
             load: Sequence[Sequence[Event]] = [[event for events in inputs for event in events]]
             twin = run_world(self._fault_free, 0, (), loads=[load])
+            twin.disk = {}  # what was to be seen of it is in the topics; it may hold files
             if len(self._twins) >= TWINS_MAX:
                 self._twins.clear()
             self._twins[inputs] = twin
