@@ -19,7 +19,7 @@ from penstock.testing.simulation.history import Place
 from penstock.testing.simulation.process import host
 from penstock.testing.simulation.scenario import Scenario
 from penstock.testing.simulation.scenarios_app import Job, scenario_of
-from penstock.testing.simulation.tape import OPERATIONS
+from penstock.testing.simulation.tape import KINDS, Kind, Operation
 
 LAKE = "lake"
 IN_MEMORY = Path("/dev/shm")
@@ -73,4 +73,10 @@ def lake() -> Scenario:
     jobs = app.topic("jobs", Job, key="key", partitions=2)
     app.flow("passed", jobs).filter(pl.col("number") >= 0).to(LakeSink())
     made = scenario_of(app, jobs, name="lake", outputs=(LAKE,))
-    return replace(made, targets=_rows, operations=(*OPERATIONS, "offload", "offload"), events=10)
+    # Mostly processes that stop around their files: only then two owners meet there.
+    kinds: dict[Operation, Sequence[Kind]] = {
+        **KINDS,
+        "offload": ("freeze_before", "freeze_before", "freeze_after", "crash_before", "crash_after", "delay_after"),
+    }
+    operations: tuple[Operation, ...] = ("next", "commit", "offload", "offload", "offload", "offload")
+    return replace(made, targets=_rows, operations=operations, kinds=kinds, events=10)
