@@ -8,12 +8,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from penstock.app.declared import AnyTopic, Program
-from penstock.app.opened import Opened, open_app
+from penstock.app.opened import Numbering, Opened, open_app, tell_when_forked
 from penstock.app.outbox import CHUNK_BYTES, CHUNK_EVENTS, Parcel, assemble, resolved, together
-from penstock.app.outcome import Acked, Outcome, Rejected, Unknown
+from penstock.app.outcome import Outcome, Unknown
 from penstock.app.plan import plan_topics
 from penstock.channel import api
-from penstock.errors import Closed
+from penstock.errors import Closed, OutcomeUnknown, TransientError
 from penstock.event.batch import NewBatch
 from penstock.system.ports import real_system
 
@@ -23,11 +23,11 @@ WAITING_EVENTS_MAX = 50_000
 class _Job:
     """Parcels that are published as one transaction, and who waits for them."""
 
-    __slots__ = ("batches", "done", "events", "open", "parcels", "waiters")
+    __slots__ = ("done", "events", "open", "parcels", "publish", "waiters")
 
     def __init__(self, done: asyncio.Future[None]) -> None:
         self.parcels: dict[str, Parcel] = {}
-        self.batches: Sequence[NewBatch] | None = None
+        self.publish: api.Publish | None = None  # what is under way
         self.waiters: list[tuple[asyncio.Future[Outcome], Parcel, int]] = []
         self.done = done
         self.events = 0
@@ -45,10 +45,15 @@ class AsyncClient:
         self._app = app
         self._name = producer
         self._opened: Opened | None = None
+        self._inherited: Opened | None = None
+        self._numbers: Numbering | None = None
         self._jobs: deque[_Job] = deque()
         self._waiting_events = 0
+        self._waiting_for_room = 0
         self._sender: asyncio.Task[None] | None = None
+        self._end: asyncio.Task[None] | None = None
         self._closing = False
+        self._ended = False
 
     async def open(self) -> None:
         """Open the app's log and declare its topics there; what ``async with`` does.
@@ -56,32 +61,54 @@ class AsyncClient:
         Raises:
             PenstockError: why it cannot be opened.
         """
-        self._system = real_system()
+        system = real_system()
+        opened: Opened | None = None
         try:
-            await self.attach(await open_app(self._app, plan_topics(self._app), self._system))
+            opened = await open_app(self._app, plan_topics(self._app), system)
+            await self.attach(opened)
         except BaseException:
-            self._system.offload.close()
+            if opened is not None:
+                await opened.close()
+            system.offload.close()
             raise
 
     async def attach(self, opened: Opened) -> None:
         """Publish over a channel that is open already, real or simulated; instead of `open`."""
-        self._opened, self._system = opened, opened.system
-        self._producer, self._epoch, self._sequence = await opened.identity(self._name)
+        self._numbers = await opened.numbering(self._name)
         self._news = asyncio.Event()
         self._room = asyncio.Event()
-        self._room.set()
-        self._sender = asyncio.ensure_future(self._send_all())
+        self._closing = self._ended = False
+        self._end = None
+        self._opened = opened
+        self._sender = asyncio.ensure_future(self._send_all(opened, self._numbers))
+        tell_when_forked(self)
 
     async def close(self) -> None:
-        """Publish what waits, then let the log go; may be called twice."""
+        """Publish what waits, then let the log go; may be called twice.
+
+        May be cancelled: then it goes on by itself, and who waits for an answer gets it.
+        """
         if self._opened is None or self._sender is None:
             return
         self._closing = True
         self._news.set()
-        await self._sender
-        opened, self._opened = self._opened, None
-        await opened.close()
-        self._system.offload.close()
+        if self._end is None:
+            self._end = asyncio.ensure_future(self._let_go(self._opened, self._sender))
+        await asyncio.shield(self._end)
+
+    async def _let_go(self, opened: Opened, sender: asyncio.Task[None]) -> None:
+        """The end of the client, whoever waits for it."""
+        try:
+            await asyncio.wait([sender])
+        finally:
+            sender.cancel()  # nothing to a sender that has ended
+            self._opened = None
+            await opened.close()
+            opened.system.offload.close()
+
+    def forked(self) -> None:
+        """See `Forkable`: a forked child has no loop that sends, and the parent's log is not its own."""
+        self._inherited, self._opened = self._opened, None
 
     # -- publishing ------------------------------------------------------------------------------------------------
 
@@ -138,9 +165,21 @@ class AsyncClient:
         return self._opened.topic(topic if isinstance(topic, str) else topic.name)
 
     async def _until_room(self) -> None:
-        while self._waiting_events >= WAITING_EVENTS_MAX:
-            self._room.clear()
-            await self._room.wait()
+        """Return when there is room; the caller takes it at once. Who waits here when the client is closed is served.
+
+        Raises:
+            Closed: the sender was cancelled.
+        """
+        self._waiting_for_room += 1
+        try:
+            while self._waiting_events >= WAITING_EVENTS_MAX and not self._ended:
+                self._room.clear()
+                await self._room.wait()
+        finally:
+            self._waiting_for_room -= 1
+            self._news.set()
+        if self._ended:
+            raise Closed(_NOT_OPEN)
 
     # -- sending ---------------------------------------------------------------------------------------------------
 
@@ -168,38 +207,67 @@ class AsyncClient:
             if parcel.error is not None:
                 raise parcel.error
 
-    async def _send_all(self) -> None:
-        """One publish at a time, in the order of the calls; what comes meanwhile goes together into the next."""
-        while True:
-            if not self._jobs:
-                if self._closing:
-                    return
-                self._news.clear()
-                await self._news.wait()
-                continue
-            job = self._jobs.popleft()
-            job.open = False
-            await self._send(job)
-            self._waiting_events -= job.events
-            self._room.set()
-            self._answer(job)
+    async def _send_all(self, opened: Opened, numbers: Numbering) -> None:
+        """One publish at a time, in the order of the calls; what comes meanwhile goes together into the next.
 
-    async def _send(self, job: _Job) -> None:
+        Everybody gets an answer, also when it is cancelled (a loop that ends).
+        """
+        try:
+            while self._jobs or self._waiting_for_room or not self._closing:
+                if not self._jobs:
+                    self._news.clear()
+                    await self._news.wait()
+                    continue
+                job = self._jobs.popleft()
+                job.open = False
+                try:
+                    await self._send(job, opened, numbers)
+                finally:
+                    self._waiting_events -= job.events
+                    self._room.set()
+                    self._answer(job)
+        finally:
+            self._closing = self._ended = True
+            self._room.set()
+            for job in self._jobs:
+                _stopped(job)
+                self._answer(job)
+            self._jobs.clear()
+
+    async def _send(self, job: _Job, opened: Opened, numbers: Numbering) -> None:
         parcels = list(job.parcels.values())
         try:
-            publish = assemble(parcels, producer=self._producer, epoch=self._epoch, sequence=self._sequence)
-            if not publish.batches:
+            batches = assemble(parcels)
+            if not batches:
                 return
-            assert self._opened is not None
-            answer = await self._opened.channel.publish(publish)
+            answer = await self._sent(job, opened.channel, numbers, batches=batches)
         except Exception as exc:  # noqa: BLE001 - it is raised to whoever waits for the outcome
             for parcel in parcels:
                 parcel.error = exc
             return
-        if not isinstance(answer, api.Refused):
-            self._sequence += 1
+        except asyncio.CancelledError:
+            _stopped(job)
+            raise
+        assert job.publish is not None
         for parcel in parcels:
-            parcel.settle(publish, answer)
+            parcel.settle(job.publish, answer)
+
+    async def _sent(
+        self, job: _Job, channel: api.Channel, numbers: Numbering, *, batches: Sequence[NewBatch]
+    ) -> api.Acked | api.Refused | api.Unknown:
+        """Publish under the next numbers; see `Client`."""
+        while True:
+            if numbers.unsure:
+                await numbers.renew()
+            job.publish = api.Publish(numbers.producer, numbers.epoch, numbers.sequence, batches)
+            numbers.unsure = True
+            try:
+                answer = await channel.publish(job.publish)
+            except TransientError as exc:
+                numbers.unsure = isinstance(exc, OutcomeUnknown)  # of the others nothing was stored
+                raise
+            if not numbers.settle(answer):
+                return answer
 
     def _answer(self, job: _Job) -> None:
         if not job.done.done():
@@ -213,5 +281,13 @@ class AsyncClient:
                 waiter.set_exception(exc)
 
 
-_NOT_OPEN = "the client is not open: use it with `async with app.client() as client`"
-__all__ = ["Acked", "AsyncClient", "Rejected", "Unknown"]
+def _stopped(job: _Job) -> None:
+    """The client ends here: what is under way may be stored, what waits is not."""
+    for parcel in job.parcels.values():
+        if job.publish is None:
+            parcel.error = Closed(_NOT_OPEN)
+        else:
+            parcel.settle(job.publish, api.Unknown("the client was stopped while this was published"))
+
+
+_NOT_OPEN = "the client is not open: use it with `async with app.client() as client` (in a forked child too)"

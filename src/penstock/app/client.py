@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from penstock.app.declared import AnyTopic, Program
-from penstock.app.opened import Opened, open_app
+from penstock.app.opened import Opened, open_app, tell_when_forked
 from penstock.app.outbox import CHUNK_EVENTS, Parcel, Receipt, assemble, resolved, seal, together
 from penstock.app.outcome import Acked, Outcome, Rejected, Unknown
 from penstock.app.plan import plan_topics
 from penstock.channel import api
 from penstock.channel.typed import TypedTopic
-from penstock.errors import Closed
+from penstock.errors import Closed, OutcomeUnknown, TransientError
 from penstock.event.batch import NewBatch
 from penstock.event.envelope import NewEvent
 from penstock.system.pipe import Lock, Pipe, Signal
@@ -43,6 +42,8 @@ class Client:
         self._app = app
         self._name = producer
         self._opened: Opened | None = None
+        self._inherited: Opened | None = None
+        self._lanes: dict[AnyTopic, _Lane] = {}  # by handle and by name
         self._twin: AsyncClient | None = None
 
     # -- life ------------------------------------------------------------------------------------------------------
@@ -73,20 +74,25 @@ class Client:
         Raises:
             PenstockError: why it cannot be opened.
         """
-        self._pid = os.getpid()
         self._system = real_system()
         self._portal = Portal()
+        opened: Opened | None = None
         try:
-            self._opened = self._portal.call(open_app(self._app, plan_topics(self._app), self._system))
-            self._producer, self._epoch, self._sequence = self._portal.call(self._opened.identity(self._name))
+            opened = self._portal.call(open_app(self._app, plan_topics(self._app), self._system))
+            self._numbers = self._portal.call(opened.numbering(self._name))
         except BaseException:
+            if opened is not None:
+                self._portal.call(opened.close())
             self._portal.close()
             self._system.offload.close()
             raise
-        self._publishing = Lock()  # guards the sequence: who holds it publishes
-        self._lanes: dict[AnyTopic, _Lane] = {}  # by handle and by name
+        self._channel = opened.channel
+        self._publishing = Lock()  # guards the numbers: who holds it publishes
+        self._lanes = {}
         self._failure: Exception | None = None
         self._pipe: Pipe[_Lane | Signal] = Pipe(self._work_off, name="penstock-publish")
+        self._opened = opened
+        tell_when_forked(self)
 
     def close(self) -> None:
         """Publish what was sent, then let the log go; may be called twice.
@@ -96,22 +102,29 @@ class Client:
         """
         if self._opened is None:
             return
-        if self._pid != os.getpid():  # a forked child has none of the threads, and the parent's log is not its own
-            self._opened = None
-            return
+        self._call_lanes()
         self._pipe.close()
         opened, self._opened = self._opened, None
-        self._lanes = {}
+        lanes, self._lanes = self._lanes, {}
+        for lane in lanes.values():
+            lane.end()
         self._portal.call(opened.close())
         self._portal.close()
         self._system.offload.close()
         self._raise_failure()
 
+    def forked(self) -> None:
+        """See `Forkable`: a forked child has none of the threads, and the parent's log is not its own."""
+        self._inherited, self._opened = self._opened, None
+        self._lanes = {}
+
+    def _usable(self) -> Opened:
+        if self._opened is None:
+            raise Closed(_NOT_OPEN)
+        return self._opened
+
     def _open_topic(self, topic: AnyTopic) -> Any:
-        if self._opened is None or self._pid != os.getpid():
-            msg = "the client is not open: use it with `with app.client() as client` (in a forked child too)"
-            raise Closed(msg)
-        return self._opened.topic(topic if isinstance(topic, str) else topic.name)
+        return self._usable().topic(topic if isinstance(topic, str) else topic.name)
 
     # -- waiting for the answer ------------------------------------------------------------------------------------
 
@@ -125,6 +138,7 @@ class Client:
         Raises:
             LogFull, LogBusy: nothing was stored; publish it again later.
             Closed, IOFailed: this client's log object is closed; make a new client.
+            Fenced: a newer client uses this producer's name; nothing was stored.
         """
         return self.publish_many(topic, (event,))[0]
 
@@ -169,6 +183,9 @@ class Client:
         batches = frame_batches(opened, frame)
         if isinstance(batches, Rejected):
             return [batches]
+        if not batches:
+            return []
+        self._after_sent()
         with self._publishing:
             publish, answer = self._sent(batches)
         return [_of_batch(publish, index, answer) for index in range(len(batches))]
@@ -178,25 +195,25 @@ class Client:
 
         Use a client that was opened after the failure.
         """
-        if self._opened is None:
-            msg = "the client is not open: use it with `with app.client() as client`"
-            raise Closed(msg)
-        return resolved(unknown, self._opened.channel.publish_blocking(unknown.ticket))
+        return resolved(unknown, self._usable().channel.publish_blocking(unknown.ticket))
 
     def _publish(self, parcels: Sequence[Parcel]) -> None:
         """In this thread, after what was sent before."""
-        if any(lane.busy for lane in list(self._lanes.values())):
-            self.flush()
+        self._after_sent()
         with self._publishing:
             self._send(parcels)
         for parcel in parcels:
             if parcel.error is not None:
                 raise parcel.error
 
+    def _after_sent(self) -> None:
+        if any(lane.busy for lane in list(self._lanes.values())):
+            self.flush()
+
     def _send(self, parcels: Sequence[Parcel]) -> None:
         """Publish and note the answer in every parcel. The caller holds `_publishing`."""
         try:
-            batches = assemble(parcels, producer=self._producer, epoch=self._epoch, sequence=self._sequence).batches
+            batches = assemble(parcels)
             if not batches:
                 return
             sent = self._sent(batches)
@@ -208,12 +225,20 @@ class Client:
             parcel.settle(*sent)
 
     def _sent(self, batches: Sequence[NewBatch]) -> tuple[api.Publish, api.Acked | api.Refused | api.Unknown]:
-        assert self._opened is not None
-        publish = api.Publish(self._producer, self._epoch, self._sequence, batches)
-        answer = self._opened.channel.publish_blocking(publish)
-        if not isinstance(answer, api.Refused):
-            self._sequence += 1
-        return publish, answer
+        """Publish under the next numbers. Interrupted anywhere, it leaves them unsure."""
+        numbers = self._numbers
+        while True:
+            if numbers.unsure:
+                self._portal.call(numbers.renew())
+            publish = api.Publish(numbers.producer, numbers.epoch, numbers.sequence, batches)
+            numbers.unsure = True
+            try:
+                answer = self._channel.publish_blocking(publish)
+            except TransientError as exc:
+                numbers.unsure = isinstance(exc, OutcomeUnknown)  # of the others nothing was stored
+                raise
+            if not numbers.settle(answer):
+                return publish, answer
 
     # -- pipelined -------------------------------------------------------------------------------------------------
 
@@ -232,6 +257,7 @@ class Client:
             held = seal(lane.topic, event)
         receipt = Receipt(held)
         if len(lane.sent) * (SENT_OVERHEAD_BYTES + len(held)) > SENT_BYTES_MAX:  # `full`, without the call
+            self._pipe.put(lane)
             lane.wait_for_room(len(held))
         lane.sent.append(receipt)
         if not lane.called:
@@ -250,13 +276,22 @@ class Client:
         """Wait until everything that was sent has its answer.
 
         Raises:
+            Closed: the client is not open.
             PenstockError: some of it was not stored since the last flush (a full disk, a closed log): the receipts
                 say which.
         """
+        self._usable()
+        self._call_lanes()
         done = Signal()
         self._pipe.put(done)
         done.wait()
         self._raise_failure()
+
+    def _call_lanes(self) -> None:
+        """Have all lanes looked into: a `send` that was interrupted may not have called."""
+        for lane in list(self._lanes.values()):
+            if lane.sent:
+                self._pipe.put(lane)
 
     def _raise_failure(self) -> None:
         failure, self._failure = self._failure, None
@@ -294,6 +329,7 @@ class _Lane:
         self.called = False  # the pipe's thread has been told and has not looked yet
         self.working = False  # what was taken is not answered yet
         self._room = Signal()
+        self._ended = False
 
     @property
     def busy(self) -> bool:
@@ -305,11 +341,24 @@ class _Lane:
         return len(self.sent) * (SENT_OVERHEAD_BYTES + size) > SENT_BYTES_MAX
 
     def wait_for_room(self, size: int) -> None:
-        """Return when there is room for an event of `size` bytes."""
-        while self.full(size):
+        """Return when there is room for an event of `size` bytes.
+
+        Raises:
+            Closed: the client was closed meanwhile.
+        """
+        while self.full(size) and not self._ended:
             self._room.clear()
-            if self.full(size):
+            if self.full(size) and not self._ended:
                 self._room.wait()
+        if self._ended:
+            raise Closed(_NOT_OPEN)
+
+    def end(self) -> None:
+        """Nobody takes any more: what other threads sent while the client was closed is answered so."""
+        self._ended = True
+        while self.sent:
+            self.take(len(self.sent)).error = Closed(_NOT_OPEN)
+        self._room.set()
 
     def take(self, limit: int) -> Parcel:
         """A chunk of what was sent, at most `limit` events of it; there are as many."""
@@ -317,6 +366,9 @@ class _Lane:
         parcel.take(self.sent, min(limit, CHUNK_EVENTS))
         self._room.set()
         return parcel
+
+
+_NOT_OPEN = "the client is not open: use it with `with app.client() as client` (in a forked child too)"
 
 
 def _of_batch(publish: api.Publish, index: int, answer: api.Acked | api.Refused | api.Unknown) -> Outcome:

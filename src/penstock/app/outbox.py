@@ -241,13 +241,13 @@ class Receipt(msgspec.Struct, gc=False, eq=False):
         return held.outcome(self.index) if isinstance(held, Parcel) and held.known else None
 
 
-def assemble(parcels: Iterable[Parcel], *, producer: str, epoch: int, sequence: int) -> api.Publish:
-    """One publish of all parcels."""
+def assemble(parcels: Iterable[Parcel]) -> list[NewBatch]:
+    """What one publish of all parcels holds."""
     batches: list[NewBatch] = []
     for parcel in parcels:
         parcel.first_batch = len(batches)
         batches += parcel.pack() if parcel.packed is None else parcel.packed.batches
-    return api.Publish(producer, epoch, sequence, batches)
+    return batches
 
 
 def together(parcels: Sequence[Parcel]) -> bool:
@@ -264,13 +264,16 @@ def together(parcels: Sequence[Parcel]) -> bool:
 
 
 def resolved(unknown: Unknown, answer: api.Acked | api.Refused | api.Unknown) -> Outcome:
-    """The outcome of an event whose publish was asked for again."""
+    """The outcome of an event whose publish was asked for again.
+
+    A refusal settles it only where it says that the event was never stored, and never will be.
+    """
     number, position = unknown.place
     match answer:
         case api.Acked():
             partition = unknown.ticket.batches[number].partition
             return Acked(unknown.topic, partition, answer.first[number] + position, answer.repeated)
-        case api.Refused():
+        case api.Refused(conflict="" | "epoch"):
             return Rejected(unknown.topic, answer.reason)
-        case api.Unknown():
+        case api.Refused() | api.Unknown():
             return msgspec.structs.replace(unknown, reason=answer.reason)
