@@ -14,7 +14,7 @@ import msgspec
 
 from penstock.channel.api import Channel, Committed, FencedOff, Idle, Intake, Step, Taken, Unknown
 from penstock.engine.flight import Flight
-from penstock.engine.machine import Begin, Handle, Membership, Rejoin, Rest
+from penstock.engine.machine import Begin, Handle, Membership, Rejoin, Rest, Skip
 from penstock.engine.work import Draft, Work
 from penstock.errors import Fenced, TransientError
 from penstock.system.ports import Clock, System
@@ -106,7 +106,7 @@ class Group:
                 reason = await self._membership()
                 if not reason:
                     break
-                self.state.reason = reason
+                self.state.state, self.state.reason = "waiting", reason
                 emit.count("penstock_group_rejoins_total", group=self.state.name)
                 emit.log(logging.WARNING, "group joins again", group=self.state.name, reason=reason)
                 pause = REJOIN_FIRST_S if self.state.steps > before else min(REJOIN_MAX_S, pause * 2)
@@ -154,6 +154,8 @@ class Group:
                 case Handle():
                     self.state.state, self.state.reason = "running", ""
                     reason = await member.handle(action)
+                case Skip():
+                    reason = await member.skip(action)
                 case Rest():
                     reason = await self._rest(member, action, ended=ended)
                     if not reason and ended and not action.reason and not self._stopping:
@@ -213,7 +215,13 @@ class _Member:
         if not ledger:
             return ""
         step = self.membership.ledger_step(action.assigned.owned.partition, ledger)
-        return await self._commit(None, step) or await self.settled()
+        reason = await self._commit(None, step) or await self.settled()
+        if not reason and slot is not None:
+            slot.clear()  # what it said is on record now, and not before
+        return reason
+
+    async def skip(self, action: Skip) -> str:
+        return await self._step_or_keep(action.draft)
 
     async def handle(self, action: Handle) -> str:
         return await self._each(self._work.process(action.delivery, self._group.stopping))

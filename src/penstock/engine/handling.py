@@ -112,7 +112,6 @@ class HandlerWork:
         left = slot.left()
         if left is None or left[0] != partition:
             return ()
-        slot.clear()
         offset = left[1]
         if offset < assigned.floor or offset in assigned.holes:
             return ()

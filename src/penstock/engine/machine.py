@@ -41,6 +41,12 @@ class Handle(msgspec.Struct, frozen=True):
     delivery: Delivery
 
 
+class Skip(msgspec.Struct, frozen=True):
+    """Everything delivered was settled before: only the floor moves."""
+
+    draft: Draft
+
+
 class Rest(msgspec.Struct, frozen=True):
     """Nothing to do at the moment; `reason` says why when it is not merely quiet."""
 
@@ -53,7 +59,7 @@ class Rejoin(msgspec.Struct, frozen=True):
     reason: str
 
 
-Action = Begin | Handle | Rest | Rejoin
+Action = Begin | Handle | Skip | Rest | Rejoin
 
 
 class _Place(msgspec.Struct):
@@ -96,14 +102,19 @@ class Membership:
         if not place.holes:
             return Handle(delivery)
         parts = [part for batch in delivery.batches for part in without(batch, place.holes)]
-        return Handle(Delivery(delivery.owned, parts)) if parts else Rest()
+        if not parts:
+            return Skip(Draft(delivery.owned.partition, delivery.batches[-1].end))
+        return Handle(Delivery(delivery.owned, parts))
 
     def step(self, draft: Draft) -> Step:
-        """The step of a draft; the next draft of its partition begins where this one ends."""
+        """The step of a draft, up to what is not settled yet; the next draft of its partition begins there."""
         place = self._places[draft.partition]
-        holes = sorted(hole for hole in place.holes if hole >= draft.after)
-        settle = Settle(place.floor, draft.after, holes, draft.references)
-        place.floor = draft.after
+        after = draft.after
+        while after in place.holes:
+            after += 1
+        holes = sorted(hole for hole in place.holes if hole >= after)
+        settle = Settle(place.floor, after, holes, draft.references)
+        place.floor = after
         place.holes = frozenset(holes)
         return Step(self._group, place.owned, settle, draft.outputs, draft.ledger)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from penstock.channel.api import Publish
+from penstock.channel.api import Committed, FencedOff, Intake, Publish, Step, Subscription, Unknown
 from penstock.delivery.retry import Retry
 from penstock.engine.calling import shape_of
 from penstock.engine.context import Context, Identity
@@ -394,3 +394,39 @@ def test_what_cannot_be_called_as_a_handler_is_refused_at_once() -> None:
         async def __call__(self, order: Order) -> None: ...
 
     assert shape_of(Later(), name="h").is_async
+
+
+async def test_a_death_is_charged_though_the_next_owner_dies_before_it_has_said_so(kit: Kit) -> None:
+    source = await kit.topic("orders", Order, partitions=1)
+    await kit.publish(source, orders(3))
+    words = bytearray(32)
+    slot = MemorySlot(words)
+    slot.words[1], slot.words[0] = 1, 1  # the last owner died on offset 1
+
+    def counted(order: Order, ctx: Context) -> None:
+        attempts.append((order.id, ctx.attempt))
+
+    attempts: list[tuple[int, int]] = []
+    group = await kit.handler(counted, source, slots=lambda _: MemorySlot(words))
+    refuse = True
+    join = kit.channel.join
+
+    async def joined(subscription: Subscription) -> Intake:
+        intake = await join(subscription)
+        commit = intake.commit
+
+        async def commits(step: Step) -> Committed | FencedOff | Unknown:
+            if refuse:
+                raise Panic
+            return await commit(step)
+
+        intake.commit = commits  # type: ignore[method-assign]
+        return intake
+
+    kit.channel.join = joined  # type: ignore[method-assign, assignment]
+    with pytest.raises(Panic):
+        await group.run()
+    kit.channel.seize("counted")
+    refuse = False
+    await (await kit.handler(counted, source, slots=lambda _: MemorySlot(words))).run()
+    assert attempts == [(0, 1), (1, 2), (2, 1)]

@@ -14,7 +14,7 @@ from penstock.channel.api import (
     Revoking,
     Unknown,
 )
-from penstock.engine.machine import Begin, Handle, Membership, Rejoin, Rest, without
+from penstock.engine.machine import Begin, Handle, Membership, Rejoin, Rest, Skip, without
 from penstock.engine.work import Draft
 from penstock.event.batch import Delivered, Rows
 
@@ -64,8 +64,19 @@ def test_what_is_settled_above_the_floor_is_left_out_and_stays_settled() -> None
     assert membership.step(Draft(0, 8)).settle.holes == []
 
 
-def test_a_delivery_of_holes_only_is_nothing_to_do() -> None:
-    assert isinstance(member(holes=(0, 1)).taken(Delivery(OWNED, [delivered(0, 2)])), Rest)
+def test_a_delivery_of_holes_only_moves_the_floor() -> None:
+    membership = member(holes=(0, 1))
+    action = membership.taken(Delivery(OWNED, [delivered(0, 2)]))
+    assert isinstance(action, Skip)
+    step = membership.step(action.draft)
+    assert (step.settle.floor_before, step.settle.floor_after, step.settle.holes) == (0, 2, [])
+
+
+def test_a_floor_moves_over_what_is_settled_behind_it() -> None:
+    membership = member(holes=(3, 4, 6))
+    step = membership.step(Draft(0, 3))
+    assert (step.settle.floor_after, step.settle.holes) == (5, [6])
+    assert membership.step(Draft(0, 6)).settle.floor_after == 7
 
 
 def test_runs_between_holes() -> None:
