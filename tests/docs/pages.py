@@ -35,7 +35,7 @@ _TITLE = re.compile(r'title="([^"]+)"')
 _VARIES = re.compile(r"<!-- varies: (.+?) -->")
 _SHELL = re.compile(r"[|<>&;*?]|\$\(")
 _RATE = re.compile(r"^(\S+\s+(?:source|handler|flow|sink)\s+\S+\s+[\d,]+\s+)[\d,]+(?=\s+[\d,]+$)", re.MULTILINE)
-_PROGRESS = re.compile(r"^.*\(\d[\d,]*/s\).*\n", re.MULTILINE)
+_PROGRESS = re.compile(r"^(?:.*\(\d[\d,]*/s\).*|waiting for events)\n", re.MULTILINE)
 _MASKS = (
     re.compile(r"\b20[2-9]\d-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)?"),  # when something was recorded
     re.compile(r"\b\d[\d.]* ([kKMGT]?B|s|ms|us)\b"),
