@@ -12,6 +12,7 @@ import pyarrow as pa
 from penstock.errors import PermanentError
 from penstock.event.partition import canonical_key
 from penstock.flow.spec import OFFSET
+from penstock.schema.widening import difference
 
 
 def from_batch(
@@ -47,10 +48,15 @@ def to_batch(frame: pl.DataFrame, schema: pa.Schema) -> pa.RecordBatch:
     columns: list[pa.Array] = []
     for field, column in zip(schema, table.columns, strict=True):
         chunk = column.combine_chunks()
+        where = f"column {field.name}: found {chunk.type}, expected {field.type}"
+        to_do = difference(chunk.type, field.type)
+        if to_do:
+            msg = f"{where}: {to_do}"
+            raise PermanentError(msg)
         try:
             columns.append(chunk if chunk.type.equals(field.type) else chunk.cast(field.type))
-        except pa.ArrowInvalid as exc:
-            msg = f"column {field.name}: found {chunk.type}, expected {field.type}: {exc}"
+        except pa.ArrowException as exc:
+            msg = f"{where}: {exc}"
             raise PermanentError(msg) from exc
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 

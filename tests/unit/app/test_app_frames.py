@@ -1,0 +1,145 @@
+"""Frames as events: what is stored is what the frame says, or the frame is rejected with the reason."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from penstock import Acked, App, Rejected
+from penstock.app.declared import TopicHandle
+from penstock.app.plan import plan_app
+from penstock.errors import ConfigError, PermanentError
+from penstock.event.partition import KEY_BYTES_MAX
+from penstock.flow.frames import to_batch
+
+AT = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+class Reading(msgspec.Struct):
+    key: str
+    at: datetime
+    n: int
+    x: float
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> App:
+    return App("frames", path=tmp_path / "log")
+
+
+@pytest.fixture(params=[1, 4])
+def readings(app: App, request: pytest.FixtureRequest) -> TopicHandle[Reading]:
+    return app.topic("readings", Reading, key="key", time="at", partitions=request.param)
+
+
+def frame(**other: Any) -> pl.DataFrame:
+    return pl.DataFrame({"key": ["a"], "at": [AT], "n": [1], "x": [0.5]} | other)
+
+
+def published(app: App, topic: TopicHandle[Any], what: Any) -> Acked | str:
+    """Where it was stored, or why not."""
+    with app.client() as client:
+        (outcome,) = client.publish_frame(topic, what)
+    if isinstance(outcome, Rejected):
+        assert app.read(topic).height == 0
+        return outcome.reason
+    assert isinstance(outcome, Acked)
+    return outcome
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "words"),
+    [
+        ("at", [AT.replace(tzinfo=None)], ("at", "without a zone", "replace_time_zone")),
+        ("at", [5], ("at", "int64", "timestamp")),
+        ("at", ["2026-01-01"], ("at", "string")),
+        ("n", [True], ("n", "bool", "int64")),
+        ("n", [1.0], ("n", "double", "int64")),
+        ("n", ["1"], ("n", "string", "int64")),
+        ("n", pl.Series([2**63], dtype=pl.UInt64), ("n", "uint64", "int64")),
+        ("x", [2**60 + 1], ("x", "int64", "double")),
+        ("x", [True], ("x", "bool", "double")),
+        ("key", [1], ("key", "int64", "string")),
+        ("key", [b"a"], ("key", "binary", "string")),
+        ("key", [None], ("key", "null")),
+        ("key", ["k" * (KEY_BYTES_MAX + 1)], ("key", "row 0", str(KEY_BYTES_MAX + 1), "hash")),
+        ("at", pl.Series([1], dtype=pl.Datetime("ns", "UTC")), ("at", "lose")),
+    ],
+)
+def test_other_values_are_rejected_with_the_column_and_the_way_out(
+    app: App, readings: TopicHandle[Reading], column: str, values: Any, words: tuple[str, ...]
+) -> None:
+    reason = published(app, readings, frame(**{column: values}))
+    assert isinstance(reason, str)
+    for word in (readings.name, *words) if "null" not in words else words:
+        assert word in reason
+
+
+def test_a_column_twice_is_rejected(app: App, readings: TopicHandle[Reading]) -> None:
+    arrays = [pa.array(["a"]), pa.array(["b"]), pa.array([AT]), pa.array([1]), pa.array([0.5])]
+    table = pa.table(arrays, names=["key", "key", "at", "n", "x"])
+    for what in (table, table.to_batches()[0], table.slice(1)):
+        reason = published(app, readings, what)
+        assert isinstance(reason, str)
+        assert "key more than once" in reason
+
+
+def test_a_frame_of_objects_is_rejected(app: App, readings: TopicHandle[Reading]) -> None:
+    reason = published(app, readings, frame(n=pl.Series([object()], dtype=pl.Object)))
+    assert isinstance(reason, str)
+
+
+def test_the_same_values_in_other_types_are_stored(app: App, readings: TopicHandle[Reading]) -> None:
+    paris = timezone(timedelta(hours=1))
+    fitting = [
+        frame(n=pl.Series([1], dtype=pl.Int8), x=[1]),
+        frame(n=pl.Series([1], dtype=pl.UInt64), x=pl.Series([0.5], dtype=pl.Float32)),
+        frame(key=pl.Series(["a"], dtype=pl.Categorical), at=[AT.astimezone(paris)]),
+        frame(key=["k" * KEY_BYTES_MAX], at=pl.Series([AT]).cast(pl.Datetime("ms", "UTC"))),
+    ]
+    for one in fitting:
+        assert isinstance(published(app, readings, one), Acked)
+    found = app.read(readings)
+    assert sorted(found["x"].to_list()) == [0.5, 0.5, 0.5, 1.0]
+    assert set(found["at"].to_list()) == {AT}
+
+
+def test_a_frame_is_published_after_what_was_sent_before(app: App, readings: TopicHandle[Reading]) -> None:
+    with app.client() as client:
+        for n in range(500):
+            client.send(readings, Reading("a", AT, n, 0.0))
+        client.publish_frame(readings, frame(n=[500]))
+        assert client.publish_frame(readings, frame().clear()) == []
+    assert app.read(readings)["n"].to_list() == list(range(501))
+
+
+@pytest.mark.parametrize(
+    ("expression", "words"),
+    [
+        (pl.col("at").dt.replace_time_zone(None), "at.*without a zone.*replace_time_zone"),
+        ((pl.col("n") > 1).alias("n"), "n is bool.*int64"),
+        (pl.col("n").cast(pl.Float64), "n is double.*int64"),
+    ],
+)
+def test_a_flow_into_a_topic_must_have_its_values(
+    app: App, readings: TopicHandle[Reading], expression: pl.Expr, words: str
+) -> None:
+    wanted = app.topic("wanted", Reading, key="key")
+    app.flow("fitted", readings).with_columns(expression).to(wanted)
+    with pytest.raises(ConfigError, match=rf"flows\.fitted\.to.*{words}"):
+        plan_app(app)
+
+
+def test_what_a_function_returns_is_never_taken_for_another_type() -> None:
+    schema = pa.schema([("at", pa.timestamp("us", "UTC")), ("n", pa.int64())])
+    good = pl.DataFrame({"at": [AT], "n": pl.Series([1], dtype=pl.Int32)})
+    assert to_batch(good, schema).to_pylist() == [{"at": AT, "n": 1}]
+    for wrong, word in (({"at": [AT.replace(tzinfo=None)]}, "without a zone"), ({"n": [True]}, "bool")):
+        with pytest.raises(PermanentError, match=word):
+            to_batch(good.with_columns(**{name: pl.Series(values) for name, values in wrong.items()}), schema)
