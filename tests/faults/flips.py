@@ -83,7 +83,9 @@ def read_all(directory: Path) -> str:
                 said.append([(s.number, s.before, s.after, list(s.outputs)) for s in steps])
             claimed = log.apply(Claim(group.id, pids))
             assert isinstance(claimed, Claimed)
-            said.append([(h.pid, h.epoch, h.floor, list(h.holes), list(h.ledger)) for h in claimed.held])
+            for held in claimed.held:
+                ledger = logwork.ledger(log, group.id, held)
+                said.append((held.pid, held.epoch, held.floor, list(held.holes), ledger))
         for number in range(logwork.Job().batches):
             pid = next(t.pids for t in log.look(catalogue.topics) if t.name == "in")[number % logwork.PARTITIONS]
             said.append(str(logwork.publish(log, pid, number, logwork.batch(number))))

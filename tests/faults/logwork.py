@@ -163,6 +163,14 @@ def _few_pages(job: Job) -> Generator[None]:
         yield
 
 
+def ledger(log: Log, group: int, held: Held) -> list[progress.Entry]:
+    """The ledger of a claimed partition."""
+    reading = progress.LedgerReading(group, held)
+    reading.rest(log.look)
+    assert not reading.overtaken
+    return reading.entries
+
+
 class _Handler:
     """One partition's steps."""
 
@@ -171,7 +179,7 @@ class _Handler:
         self._group = group
         self._held = held
         self._floor = held.floor
-        self._sum = {key: int(value) for _, key, value in held.ledger}.get(b"sum", 0)
+        self._sum = {key: int(value) for _, key, value in ledger(log, group, held)}.get(b"sum", 0)
         self._targets = targets
 
     def catch_up(self, ack: Ack) -> None:
@@ -243,8 +251,8 @@ def _remembered(log: Log, found: Found, pid: int, handled: list[bytes], floor: i
     if not groups:
         return
     group = groups[0].id
-    ledger = {key: int(value) for _, key, value in log.look(lambda db: progress.ledger_of(db, group, pid))}
-    if ledger.get(b"sum", 0) != sum(int(body[6:12]) for body in handled):
+    entries = {key: int(value) for _, key, value in log.look(lambda db: progress.ledger_of(db, group, pid))}
+    if entries.get(b"sum", 0) != sum(int(body[6:12]) for body in handled):
         found.wrong.append(f"the ledger's sum of partition id {pid} is not the sum of what was handled")
     steps = log.look(lambda db: progress.steps_of(db, group, pid))
     found.steps += len(steps)

@@ -69,14 +69,10 @@ class Advance(msgspec.Struct, frozen=True):
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """Become the owner of these partitions for the group: every epoch goes up by one.
-
-    `spaces` limits the ledger that is handed out; empty means all of it.
-    """
+    """Become the owner of these partitions for the group: every epoch goes up by one."""
 
     group_id: int
     pids: Sequence[int]
-    spaces: Sequence[str] = ()
 
 
 class Appended(msgspec.Struct, frozen=True):
@@ -106,13 +102,12 @@ class Overtaken(msgspec.Struct, frozen=True):
 
 
 class Held(msgspec.Struct, frozen=True):
-    """A claimed partition: its new epoch, its progress and its ledger (space, key, value)."""
+    """A claimed partition: its new epoch and its progress."""
 
     pid: int
     epoch: int
     floor: int
     holes: Sequence[int]
-    ledger: Sequence[tuple[str, bytes, bytes]]
 
 
 class Claimed(msgspec.Struct, frozen=True):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import apsw
 import msgspec
@@ -12,6 +12,15 @@ from penstock.errors import RecordDamaged
 from penstock.log import catalogue, decide
 from penstock.log.api import Advance, Claim, Held, Overtaken, ProgressRow, Range, Refusal, StepRecord
 from penstock.log.checks import row_check, verify_row
+
+T = TypeVar("T")
+Look = Callable[[Callable[[apsw.Connection], T]], T]
+"""Runs one short read of the tables."""
+
+Entry = tuple[str, bytes, bytes]
+"""(space, key, value) of a ledger."""
+
+ENTRIES_AT_ONCE = 1000
 
 _pack = msgspec.msgpack.Encoder().encode
 _ints = msgspec.msgpack.Decoder(list[int]).decode
@@ -64,7 +73,9 @@ def begin(db: apsw.Connection, group_id: int, pid: int, *, floor: int) -> None:
 
 
 def claim(db: apsw.Connection, request: Claim) -> list[Held]:
-    """Raise every epoch, and hand out what the group has on each partition. A group that never began does so at 0.
+    """Raise every epoch, and hand out the group's progress on each partition. A group that never began does so at 0.
+
+    The ledgers are read afterwards (`LedgerReading`): they may be large, and everybody's writing waits meanwhile.
 
     Raises:
         RecordDamaged: a row that must be there is not, or is not what was written.
@@ -79,37 +90,89 @@ def claim(db: apsw.Connection, request: Claim) -> list[Held]:
             msg = f"progress of group id {group_id}, partition id {pid}: the row is gone; {_WAY_OUT}"
             raise RecordDamaged(msg)
         row = found or _Row(ProgressRow(group_id, pid, 0, 0, ()), 0, 0)
-        _check_whole(db, row)
         at = msgspec.structs.replace(row.progress, epoch=row.progress.epoch + 1)
         _write(db, msgspec.structs.replace(row, progress=at))
-        out.append(Held(pid, at.epoch, at.floor, at.holes, ledger_of(db, group_id, pid, spaces=request.spaces)))
+        out.append(Held(pid, at.epoch, at.floor, at.holes))
     return out
 
 
-_WAY_OUT = "nothing was used or changed; the checksum of the rows together says so: restore a backup"
+_WAY_OUT = "nothing of it was used; the checksum of the rows together says so: restore a backup"
 
 
-def _check_whole(db: apsw.Connection, row: _Row) -> None:
-    at = row.progress
-    (found,) = db.execute(  # type: ignore[misc]
-        "SELECT coalesce(sum(chk), 0) FROM ledger WHERE group_id = ? AND pid = ?", (at.group_id, at.pid)
-    ).fetchone()
-    if found != row.entries:
-        msg = f"ledger of group id {at.group_id}, partition id {at.pid}: entries are missing or changed; {_WAY_OUT}"
-        raise RecordDamaged(msg)
+class LedgerReading:
+    """Reads the ledger of one claimed partition in slices: a large one keeps nobody waiting.
+
+    The slices are of one moment, for only the owner of the newest epoch changes a ledger: either it is this one,
+    which has not begun, or a slice finds the newer epoch and what was read is not used.
+    """
+
+    def __init__(self, group_id: int, held: Held, *, spaces: Sequence[str] = ()) -> None:
+        self.held = held
+        self.entries: list[Entry] = []
+        """In key order; of these `spaces`, of all when there are none."""
+        self.overtaken = False
+        """Whether another owner has claimed the partition since."""
+        self._group_id = group_id
+        self._spaces = spaces
+        self._last: tuple[str, bytes] | None = None
+        self._sum = 0
+
+    def more(self, look: Look[Any]) -> bool:
+        """Read the next slice; whether there is another one.
+
+        Raises:
+            RecordDamaged: entries are missing, or are not what was written.
+        """
+        rows, row = look(self._slice)
+        if row is None or row.progress.epoch != self.held.epoch:
+            self.overtaken = True
+            return False
+        for space, key, value, check in rows:
+            self._take(space, key, value, check)
+        if len(rows) < ENTRIES_AT_ONCE and self._sum != row.entries:
+            raise self._damage("entries are missing or changed")
+        return len(rows) == ENTRIES_AT_ONCE
+
+    def rest(self, look: Look[Any]) -> None:
+        """Read all slices that are left; raises as `more`."""
+        while self.more(look):
+            pass
+
+    def _slice(self, db: apsw.Connection) -> tuple[list[Any], _Row | None]:
+        """The slice, and then the progress: an epoch that is still the newest was so at the slice, too."""
+        where, values = ("", ()) if self._last is None else (" AND (space, key) > (?, ?)", self._last)
+        rows = db.execute(
+            f"SELECT space, key, value, chk FROM ledger WHERE group_id = ? AND pid = ?{where} "
+            "ORDER BY space, key LIMIT ?",
+            (self._group_id, self.held.pid, *values, ENTRIES_AT_ONCE),
+        ).fetchall()
+        return rows, _find(db, self._group_id, self.held.pid)
+
+    def _take(self, space: str, key: bytes, value: bytes, check: int) -> None:
+        _verify_entry(self._group_id, self.held.pid, (space, key, value), check)
+        if self._last is not None and (space, key) <= self._last:
+            raise self._damage(f"entries of space {space} are not in their order")
+        self._last = (space, key)
+        self._sum += check
+        if not self._spaces or space in self._spaces:
+            self.entries.append((space, key, value))
+
+    def _damage(self, what: str) -> RecordDamaged:
+        return RecordDamaged(f"ledger of group id {self._group_id}, partition id {self.held.pid}: {what}; {_WAY_OUT}")
 
 
-def ledger_of(
-    db: apsw.Connection, group_id: int, pid: int, *, spaces: Sequence[str] = ()
-) -> list[tuple[str, bytes, bytes]]:
-    """Entries (space, key, value) of the group's ledger for the partition, in key order; of all spaces by default."""
-    entries: list[tuple[str, bytes, bytes]] = []
-    chosen = f" AND space IN ({','.join('?' * len(spaces))})" if spaces else ""
+def _verify_entry(group_id: int, pid: int, entry: Entry, check: int) -> None:
+    verify_row(f"ledger of group id {group_id}, space {entry[0]}", check, group_id, pid, *entry)
+
+
+def ledger_of(db: apsw.Connection, group_id: int, pid: int) -> list[Entry]:
+    """The group's ledger for the partition as it is now, in key order; whether entries are missing is not checked."""
+    entries: list[Entry] = []
     for space, key, value, check in db.execute(
-        f"SELECT space, key, value, chk FROM ledger WHERE group_id = ? AND pid = ?{chosen} ORDER BY space, key",
-        (group_id, pid, *spaces),
+        "SELECT space, key, value, chk FROM ledger WHERE group_id = ? AND pid = ? ORDER BY space, key",
+        (group_id, pid),
     ):
-        verify_row(f"ledger of group id {group_id}, space {space}", check, group_id, pid, space, key, value)
+        _verify_entry(group_id, pid, (space, key, value), check)
         entries.append((space, key, value))
     return entries
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import apsw
 import msgspec
 import pyarrow as pa
 import pytest
@@ -18,7 +19,9 @@ from penstock.channel.api import (
     Committed,
     FencedOff,
     GroupSpec,
+    Idle,
     Intake,
+    LedgerWrite,
     Lost,
     Owned,
     Publish,
@@ -35,10 +38,12 @@ from penstock.channel.drivers.embedded.port import Disk, InlinePort, RealPort
 from penstock.errors import Closed, ConfigError, LogFull, LogRegressed, OutcomeUnknown, SchemaIncompatible
 from penstock.event.batch import Columns, NewBatch, Rows
 from penstock.log import log as log_module
-from penstock.log.api import Advance, Append, Request
+from penstock.log import progress
+from penstock.log.api import Advance, Append, Claim, Request
 from penstock.log.log import LogConfig
 from penstock.system import System, real_system
 
+T = TypeVar("T")
 RAW = TopicSpec("t", partitions=1)
 
 
@@ -167,7 +172,6 @@ async def test_an_unknown_publish_is_said_to_be_unknown(tmp_path: Path, system: 
 
 
 async def test_a_group_that_is_ahead_of_the_log_stops_and_skips_nothing(tmp_path: Path, system: System) -> None:
-    from penstock.log import progress  # noqa: PLC0415
     from penstock.log.api import ProgressRow  # noqa: PLC0415
 
     async with opened(tmp_path, system, RAW) as channel:
@@ -178,6 +182,55 @@ async def test_a_group_that_is_ahead_of_the_log_stops_and_skips_nothing(tmp_path
         await channel.port.write(lambda db: progress._write(db, ahead))
         with pytest.raises(LogRegressed, match="older copy"):
             await intake.next(events_max=1, bytes_max=1, wait_s=0)
+
+
+class Between(RealPort):
+    """Does something before every look, also in the middle of a ledger."""
+
+    before: Callable[[int], None] = staticmethod(lambda look: None)
+    looks = 0
+
+    def look(self, work: Callable[[apsw.Connection], T]) -> T:
+        self.looks += 1
+        self.before(self.looks)
+        return super().look(work)
+
+
+@pytest.mark.parametrize("claimed_at", [0, 1, 3])
+async def test_a_claim_lets_others_write_and_one_that_was_overtaken_starts_again(
+    tmp_path: Path, system: System, monkeypatch: pytest.MonkeyPatch, claimed_at: int
+) -> None:
+    """A large ledger is read in slices outside the transaction; the epoch says whether they belong together."""
+    monkeypatch.setattr(progress, "ENTRIES_AT_ONCE", 2)
+    entries = [LedgerWrite("s", b"%d" % n, b"v") for n in range(7)]
+    async with opened(tmp_path, system, RAW) as other:
+        await other.publish(Publish("p", 0, 0, [rows(b"a", b"b")]))
+        intake, owned = await owner(other)
+        assert isinstance(await intake.commit(Step("g", owned, Settle(0, 1), ledger=entries)), Committed)
+        await intake.leave()
+        port = Between(tmp_path, system)
+        channel = EmbeddedChannel(None, system=system, port=port)
+        await channel.open([])
+        heir = await channel.join(Subscription(GroupSpec("g", "t")))
+        sequences: list[int] = []
+
+        def write(look: int) -> None:
+            sequences.append(len(sequences) + 1)
+            assert isinstance(other.publish_blocking(Publish("p", 0, sequences[-1], [rows(b"c")])), Acked)
+            if look == claimed_at:
+                other.port.apply(Claim(1, other.row("t").pids))
+
+        port.looks, port.before = 0, write
+        first = await heir.next(events_max=1, bytes_max=1, wait_s=0)
+        assert claimed_at or len(sequences) >= 4
+        if claimed_at:
+            assert isinstance(first, Idle)
+            assert "taken over" in first.reason
+            first = await heir.next(events_max=1, bytes_max=1, wait_s=0)
+        assert isinstance(first, Assigned)
+        assert list(first.ledger) == [(w.space, w.key, w.value) for w in entries]
+        assert isinstance(await heir.commit(Step("g", first.owned, Settle(1, 2))), Committed)
+        await channel.close()
 
 
 def _spec(fields: Sequence[tuple[str, pa.DataType]], description: dict[str, Any]) -> TopicSpec:

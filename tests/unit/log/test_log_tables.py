@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from penstock.errors import BlockDamaged, ConfigError, RecordDamaged, Rejected
@@ -309,7 +311,17 @@ def test_damaged_or_lost_progress_is_never_used(sql: str) -> None:
     apply(store, step)
     store.db.execute(sql)
     with pytest.raises(RecordDamaged):
-        apply(store, Claim(step.group_id, [pid]))
+        ledger(store, Claim(step.group_id, [pid]))
+
+
+def ledger(store: Store, request: Claim, *, spaces: Sequence[str] = ()) -> list[progress.Entry]:
+    """What a new owner is given."""
+    (answer,) = apply(store, request)
+    assert isinstance(answer, Claimed)
+    reading = progress.LedgerReading(request.group_id, answer.held[0], spaces=spaces)
+    reading.rest(lambda work: work(store.db))
+    assert not reading.overtaken
+    return reading.entries
 
 
 def test_removed_and_changed_entries_keep_the_ledger_whole() -> None:
@@ -319,9 +331,47 @@ def test_removed_and_changed_entries_keep_the_ledger_whole() -> None:
     for floor, (key, value) in enumerate([(b"k", b"1"), (b"k", b"2"), (b"k", None)]):
         work = Advance(step.group_id, pid, step.epoch, floor, floor + 1, ledger=[("s", key, value), ("s", b"x", b"y")])
         assert isinstance(apply(store, work)[0], Appended)
-    (answer,) = apply(store, Claim(step.group_id, [pid], ["s"]))
+    assert ledger(store, Claim(step.group_id, [pid]), spaces=["s"]) == [("s", b"x", b"y")]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 5])
+def test_a_ledger_is_read_in_slices_while_others_write(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr(progress, "ENTRIES_AT_ONCE", 2)
+    store, (pid,) = in_memory()
+    apply(store, append(0, block(pid, b"a")))
+    step = claimed(store, pid)
+    entries = [("\N{GREEK SMALL LETTER ALPHA}" if n == 4 else "s" * (n % 2 + 1), b"%d" % n, b"v") for n in range(count)]
+    apply(store, Advance(step.group_id, pid, step.epoch, 0, 1, ledger=entries, origin="g:t:0"))
+    (answer,) = apply(store, Claim(step.group_id, [pid]))
     assert isinstance(answer, Claimed)
-    assert answer.held[0].ledger == [("s", b"x", b"y")]
+    reading = progress.LedgerReading(step.group_id, answer.held[0])
+    slices, more = 0, True
+    while more:
+        more = reading.more(lambda work: work(store.db))
+        slices += 1
+        assert isinstance(apply(store, append(slices, block(pid, b"b")))[0], Appended)
+    assert (reading.entries, slices) == (sorted(entries), count // 2 + 1)
+
+
+def test_a_ledger_that_another_owner_claims_meanwhile_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "ENTRIES_AT_ONCE", 2)
+    store, (pid,) = in_memory()
+    apply(store, append(0, block(pid, b"a", b"a")))
+    step = claimed(store, pid)
+    entries = [("s", b"%d" % n, b"v") for n in range(5)]
+    apply(store, Advance(step.group_id, pid, step.epoch, 0, 1, ledger=entries, origin="g:t:0"))
+    one, two = (apply(store, Claim(step.group_id, [pid]))[0] for _ in range(2))
+    assert isinstance(one, Claimed)
+    assert isinstance(two, Claimed)
+    overtaken, reading = (progress.LedgerReading(step.group_id, answer.held[0]) for answer in (one, two))
+    assert reading.more(lambda work: work(store.db))
+    (third,) = apply(store, Claim(step.group_id, [pid]))
+    assert isinstance(third, Claimed)
+    change = [("s", b"4", None), ("s", b"9", b"new")]
+    apply(store, Advance(step.group_id, pid, third.held[0].epoch, 1, 2, ledger=change, origin="g:t:1"))
+    for late in (overtaken, reading):
+        late.rest(lambda work: work(store.db))
+        assert late.overtaken
 
 
 def test_a_refused_request_harms_no_other_of_its_transaction() -> None:

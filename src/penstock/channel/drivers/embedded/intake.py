@@ -27,7 +27,7 @@ from penstock.channel.api import (
 from penstock.channel.drivers.embedded.port import LogPort, Tidings
 from penstock.errors import Closed, LogRegressed, OutcomeUnknown, PenstockError, Rejected, TransientError
 from penstock.event.batch import Delivered, NewBatch
-from penstock.log import placed
+from penstock.log import placed, progress
 from penstock.log.api import (
     Advance,
     Appended,
@@ -167,18 +167,29 @@ class EmbeddedIntake:
             return Idle(f"group {self._group.name} is owned by {name}; waiting for it to go")
         numbers = [number for number in range(len(self._topic.pids)) if number not in self._held]
         pids = [self._topic.pids[number] for number in numbers]
-        request = Claim(self._group.id, pids, self._subscription.ledger_spaces)
-        result = await (await self._channel.port.queue(request))
-        self._check_here()
+        result = await (await self._channel.port.queue(Claim(self._group.id, pids)))
         assert isinstance(result, Claimed)
+        restored = [await self._restored(claimed) for claimed in result.held]
+        self._check_here()
         tips = self._tips()
         for number, claimed in zip(numbers, result.held, strict=True):
             self._check_not_ahead(number, claimed, tips[claimed.pid])
-        for number, claimed in zip(numbers, result.held, strict=True):
-            self._assign(number, claimed)
+        for number, reading in zip(numbers, restored, strict=True):
+            if not reading.overtaken:
+                self._assign(number, reading)
         if self._tidings is None:
             self._tidings = self._channel.port.tidings(self._topic.pids)
+        if any(reading.overtaken for reading in restored):
+            return Idle(f"group {self._group.name} was taken over by another member while this one began")
         return None
+
+    async def _restored(self, claimed: Held) -> progress.LedgerReading:
+        """The ledger of a claimed partition; a large one is read off the loop."""
+        look = self._channel.port.look
+        reading = progress.LedgerReading(self._group.id, claimed, spaces=self._subscription.ledger_spaces)
+        if reading.more(look):
+            await self._system.offload.run(lambda: reading.rest(look))
+        return reading
 
     def _check_not_ahead(self, number: int, claimed: Held, tip: int) -> None:
         if max(claimed.floor, *(hole + 1 for hole in claimed.holes), 0) <= tip:
@@ -190,12 +201,12 @@ class EmbeddedIntake:
         )
         raise LogRegressed(msg)
 
-    def _assign(self, number: int, claimed: Held) -> None:
-        identity = self._channel.port.identity
+    def _assign(self, number: int, reading: progress.LedgerReading) -> None:
+        identity, claimed = self._channel.port.identity, reading.held
         owned = Owned(self._topic.name, number, claimed.epoch)
         self._held[number] = _Held(owned, claimed.pid, claimed.floor)
         self._told.append(
-            Assigned(owned, claimed.floor, claimed.holes, claimed.ledger, identity.log, identity.incarnation)
+            Assigned(owned, claimed.floor, claimed.holes, reading.entries, identity.log, identity.incarnation)
         )
 
     def _tips(self) -> dict[int, int]:
