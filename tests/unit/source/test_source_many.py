@@ -184,6 +184,6 @@ def test_what_stands_before_a_broken_file_comes_first(tmp_path: Path) -> None:
     for _ in range(2):
         with pytest.raises(CorruptionError, match=r"b\.ndjson\.gz"):
             source.read(events_max=100, bytes_max=10_000)
-    (tmp_path / "b.ndjson.gz").write_bytes(gzip.compress(lines(3)))
+        (tmp_path / "b.ndjson.gz").write_bytes(gzip.compress(lines(3)))
     source.open(None, first.position)
     assert bodies(chunks(source)) == [bid(3), bid(4)]

@@ -110,9 +110,9 @@ class FileSource:
         try:
             self._fill(whole, events_max, bytes_max)
         except PenstockError as exc:
+            self._failed = exc  # half of a chunk may be consumed: until it is opened again, there is no way on
             if not whole:
                 raise
-            self._failed = exc  # what was read before it comes first
         return Chunk(Rows.of(whole.bodies), positions.encode(self._marks, self._verified), whole.bad) if whole else None
 
     def _fill(self, whole: Part, events_max: int, bytes_max: int) -> None:
