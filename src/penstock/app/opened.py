@@ -67,7 +67,7 @@ class Numbering:
             self.sequence += 1
             self.unsure = False
         elif isinstance(answer, api.Refused):
-            if answer.conflict == "sequence" and self.sequence > 0:
+            if answer.conflict == "forgotten" and self.sequence > 0:
                 return True
             if answer.conflict:
                 raise Fenced(answer.reason)

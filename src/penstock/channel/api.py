@@ -111,7 +111,8 @@ class Refused(msgspec.Struct, frozen=True):
     `conflict` tells refusals that are about the producer's other publishes from those that are about the batches (""):
     ``epoch``: a newer epoch has begun, and this sequence was not stored before; it never will be: this is the fence.
     ``sequence``: it is not the next one, or it was stored with other content. ``forgotten``: it may have been stored
-    once, longer ago than answers are remembered.
+    once, longer ago than answers (or the producer itself) are remembered; who publishes it for the first time takes
+    another producer, or a new epoch, and publishes it there.
     """
 
     reason: str

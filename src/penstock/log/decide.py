@@ -13,7 +13,8 @@ Conflict = Literal["", "epoch", "sequence", "forgotten"]
 """What a refusal has to do with the producer's other publishes; empty: nothing, the batches themselves are refused.
 
 epoch: a newer epoch has begun, and this sequence was not stored before it: it never will be (the fence). sequence: it
-is not the next one, or it was stored with other content. forgotten: whether it was stored is not remembered any more.
+is not the next one, or it was stored with other content. forgotten: whether it was stored is not remembered any more,
+or nothing is known of the producer and the sequence is not its first: who never published it before takes new numbers.
 """
 
 
@@ -57,6 +58,12 @@ def sequence(
     expected = newest[1] + 1 if newest is not None and epoch == newest[0] else 0
     if number == expected:
         return "next"
+    if newest is None:
+        return Refused(
+            f"producer {producer}, epoch {epoch}: sequence {number} where nothing is known of the producer: it never "
+            "published here, or was not seen for so long that it is forgotten; begin a new epoch, or take another name",
+            "forgotten",
+        )
     return Refused(
         f"producer {producer}, epoch {epoch}: sequence {number} where {expected} was expected; an earlier publish did "
         "not arrive, publish it first",

@@ -21,8 +21,42 @@ _GONE = -1
 _BEGUN = -1  # the number of the row that says that an epoch has begun
 _WAY_OUT = "nothing was used or changed: restore a backup, or run `penstock doctor`"
 
+_CLOCK = "producers"  # the key in `meta` of the time by which producers age
+AGED_AT_ONCE_US = 86_400 * 1_000_000
+
 _pack = msgspec.msgpack.Encoder().encode
 _ranges = msgspec.msgpack.Decoder(list[Range]).decode
+_clock = msgspec.msgpack.Decoder(tuple[int, int, int]).decode
+
+
+def behind(db: apsw.Connection, *, now_us: int) -> int:
+    """How far the time by which producers age lies behind the wall clock; notes that the latter is `now_us`.
+
+    That time never goes back, and goes on by a day at most between two looks: a clock that is set right by years makes
+    nobody old, and one that is set back gives no epoch twice.
+
+    Raises:
+        RecordDamaged: what was noted is not what was written.
+    """
+    looked, lag = now_us, 0
+    row: Any = db.execute("SELECT value FROM meta WHERE key = ?", (_CLOCK,)).fetchone()
+    if row is not None:
+        looked, lag = _noted(row[0])
+    passed = now_us - looked
+    lag += min(passed, 0) + max(passed - AGED_AT_ONCE_US, 0)
+    note = _pack((now_us, lag, row_check(_CLOCK, now_us, lag)))
+    db.execute("INSERT OR REPLACE INTO meta(key, value) VALUES(?, ?)", (_CLOCK, note))
+    return lag
+
+
+def _noted(value: Any) -> tuple[int, int]:
+    try:
+        looked, lag, check = _clock(value)
+    except (msgspec.MsgspecError, TypeError) as exc:
+        msg = f"the time by which producers age is {value!r}; {_WAY_OUT}"
+        raise RecordDamaged(msg) from exc
+    verify_row("the time by which producers age", check, _CLOCK, looked, lag)
+    return looked, lag
 
 
 def producer_id(db: apsw.Connection, name: str, *, kept: bool, now_us: int) -> int:
@@ -154,12 +188,17 @@ def begin(db: apsw.Connection, request: Begin, *, now_us: int) -> Begun | Refusa
     if isinstance(epoch, decide.Refused):
         return _refusal(epoch)
     _insert(db, (producer, epoch, _BEGUN, 0, _pack([]), b"" if last is None else last.note))
+    _forget_oldest(db, producer)
+    return Begun(epoch)
+
+
+def _forget_oldest(db: apsw.Connection, producer: int) -> None:
+    """Keep only the newest sequences of all epochs together; within one epoch `remember` sees to it."""
     db.execute(
         "DELETE FROM sequence WHERE producer_id = ? AND (epoch, number) <= (SELECT epoch, number FROM sequence "
         "WHERE producer_id = ? ORDER BY epoch DESC, number DESC LIMIT 1 OFFSET ?)",
         (producer, producer, SEQUENCES_KEPT),
     )
-    return Begun(epoch)
 
 
 def content_of(new: Sequence[Block]) -> int:
@@ -197,7 +236,9 @@ def remember(db: apsw.Connection, producer: int, request: Append, first: list[in
     """Record where the sequence's blocks lie, and forget what is older than the horizon."""
     ranges = _pack([(b.pid, f, b.count) for b, f in zip(request.blocks, first, strict=True)])
     _insert(db, (producer, request.epoch, request.sequence, content_of(request.blocks), ranges, request.note))
-    if request.sequence >= SEQUENCES_KEPT:
+    if request.sequence == 0:
+        _forget_oldest(db, producer)
+    elif request.sequence >= SEQUENCES_KEPT:
         db.execute(
             "DELETE FROM sequence WHERE producer_id = ? AND epoch = ? AND number = ?",
             (producer, request.epoch, request.sequence - SEQUENCES_KEPT),

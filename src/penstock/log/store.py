@@ -18,7 +18,7 @@ from penstock.system.points import reached
 T = TypeVar("T")
 CREATED = 1
 """The commit counter of a log that was just made: its creation is the first commit."""
-_EXPIRE_EVERY_US = 60 * 1_000_000
+_LOOK_EVERY_US = 60 * 1_000_000
 
 
 Check = Callable[[int], None]
@@ -41,7 +41,9 @@ class Store:
 
     def __init__(self, db: apsw.Connection) -> None:
         self.db = db
-        self._expired_us = 0
+        self._looked_us: int | None = None
+        self._behind_us = 0
+        self._expiring = False
 
     def create(self, log: str, *, now_us: int) -> None:
         """Make the tables of a new, empty log in one transaction."""
@@ -112,12 +114,20 @@ class Store:
         """
 
         def work() -> list[Result]:
+            self._look_at_clock(now_us)
             results = [self._one(request, now_us=now_us) for request in requests]
-            if now_us - self._expired_us > _EXPIRE_EVERY_US:
-                self._expired_us = now_us if producers.expire(self.db, now_us=now_us) == 0 else self._expired_us
+            if self._expiring:
+                self._expiring = producers.expire(self.db, now_us=now_us - self._behind_us) > 0
             return results
 
         return self._transaction(work, check)
+
+    def _look_at_clock(self, now_us: int) -> None:
+        """Learn now and then, and whenever the clock jumps, by how much producers age less than it says."""
+        if self._looked_us is None or not 0 <= now_us - self._looked_us <= _LOOK_EVERY_US:
+            self._behind_us = producers.behind(self.db, now_us=now_us)
+            self._looked_us = now_us
+            self._expiring = True
 
     def write(self, work: Callable[[apsw.Connection], T], *, check: Check | None = None) -> tuple[T, int]:
         """Run a declaration in a transaction of its own; see `apply`."""
@@ -164,14 +174,15 @@ class Store:
             case Append():
                 return self._append(request, now_us=now_us)
             case Begin():
-                return producers.begin(self.db, request, now_us=now_us)
+                return producers.begin(self.db, request, now_us=now_us - self._behind_us)
             case Advance():
                 return self._advance(request, now_us=now_us)
             case Claim():
                 return self._claim(request)
 
     def _append(self, request: Append, *, now_us: int) -> Result:
-        producer = producers.producer_id(self.db, request.producer, kept=bool(request.note), now_us=now_us)
+        seen_us = now_us - self._behind_us
+        producer = producers.producer_id(self.db, request.producer, kept=bool(request.note), now_us=seen_us)
         decided = producers.decide_append(self.db, producer, request)
         if decided is not None:
             return decided

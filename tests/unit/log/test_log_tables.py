@@ -217,14 +217,13 @@ def test_an_epoch_is_begun_once_and_ends_the_lower_ones() -> None:
 
 def test_a_producer_that_was_forgotten_gets_none_of_its_old_epochs_again() -> None:
     store, (pid,) = in_memory()
-    apply(store, Begin("p"), now_us=DAY_US)
-    apply(store, Begin("p"), now_us=DAY_US)
-    later = 32 * DAY_US
-    while producers.expire(store.db, now_us=later):
-        pass
+    apply(store, Begin("p"))
+    apply(store, Begin("p"))
+    live(store, pid, days=range(36))
+    later = 36 * DAY_US
     assert producers.newest(store.db, "p") is None
     assert apply(store, Begin("p"), now_us=later) == [Begun(later // 1_000_000)]
-    (late,) = apply(store, append(0, block(pid, b"late"), epoch=DAY_US // 1_000_000))
+    (late,) = apply(store, append(0, block(pid, b"late"), epoch=0))
     assert isinstance(late, Refusal)
     assert late.conflict == "forgotten"
 
@@ -236,7 +235,7 @@ def test_answers_of_old_epochs_are_bounded_per_producer(monkeypatch: pytest.Monk
         apply(store, Begin("p", after=epoch - 1))
         for sequence in range(4):
             apply(store, append(sequence, block(pid, b"%d %d" % (epoch, sequence)), epoch=epoch))
-        assert store.db.execute("SELECT count(*) FROM sequence").fetchone() <= (2 * 6,)
+        assert store.db.execute("SELECT count(*) FROM sequence").fetchall()[0] <= (2 * 6,)
 
     def asked(epoch: int, sequence: int) -> str:
         (answer,) = apply(store, append(sequence, block(pid, b"%d %d" % (epoch, sequence)), epoch=epoch))
@@ -253,10 +252,82 @@ def test_answers_of_old_epochs_are_bounded_per_producer(monkeypatch: pytest.Monk
 def test_commits_forget_producers_by_themselves() -> None:
     store, (pid,) = in_memory()
     apply(store, append(0, block(pid, b"a"), producer="gone"))
-    for minute in range(4):
-        apply(store, append(minute, block(pid, b"a")), now_us=31 * DAY_US + minute * 61_000_000)
+    live(store, pid, days=range(30))
+    assert producers.newest(store.db, "gone") is not None
+    live(store, pid, days=range(30, 34))
     assert producers.newest(store.db, "gone") is None
     assert store.db.execute("SELECT count(*) FROM producer").fetchone() == (1,)
+
+
+def live(store: Store, pid: int, *, days: Sequence[int]) -> None:
+    """Another producer publishes twice a day."""
+    for day in days:
+        for half in range(2):
+            new = append(2 * day + half, block(pid, b"a"), producer="other")
+            apply(store, new, now_us=day * DAY_US + half * DAY_US // 2)
+
+
+def test_a_publish_of_a_forgotten_producer_is_told_from_a_bad_one() -> None:
+    """The client that was idle takes new numbers and goes on; a gap within what is known is a mistake."""
+    store, (pid,) = in_memory()
+    for sequence in range(2):
+        apply(store, append(sequence, block(pid, b"a"), producer="idle"))
+    live(store, pid, days=range(34))
+    for sequence in (1, 2):
+        (answer,) = apply(store, append(sequence, block(pid, b"a"), producer="idle"), now_us=34 * DAY_US)
+        assert isinstance(answer, Refusal)
+        assert answer.conflict == "forgotten"
+        assert "forgotten" in answer.reason
+    (gap,) = apply(store, append(99, block(pid, b"a"), producer="other"), now_us=34 * DAY_US)
+    assert isinstance(gap, Refusal)
+    assert gap.conflict == "sequence"
+
+
+@pytest.mark.parametrize("jump", [-40 * 365, -1, 2, 40 * 365])
+def test_a_clock_that_jumps_forgets_nobody(jump: int) -> None:
+    """Not for this process, nor for another one that finds out later."""
+    one, (pid,) = in_memory()
+    other = Store(one.db)
+    start = 50 * 365 * DAY_US
+    apply(one, append(0, block(pid, b"a")), now_us=start)
+    apply(other, append(0, block(pid, b"a"), producer="q"), now_us=start)
+    for step in range(4):
+        now_us = start + jump * DAY_US + step * 70_000_000
+        apply(one, append(0, block(pid, b"a"), producer=f"new {step}"), now_us=now_us)
+        apply(other, append(1 + step, block(pid, b"b"), producer="q"), now_us=now_us)
+    assert producers.newest(one.db, "p") == ProducerRow("p", 0, 0, b"")
+    assert apply(one, append(1, block(pid, b"c")), now_us=now_us)[0] == Appended([10])
+    (begun,) = apply(other, Begin("named"), now_us=now_us)
+    assert isinstance(begun, Begun)
+    assert 0 <= begun.epoch - start // 1_000_000 <= 2 * 86_400
+
+
+def test_time_goes_on_after_a_jump() -> None:
+    store, (pid,) = in_memory()
+    apply(store, append(0, block(pid, b"a"), producer="gone"))
+    for day in range(34):
+        new = append(day, block(pid, b"a"))
+        apply(store, new, now_us=(365 * 50 if day > 3 else 0) * DAY_US + day * DAY_US)
+        apply(store, Begin("x"), now_us=(365 * 50 if day > 3 else 0) * DAY_US + day * DAY_US)
+    assert producers.newest(store.db, "gone") is None
+
+
+@pytest.mark.parametrize("value", ["x", b"\x93\x01\x02\x03", b"", 7, None])
+def test_a_changed_clock_is_never_used(value: object) -> None:
+    store, (pid,) = in_memory()
+    apply(store, append(0, block(pid, b"a")))
+    store.db.execute("UPDATE meta SET value = ? WHERE key = 'producers'", (value,))
+    with pytest.raises(RecordDamaged):
+        apply(Store(store.db), append(1, block(pid, b"a")))
+
+
+def test_answers_of_epochs_that_nobody_began_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(producers, "SEQUENCES_KEPT", 3)
+    store, (pid,) = in_memory()
+    for epoch in range(20):
+        for sequence in range(2):
+            apply(store, append(sequence, block(pid, b"a"), epoch=epoch))
+    assert store.db.execute("SELECT count(*) FROM sequence").fetchall()[0] <= (5,)
 
 
 # -- progress ----------------------------------------------------------------------------------------------------------

@@ -341,6 +341,7 @@ class PublishPromises(ChannelSuite):
             (Publish("p", 1, 2, [rows(b"early")]), "sequence"),
             (Publish("p", 1, 0, [rows(b"other")]), "sequence"),
             (Publish("p", 0, 5, [rows(b"nobody remembers epoch 0")]), "forgotten"),
+            (Publish("q", 0, 5, [rows(b"nobody knows q")]), "forgotten"),
         ):
             answer = await channel.publish(publish)
             assert isinstance(answer, Refused), publish
