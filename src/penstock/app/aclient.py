@@ -228,7 +228,6 @@ class AsyncClient:
                     self._answer(job)
         finally:
             self._closing = self._ended = True
-            self._room.set()
             for job in self._jobs:
                 _stopped(job)
                 self._answer(job)

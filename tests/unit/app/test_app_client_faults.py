@@ -209,9 +209,12 @@ def test_a_send_that_was_interrupted_is_published_by_flush(app: App, items: Topi
 def test_a_full_disk_uses_no_numbers_up(app: App, items: TopicHandle[Item], name: str | None) -> None:
     with app.client(producer=name) as client:
         first = client.publish(items, Item(1))
+        numbers = client._numbers
+        before = (numbers.producer, numbers.epoch, numbers.sequence + 1)
         with once("log.commit", apsw.FullError("database or disk is full")), pytest.raises(LogFull):
             client.publish(items, Item(2))
         assert client.publish(items, Item(3)) == Acked("items", 0, 1)
+        assert (numbers.producer, numbers.epoch, numbers.sequence) == before
     assert isinstance(first, Acked)
     assert stored(app) == [1, 3]
 

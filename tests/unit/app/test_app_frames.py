@@ -17,6 +17,7 @@ from penstock.app.plan import plan_app
 from penstock.errors import ConfigError, PermanentError
 from penstock.event.partition import KEY_BYTES_MAX
 from penstock.flow.frames import to_batch
+from penstock.system.pipe import Signal
 
 AT = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -111,10 +112,26 @@ def test_the_same_values_in_other_types_are_stored(app: App, readings: TopicHand
 
 
 def test_a_frame_is_published_after_what_was_sent_before(app: App, readings: TopicHandle[Reading]) -> None:
+    begin = Signal()
+
+    class Held(Signal):
+        def set(self) -> None:
+            begin.wait()
+
     with app.client() as client:
+        put = client._pipe.put
+
+        def put_and_begin(item: Any) -> None:
+            put(item)
+            if isinstance(item, Signal):
+                begin.set()
+
+        put(Held())  # the thread that publishes what is sent waits until it is asked to finish
+        client._pipe.put = put_and_begin  # type: ignore[method-assign]
         for n in range(500):
             client.send(readings, Reading("a", AT, n, 0.0))
         client.publish_frame(readings, frame(n=[500]))
+        begin.set()
         assert client.publish_frame(readings, frame().clear()) == []
     assert app.read(readings)["n"].to_list() == list(range(501))
 
