@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -28,7 +29,7 @@ class TestParquet(SinkConformance):
     def read(self, place: Path) -> list[Row]:
         if not list(place.glob("lake/**/*.parquet")):
             return []
-        return duckdb.sql(f"SELECT id, text FROM read_parquet('{place}/lake/**/*.parquet')").fetchall()
+        return duckdb.sql(f"SELECT id, text FROM read_parquet('{place}/lake/**/*.parquet')").fetchall()  # pyright: ignore[reportOptionalMemberAccess]
 
 
 class TestDuckDBUpsert(SinkConformance):
@@ -45,6 +46,12 @@ class TestDuckDBUpsert(SinkConformance):
             if not connection.execute(wire.TABLE_COLUMNS, ["delays"]).fetchall():
                 return []
             return connection.execute("SELECT id, text FROM delays").fetchall()
+
+    def no_room(self, point: str) -> Exception:
+        if point.startswith("duckdb."):
+            msg = f'Could not write file "x.duckdb.wal": {os.strerror(errno.ENOSPC)}'
+            return duckdb.IOException(msg)
+        return super().no_room(point)
 
 
 class TestDuckDBAppend(TestDuckDBUpsert):

@@ -25,7 +25,7 @@ from penstock.engine.supervisor import Progress, Supervisor
 from penstock.engine.work import Work
 from penstock.errors import ConfigError
 from penstock.event.batch import Delivered
-from penstock.system.ports import real_system
+from penstock.system.ports import Clock, real_system
 from penstock.system.slots import MappedSlot, Slot
 
 READ_EVENTS_MAX = 50_000
@@ -105,7 +105,7 @@ async def serve_app(
         opened = await open_app(app, plan, system)
         try:
             supervisor = supervised(app, plan, opened, options, slots=_slots(opened))
-            stopper = None if stop is None else asyncio.ensure_future(_stopped(stop, supervisor))
+            stopper = None if stop is None else asyncio.ensure_future(_stopped(stop, supervisor, system.clock))
             try:
                 await supervisor.run(on_progress)
             finally:
@@ -118,11 +118,11 @@ async def serve_app(
         system.offload.close()
 
 
-async def _stopped(stop: asyncio.Event, supervisor: Supervisor) -> None:
+async def _stopped(stop: asyncio.Event, supervisor: Supervisor, clock: Clock) -> None:
     """Drain, and after a while give up what does not end: a handler that hangs."""
     await stop.wait()
     supervisor.stop()
-    await asyncio.sleep(DRAIN_S_MAX)
+    await clock.sleep(DRAIN_S_MAX)
     supervisor.abandon()
 
 

@@ -77,7 +77,7 @@ class Flow:
             raise ConfigError(msg, path=f"flows.{self.spec.name}")
         return self._with(msgspec.structs.replace(self.spec, aggregate=aggregate))
 
-    def to(self, output: Any) -> Self:  # noqa: ANN401 - a sink or a topic; the app knows them, a flow does not
+    def to(self, output: Any) -> Self:
         """Send the results to a sink or a topic too."""
         return self._with(msgspec.structs.replace(self.spec, outputs=(*self.spec.outputs, output)))
 

@@ -188,7 +188,7 @@ def test_descriptions_are_canonical_json() -> None:
         [
             ("id", uuid.UUID),
             ("price", Annotated[Decimal, scale(2)]),
-            ("name", Annotated[str, msgspec.Meta(max_length=5)] | None, None),
+            ("name", Annotated[str, msgspec.Meta(max_length=5)] | None, None),  # pyright: ignore[reportOperatorIssue]
             ("tags", list[str], msgspec.field(default_factory=list)),
         ],
         rename={"id": "ID"},

@@ -57,7 +57,7 @@ def test_defaults_tags_and_strictness_are_recorded() -> None:
         b'{"orderId":9223372036854775808}',
     ):
         with pytest.raises(DecodeError, match="Made"):
-            reader.decode_strict(bad)
+            reader.decode_strict(bad)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_descriptions_of_another_kind() -> None:

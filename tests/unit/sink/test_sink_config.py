@@ -34,7 +34,7 @@ def test_parquet_options(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for wrong in ({"path": ""}, {"path": tmp_path / "file"}, {"path": "x", "zstd_level": 0}):
         with pytest.raises(ConfigError, match=r"^parquet\."):
-            parquet(**wrong)
+            parquet(**wrong)  # pyright: ignore[reportArgumentType]
 
 
 def test_duckdb_options() -> None:
@@ -53,7 +53,7 @@ def test_identifiers_come_from_an_allow_list(name: str) -> None:
 def test_other_duckdb_options_are_refused() -> None:
     for wrong in ({"path": ":memory:"}, {"path": ""}, {"path": "a", "key": ("a", "A")}, {"path": "a", "wait_s": -1}):
         with pytest.raises(ConfigError, match=r"^duckdb_table\."):
-            duckdb_table(**{"table": "t", **wrong})
+            duckdb_table(**{"table": "t", **wrong})  # pyright: ignore[reportArgumentType]
 
 
 def test_declaring_sinks_loads_no_heavy_library() -> None:

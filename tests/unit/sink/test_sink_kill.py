@@ -51,7 +51,7 @@ def test_killed_and_run_again(tmp_path: Path, kind: str, point: str) -> None:
     assert work(1, point) == 9
     assert work(2, "") == 0
     if kind == "parquet":
-        found = duckdb.sql(f"SELECT id FROM read_parquet('{tmp_path}/lake/**/*.parquet') ORDER BY id").fetchall()
+        found = duckdb.sql(f"SELECT id FROM read_parquet('{tmp_path}/lake/**/*.parquet') ORDER BY id").fetchall()  # pyright: ignore[reportOptionalMemberAccess]
     else:
         with duckdb.connect(str(tmp_path / "x.duckdb")) as connection:
             found = connection.execute("SELECT id FROM t ORDER BY id").fetchall()

@@ -37,7 +37,7 @@ def command(*, sql: str, as_csv: bool, target: Path | None, limit: int | None) -
     \b
     penstock query "select carrier, count(*) from departures group by all order by 2 desc"
     penstock query --json "from departures where _offset >= 1000" | head
-    """
+    """  # noqa: D301 - click looks for the character itself
     as_json = wants_json()
     if as_json + as_csv + (target is not None) > 1:
         msg = "--json, --csv and --output exclude each other; choose one"
