@@ -268,7 +268,7 @@ def client() -> Scenario:
 async def _published(
     publisher: AsyncClient, topic: TopicHandle[Job], events: list[Job], system: System
 ) -> list[Outcome]:
-    """Either way, and never side by side: a publish behind one of unknown outcome is refused until that is resolved."""
+    """Either way, and never side by side: what is published behind an unknown outcome may be stored before it."""
     while True:
         try:
             if len(events) == 1:
