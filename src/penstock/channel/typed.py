@@ -48,9 +48,10 @@ class Packed(msgspec.Struct):
         return self._places[index]
 
 
-class _Seen(msgspec.Struct):
+class Seen(msgspec.Struct):
     """What validating events showed: why some are refused, by index; each one's key and event time where it has any."""
 
+    count: int = 0
     refused: dict[int, str] = msgspec.field(default_factory=dict[int, str])
     keys: list[Any] = msgspec.field(default_factory=list[Any])
     times: list[Any] = msgspec.field(default_factory=list[Any])
@@ -102,7 +103,12 @@ class TypedTopic(Generic[T]):
         raise DecodeError(msg)
 
     def pack(
-        self, bodies: list[bytes], *, keys: Sequence[Key] | None = None, attributes: Attributes | None = None
+        self,
+        bodies: list[bytes],
+        *,
+        keys: Sequence[Key] | None = None,
+        attributes: Attributes | None = None,
+        seen: Seen | None = None,
     ) -> Packed:
         """Validate encoded events and lay them out by partition, keeping their order within each.
 
@@ -110,17 +116,20 @@ class TypedTopic(Generic[T]):
             bodies: encoded events, as `encode` gives them.
             keys: for topics whose type has no key field: one per event.
             attributes: one value per event for each name.
+            seen: what `look` found in all of them, when the caller has had it look at them already.
         """
-        seen = _Seen()
-        for start in range(0, len(bodies), SLICE):
-            self._look(bodies[start : start + SLICE], start, seen)
+        if seen is None:
+            seen = Seen()
+            for start in range(0, len(bodies), SLICE):
+                self.look(bodies[start : start + SLICE], seen)
         canonical = self._canonical(seen.keys if self._key is not None else keys, seen.refused)
         return self._lay_out(bodies, canonical, seen, attributes=attributes or {})
 
-    def _look(self, bodies: list[bytes], start: int, seen: _Seen) -> None:
-        """Validate a slice, small enough for its events to stay in the cache, and keep what laying out needs."""
+    def look(self, bodies: list[bytes], seen: Seen) -> None:
+        """Validate the next slice, small enough for its events to stay in the cache; keep what laying out needs."""
+        start, seen.count = seen.count, seen.count + len(bodies)
         limit = self.spec.event_bytes_max
-        if max(map(len, bodies)) > limit:
+        if max(map(len, bodies), default=0) > limit:
             large = ((index, len(body)) for index, body in enumerate(bodies, start) if len(body) > limit)
             seen.refused.update({index: self._too_large(size) for index, size in large})
         if self.schema is None:
@@ -159,7 +168,7 @@ class TypedTopic(Generic[T]):
         self,
         bodies: list[bytes],
         keys: list[bytes | None] | None,
-        seen: _Seen,
+        seen: Seen,
         *,
         attributes: Attributes,
     ) -> Packed:

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from penstock.channel.api import Assigned, Delivery, LedgerWrite, Subscription
-from penstock.channel.typed import TypedTopic, chosen
+from penstock.channel.typed import Seen, TypedTopic, chosen
 from penstock.delivery.deadletter import DeadLetter, text_of, to_batch
 from penstock.delivery.retry import Retry
 from penstock.engine.calling import Raised, Shape, call_async, call_sync, flatten
@@ -60,6 +60,7 @@ class _Encoded(msgspec.Struct):
     causes: array[int] = msgspec.field(default_factory=lambda: array("q"))
     numbers: array[int] = msgspec.field(default_factory=lambda: array("q"))
     refused: dict[int, str] = msgspec.field(default_factory=dict[int, str])
+    seen: Seen = msgspec.field(default_factory=Seen)
     size: int = 0
 
 
@@ -336,7 +337,7 @@ class HandlerWork:
         )
 
     def _encode(self, gathered: _Gathered) -> None:
-        """Results become bytes while they are in the processor's cache."""
+        """Results become valid bytes while they are in the processor's cache."""
         if not gathered.out:
             return
         if self._into is None:
@@ -346,11 +347,12 @@ class HandlerWork:
             results, causes, numbers = flatten(gathered.out, gathered.causes)
             encoded = gathered.encoded
             try:
-                encoded.bodies += map(self._into.encode_quick, results)
+                bodies = list(map(self._into.encode_quick, results))
             except Exception:  # noqa: BLE001 - the reasons are found one by one
-                del encoded.bodies[len(encoded.causes) :]
-                encoded.bodies += self._encoded_each(results, causes, encoded.refused)
-            encoded.size += sum(map(len, encoded.bodies[len(encoded.causes) :]))
+                bodies = self._encoded_each(results, causes, encoded.refused)
+            self._into.look(bodies, encoded.seen)
+            encoded.bodies += bodies
+            encoded.size += sum(map(len, bodies))
             encoded.causes.extend(causes)
             encoded.numbers.extend(array("q", bytes(8 * len(causes))) if numbers is None else numbers)
         gathered.out.clear()
@@ -371,11 +373,12 @@ class HandlerWork:
     def _packed(self, gathered: _Gathered) -> list[NewBatch]:
         """Results as batches; all that one event gave becomes a dead letter of that event when part of it cannot be."""
         assert self._into is not None
-        bodies, causes, numbers, refused, _ = msgspec.structs.astuple(gathered.encoded)
+        encoded = gathered.encoded
+        bodies, causes, refused = encoded.bodies, encoded.causes, encoded.refused
         attributes: dict[str, Sequence[Any]] = {"cause": causes, **_inherited(gathered.inputs, causes)}
-        if any(numbers):
-            attributes["number"] = numbers
-        packed = self._into.pack(bodies, attributes=attributes)
+        if any(encoded.numbers):
+            attributes["number"] = encoded.numbers
+        packed = self._into.pack(bodies, attributes=attributes, seen=encoded.seen)
         for index, reason in packed.refused.items():
             refused.setdefault(causes[index], reason)
         if not refused:

@@ -430,3 +430,17 @@ async def test_a_death_is_charged_though_the_next_owner_dies_before_it_has_said_
     refuse = False
     await (await kit.handler(counted, source, slots=lambda _: MemorySlot(words))).run()
     assert attempts == [(0, 1), (1, 2), (2, 1)]
+
+
+async def test_an_empty_list_is_no_result(kit: Kit) -> None:
+    source = await kit.topic("orders", Order, partitions=1)
+    into = await kit.topic("bills", Bill, partitions=1)
+    await kit.publish(source, orders(3))
+
+    def nothing(_: Order) -> list[Bill]:
+        return []
+
+    group = await kit.handler(nothing, source, into)
+    await group.run()
+    assert (group.state.events, group.state.dead) == (3, 0)
+    assert await kit.events(into) == []
