@@ -11,6 +11,7 @@ from penstock.errors import SchemaIncompatible
 from penstock.schema.arrow import arrow_type, to_array
 from penstock.schema.arrow import compute as pc
 from penstock.schema.shapes import Field, Shape, Type
+from penstock.schema.widening import difference
 
 _DAY_US = 86_400_000_000
 
@@ -53,29 +54,12 @@ def _adapt(kind: Type, column: pa.Array) -> pa.Array:
         return _lists(kind, column, into)
     if kind.kind == "duration" and pa.types.is_interval(column.type):
         return _from_intervals(column, into)
-    if not _alike(column.type, into):
-        msg = f"a column of {column.type} is no {into}"
+    length = kind.kind == "duration" and pa.types.is_int64(column.type)  # what is left of one in JSON or DuckDB
+    reason = "" if length else difference(column.type, into)
+    if reason:
+        msg = f"a column of {column.type} is no {into}: {reason}"
         raise pa.ArrowInvalid(msg)
     return column.cast(into)
-
-
-_KINDS = (
-    pa.types.is_boolean,
-    lambda kind: pa.types.is_integer(kind) or pa.types.is_floating(kind),  # where a float holds it exactly
-    lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind),
-    lambda kind: pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind),
-    pa.types.is_timestamp,
-    pa.types.is_date,
-    lambda kind: pa.types.is_duration(kind) or pa.types.is_int64(kind),  # DuckDB has no other length of time
-    pa.types.is_decimal,
-)
-
-
-def _alike(found: pa.DataType, into: pa.DataType) -> bool:
-    """Whether a cast keeps the meaning: what Arrow would also turn a number into is another thing, its text say."""
-    if pa.types.is_dictionary(found):
-        found = found.value_type
-    return pa.types.is_null(found) or any(is_kind(found) and is_kind(into) for is_kind in _KINDS)
 
 
 def _from_intervals(column: pa.Array, into: pa.DataType) -> pa.Array:
