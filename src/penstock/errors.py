@@ -51,6 +51,10 @@ class LogFull(TransientError):
     """The disk has no room: nothing was stored. Free room or trim, then publish again."""
 
 
+class SinkFull(TransientError):
+    """A sink's disk has no room: what was staged is given up. Free room; it claims again and goes on by itself."""
+
+
 class OutcomeUnknown(TransientError):
     """It may or may not have been stored. Publishing again with the same sequence is safe."""
 

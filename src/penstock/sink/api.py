@@ -65,7 +65,7 @@ class Sink(Protocol):
             LogRegressed: the target is ahead of the log, or belongs to another log or incarnation; nothing changed.
             Fenced: a newer epoch holds the partition.
             ConfigError: the target holds another topic of this pipeline, or its name is none; nothing changed.
-            TransientError: not now (the target is held by pid N); claim again under the same epoch.
+            TransientError: not now (the target is held by pid N, no room); claim again under the same epoch.
             CorruptionError: something committed is missing or damaged in the target; nothing is skipped.
         """
         ...
@@ -75,6 +75,7 @@ class Sink(Protocol):
 
         Raises:
             RefusedByTarget: the target cannot hold this (a type, a constraint); names the column.
+            SinkFull: no room; nothing of any partition is staged any more: claim again, under a newer epoch.
         """
         ...
 
@@ -87,11 +88,12 @@ class Sink(Protocol):
         Raises:
             Fenced: a newer owner has claimed the partition; what was staged is dropped.
             TransientError: not now (the target is held by pid N); staged data is kept, commit again.
+            SinkFull: no room, and staged data could not be kept, of no partition: claim again, under a newer epoch.
             RefusedByTarget: the target refused a row (a constraint); nothing of this commit is visible.
             IOFailed: the disk failed; nothing staged can be trusted: claim again under a newer epoch.
         """
         ...
 
     def close(self) -> None:
-        """Drop what is staged and let the target go. May be called twice."""
+        """Drop what is staged and let the target go. May be called twice; partitions may be claimed again after it."""
         ...

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import duckdb
 
 from penstock.errors import ConfigError, CorruptionError, IOFailed, PenstockError, RefusedByTarget, TransientError
+from penstock.sink.room import says_no_room
 
 DUCKDB: Mapping[str, type[PenstockError]] = {
     "BinderException": RefusedByTarget,
@@ -46,11 +47,14 @@ DUCKDB: Mapping[str, type[PenstockError]] = {
 }
 """Class name in `duckdb` → what it means for what is staged."""
 
+WAY_OUT = "free room on that disk, then it goes on by itself"
 _HOLDER = re.compile(r"\(PID (\d+)\)")
 
 
 def translated(exc: duckdb.Error, what: str) -> PenstockError:
-    """The error to raise from `exc`; `what` says what was being done, with names."""
+    """The error to raise from `exc`; `what` says what was being done, with names. A full disk is waited for."""
+    if says_no_room(str(exc)):
+        return TransientError(f"{what}: {exc}; {WAY_OUT}")
     return DUCKDB[type(exc).__name__](f"{what}: {exc}")
 
 

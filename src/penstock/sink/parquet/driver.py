@@ -21,6 +21,7 @@ from penstock.sink.parquet.errors import io_failed, translated
 from penstock.sink.parquet.layout import Manifest, part_name, tag_of
 from penstock.sink.parquet.manifests import Manifests
 from penstock.sink.parquet.stage import Stage
+from penstock.sink.room import no_room
 
 _CLAIMS_MAX = 100
 
@@ -28,7 +29,8 @@ _CLAIMS_MAX = 100
 class ParquetDirectory:
     """A `Sink`. Delivery guarantee: effectively-once; D2 on a local disk; order per partition within a file.
 
-    After `IOFailed` the partition is no longer held and must be claimed again (under a newer epoch).
+    After `IOFailed` the partition is no longer held and must be claimed again (under a newer epoch); after `SinkFull`
+    no partition is: all of them give up the room that their temporary files take.
     """
 
     def __init__(self, config: ParquetSink) -> None:
@@ -84,7 +86,10 @@ class ParquetDirectory:
             self._abandon(key)
             raise
         except OSError as exc:
-            self._abandon(key)
+            if no_room(exc):
+                self.close()
+            else:
+                self._abandon(key)
             raise self._lost_or_failed(held, exc) from exc
 
     def _abandon(self, key: tuple[str, int]) -> None:
@@ -160,11 +165,17 @@ class _Held:
         return manifest.end
 
     def let_go(self) -> None:
-        """Remove what is staged, unless its commit's outcome is open: then the next owner decides."""
-        if self._committing:
+        """Remove what is staged, unless its commit may have gone through: then the next owner decides."""
+        if self._committing and self._may_be_linked():
             self.stage.abandon()
         else:
             self.stage.drop()
+
+    def _may_be_linked(self) -> bool:
+        try:
+            return self.manifests.newest_number() > self.last.number
+        except OSError:
+            return True
 
     def _finish(self) -> None:
         if self._finished:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 
-from penstock.errors import IOFailed, PenstockError, RefusedByTarget, TransientError
+from penstock.errors import IOFailed, PenstockError, RefusedByTarget, SinkFull, TransientError
+from penstock.sink.room import no_room
 
 ARROW: Mapping[str, type[PenstockError]] = {
     "ArrowException": RefusedByTarget,
@@ -28,7 +29,9 @@ def translated(exc: pa.ArrowException, what: str) -> PenstockError:
     return ARROW[type(exc).__name__](f"{what}: {exc}")
 
 
-def io_failed(exc: OSError, root: str) -> IOFailed:
-    """A disk's error; what was staged cannot be trusted any more."""
-    msg = f"{root}: {exc.strerror or exc} ({exc.filename}); nothing of it is visible: claim the partition again"
-    return IOFailed(msg)
+def io_failed(exc: OSError, root: str) -> PenstockError:
+    """A disk's error; what was staged cannot be trusted any more. A full disk is waited for."""
+    found = f"{root}: {exc.strerror or exc}{f' ({exc.filename})' if exc.filename else ''}"
+    if no_room(exc):
+        return SinkFull(f"{found}; nothing of it is visible: free room on that disk, then it goes on by itself")
+    return IOFailed(f"{found}; nothing of it is visible: claim the partition again")

@@ -89,13 +89,18 @@ class _OpenFile:
         self._waiting_rows = self._waiting_bytes = self._rows = 0
         reached(f"parquet.create:{path.name}")
         self._file = _CountedFile(path)
-        self._writer = pq.ParquetWriter(
-            pa.PythonFile(self._file, mode="w"),
-            schema,
-            compression="zstd",
-            compression_level=zstd_level,
-            write_statistics=True,
-        )
+        try:
+            self._writer = pq.ParquetWriter(
+                pa.PythonFile(self._file, mode="w"),
+                schema,
+                compression="zstd",
+                compression_level=zstd_level,
+                write_statistics=True,
+            )
+        except BaseException:  # it begins to write at once, and nobody else knows of the file yet
+            self._file.close()
+            path.unlink(missing_ok=True)
+            raise
 
     def add(self, batch: pa.RecordBatch, end: int) -> None:
         self._end = end

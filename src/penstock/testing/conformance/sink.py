@@ -14,6 +14,8 @@ commit another owner does all the rest before the first one goes on.
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -26,7 +28,7 @@ import pyarrow as pa
 import pytest
 
 from penstock.channel.api import Owned
-from penstock.errors import Fenced, LogRegressed, TimedOut, TransientError
+from penstock.errors import Fenced, LogRegressed, SinkFull, TimedOut, TransientError
 from penstock.sink.api import Claim, Sink, Staged
 from penstock.system.points import hooked
 from penstock.testing.conformance import report
@@ -75,6 +77,10 @@ class SinkConformance:
     def read(self, place: Path) -> list[Row]:
         """(id, text) of all rows that a reader of the target sees, in any order; empty when there is no target."""
         raise NotImplementedError
+
+    def no_room(self, point: str) -> Exception:
+        """What the target's own library raises at `point` (see `penstock.system.points`) when the disk is full."""
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), point)
 
     @pytest.fixture(autouse=True)
     def _finding(self, request: pytest.FixtureRequest) -> None:
@@ -251,6 +257,39 @@ class SinkConformance:
             assert self._seen(place) == rows(TIP)
         raise AssertionError("the commit has more points than are looked at")
 
+    def test_a_full_disk_anywhere_is_waited_for(self, tmp_path: Path) -> None:
+        """A disk that is full at any point is no failure: with room again all goes on, each event once."""
+        for number in range(1000):
+            place = tmp_path / str(number)
+            place.mkdir()
+            full = _Full(self.no_room)
+            sink = self.make_sink(place)
+            with hooked(_at(number, full)):
+                self._patient(sink)
+            assert self._seen(place) == rows(TIP), f"no room at {full.point}"
+            sink.close()
+            if not full.point:
+                assert number > 0, "no point was visited"
+                return
+        raise AssertionError("there are more points than are looked at")
+
+    def _patient(self, sink: Sink) -> None:
+        """Everything, as the engine writes it, on a disk that is full once."""
+        for epoch in (1, 2):
+            owned = Owned(TOPIC, 0, epoch)
+            try:
+                start = _again(lambda owned=owned: sink.claim(self._claim(owned)))
+                for first, end in ((0, COMMITS[0]), (COMMITS[0], TIP)):
+                    if start <= first:
+                        sink.write(staged(owned, first, end))
+                assert _again(lambda owned=owned: sink.commit(owned), but=SinkFull) == TIP
+            except SinkFull:
+                with pytest.raises(Fenced):
+                    sink.commit(owned)
+                continue
+            return
+        raise AssertionError("the disk was full once, the sink gave up more often")
+
     def test_an_owner_overtaken_anywhere_in_its_commit(self, tmp_path: Path) -> None:
         """An owner that stops at any point of its commit, while another does the rest, and goes on: each event once."""
         for number in range(1000):
@@ -310,6 +349,28 @@ class SinkConformance:
 
     def _seen(self, place: Path) -> list[Row]:
         return sorted(self.read(place))
+
+
+class _Full:
+    """A disk that has no room, once."""
+
+    def __init__(self, error: Callable[[str], Exception]) -> None:
+        self._error = error
+        self.point = ""
+
+    def __call__(self, point: str) -> None:
+        self.point = point
+        raise self._error(point)
+
+
+def _again(act: Callable[[], int], *, but: type[Exception] | None = None) -> int:
+    """What `act` returns, at the second try if need be; `but` is not tried again."""
+    try:
+        return act()
+    except TransientError as exc:
+        if but is not None and isinstance(exc, but):
+            raise
+        return act()
 
 
 class _Overtaking:
