@@ -1,12 +1,13 @@
 """Results as rows of a DuckDB table; the position changes in the same transaction.
 
 The file is opened, changed and closed for every claim and commit: while it is open for writing no other process can
-even read it.
+even read it. Within a program the tables of one file take turns.
 """
 
 from __future__ import annotations
 
-import os
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -20,8 +21,10 @@ from penstock.errors import ConfigError, Fenced, IOFailed, LogRegressed, Refused
 from penstock.sink.api import Claim, Staged
 from penstock.sink.duckdb import wire
 from penstock.sink.duckdb.config import DuckDBSink
-from penstock.sink.duckdb.errors import holder_of, translated
-from penstock.system.files import link_once, remove, sync_directory, sync_file
+from penstock.sink.duckdb.errors import WAY_OUT, holder_of, translated
+from penstock.sink.duckdb.turns import turn_at
+from penstock.sink.room import no_room
+from penstock.system.files import link_once, sync_directory, sync_file
 from penstock.system.points import reached
 
 _PAUSE_FIRST_S = 0.01
@@ -48,6 +51,10 @@ class DuckDBTable:
 
     def claim(self, claim: Claim) -> int:
         """See `Sink`."""
+        with turn_at(self._path).taken():
+            return self._claim(claim)
+
+    def _claim(self, claim: Claim) -> int:
         key = (claim.owned.topic, claim.owned.partition)
         self._held.pop(key, None)
         self._settle_directory()
@@ -80,6 +87,13 @@ class DuckDBTable:
         held = self._held_of(owned)
         if held.end == held.position:
             return held.position
+        with turn_at(self._path).taken():
+            self._commit(held, owned)
+        held.position = held.end
+        held.batches.clear()
+        return held.position
+
+    def _commit(self, held: _Held, owned: Owned) -> None:
         try:
             with self._opened() as connection:
                 self._apply(connection, held)
@@ -91,9 +105,6 @@ class DuckDBTable:
             del self._held[(owned.topic, owned.partition)]
             raise
         self._settle_directory()
-        held.position = held.end
-        held.batches.clear()
-        return held.position
 
     def close(self) -> None:
         """See `Sink`."""
@@ -154,21 +165,25 @@ class DuckDBTable:
                 self._create()
             sync_directory(parent)
         except OSError as exc:
+            if no_room(exc):
+                msg = f"{self.name}: {exc.strerror} ({parent}); {WAY_OUT}"
+                raise TransientError(msg) from exc
             msg = f"{self.name}: {exc.strerror} ({parent}); give the sink a directory that can be written"
             raise IOFailed(msg) from exc
 
     def _create(self) -> None:
         """Make an empty file under another name first: a death in the middle leaves one that DuckDB cannot open."""
-        new = self._path.with_name(f".{self._path.name}.{os.getpid()}.new")
-        remove(new)
-        reached("duckdb.create")
+        place = Path(tempfile.mkdtemp(prefix=f".{self._path.name}.", suffix=".new", dir=self._path.parent))
+        new = place / self._path.name
         try:
+            reached("duckdb.create")
             duckdb.connect(str(new), config=self._options()).close()
+            sync_file(new)
+            link_once(new, self._path)
         except duckdb.Error as exc:
             raise translated(exc, f"{self.name} cannot be created") from exc
-        sync_file(new)
-        link_once(new, self._path)
-        remove(new)
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
 
     def _options(self) -> dict[str, str | bool | int | float | list[str]]:
         return {"storage_compatibility_version": self._config.storage} if self._config.storage else {}
@@ -192,22 +207,30 @@ class DuckDBTable:
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
         """Open the file, waiting within bounds for whoever holds it."""
+        turn = turn_at(self._path)
         waited, pause = 0.0, _PAUSE_FIRST_S
-        while True:
-            reached("duckdb.open")
-            try:
-                return duckdb.connect(str(self._path), config=self._options())
-            except duckdb.Error as exc:
-                pid = holder_of(exc)
-                if pid is None:
-                    raise translated(exc, f"{self.name} cannot be opened") from exc
-                if waited >= self._config.wait_s:
-                    who = f"process {pid}" if pid else "another process"
-                    msg = f"{self._path} is held by {who}, for {waited:.1f} s now; close it there, then it goes on"
-                    raise TransientError(msg) from exc
-            self._pause(pause)
-            waited += pause
-            pause = min(pause * 2, _PAUSE_MAX_S)
+        try:
+            while True:
+                try:
+                    reached("duckdb.open")
+                    return duckdb.connect(str(self._path), config=self._options())
+                except duckdb.Error as exc:
+                    turn.held_by = self._held_by(exc, waited)
+                    if waited >= self._config.wait_s:
+                        raise TransientError(turn.held_by) from exc
+                self._pause(pause)
+                waited += pause
+                pause = min(pause * 2, _PAUSE_MAX_S)
+        finally:
+            turn.held_by = ""
+
+    def _held_by(self, exc: duckdb.Error, waited: float) -> str:
+        """Who holds the file; raises what else it was that kept it from being opened."""
+        pid = holder_of(exc)
+        if pid is None:
+            raise translated(exc, f"{self.name} cannot be opened") from exc
+        who = f"process {pid}" if pid else "another process"
+        return f"{self._path} is held by {who}, for {waited:.1f} s now; close it there, then it goes on"
 
     def _table_columns(self, connection: duckdb.DuckDBPyConnection) -> dict[str, str]:
         """Column name → DuckDB type of the target's table; empty when there is none."""
