@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -12,7 +12,7 @@ import msgspec
 from penstock.channel.api import Assigned, Delivery, LedgerWrite, Owned, Subscription
 from penstock.channel.typed import TypedTopic
 from penstock.engine.work import Draft, Stopping
-from penstock.errors import TransientError
+from penstock.errors import CorruptionError, SinkFull, TransientError
 from penstock.event.batch import Delivered
 from penstock.sink.api import Claim, Sink, Staged
 from penstock.system.ports import System
@@ -60,7 +60,8 @@ class SinkWork:
     """See `Work`. A commit in the target comes first; the log's floor follows as a hint.
 
     Delivery guarantee: the sink's (effectively-once where the target keeps the position). A target that says "not
-    now" is asked again, with pauses, for as long as it takes; nothing is staged meanwhile.
+    now" is asked again, with pauses, for as long as it takes; nothing is staged meanwhile. One that has given up what
+    was staged, for want of room, is claimed anew: by the group, which joins again.
     """
 
     def __init__(
@@ -73,11 +74,13 @@ class SinkWork:
         self._system = system
         self._held: dict[int, _Held] = {}
         self._stopping: Stopping = _never
+        self._left = False
         self._running: asyncio.Future[Any] | None = None
 
     async def assigned(self, assigned: Assigned, slot: Slot | None, stopping: Stopping) -> Sequence[LedgerWrite]:
         """See `Work`: fences older owners out of the target and learns the position there."""
         self._stopping = stopping
+        await self._drop_left()
         claim = Claim(
             pipeline=self.subscription.group.name,
             owned=assigned.owned,
@@ -86,7 +89,7 @@ class SinkWork:
             floor=0,  # a target that holds nothing gets everything: the log's floor is not the target's
             tip=await self._past.tip(assigned.owned.partition),
         )
-        position = await self._patiently(lambda: self._sink.claim(claim))
+        position = await self._patiently(lambda: self._sink.claim(claim), kept=True)
         self._held[assigned.owned.partition] = _Held(assigned.owned, position, position, assigned.floor, assigned.floor)
         return ()
 
@@ -98,18 +101,18 @@ class SinkWork:
                 return
             if delivered.end > held.staged_end:
                 await self._stage(held, delivered.tail(held.staged_end))
-            if held.position > held.settled:
-                yield self._draft(held)
+            await self._commit_due()
+            for draft in self._drafts():
+                yield draft
 
     async def due(self, *, everything: bool) -> AsyncGenerator[Draft]:
         """See `Work`."""
-        now = self._system.clock.monotonic_s()
+        await self._drop_left()
         for held in self._held.values():
             await self._caught_up(held, held.floor)
-            if held.staged and (everything or now - held.since_s >= self._sink.roll.seconds):
-                await self._commit(held)
-            if held.position > held.settled:
-                yield self._draft(held)
+        await self._commit_due(everything=everything)
+        for draft in self._drafts():
+            yield draft
 
     def committed(self, draft: Draft) -> None:
         """See `Work`."""
@@ -118,21 +121,50 @@ class SinkWork:
     def left(self) -> None:
         """See `Work`."""
         self._held.clear()
+        self._left = True
 
     async def close(self) -> None:
-        """See `Work`."""
-        await self._alone(self._sink.close)
+        """See `Work`. Cancelled, it ends no sooner: the thread that is in the target cannot be left alone with it."""
+        closing = asyncio.ensure_future(self._alone(self._sink.close))
+        cancelled: asyncio.CancelledError | None = None
+        while not closing.done():
+            try:
+                await asyncio.wait([closing])
+            except asyncio.CancelledError as exc:
+                cancelled = exc
+        closing.result()
+        if cancelled is not None:
+            raise cancelled
 
     # -- the target ------------------------------------------------------------------------------------------------
+
+    async def _drop_left(self) -> None:
+        """What the last membership has staged is given up as a whole: its partitions may be somebody else's now."""
+        if self._left:
+            await self._alone(self._sink.close)
+            self._left = False
 
     async def _caught_up(self, held: _Held, offset: int) -> bool:
         """Stage what the log holds between the target's end and `offset`; False when stopped before that."""
         while held.staged_end < offset:
-            for delivered in await self._past.read(held.owned.partition, held.staged_end):
+            for delivered in await self._read(held):
                 if self._stopping():
                     return False
                 await self._stage(held, delivered)
+                await self._commit_due()
         return True
+
+    async def _read(self, held: _Held) -> Sequence[Delivered]:
+        found = await self._past.read(held.owned.partition, held.staged_end)
+        if found and found[0].first == held.staged_end:
+            return found
+        there = f"the next one that is there is {found[0].first}" if found else "nothing is there"
+        place = f"topic {held.owned.topic}/{held.owned.partition}"
+        msg = (
+            f"{self._sink.name} goes on at offset {held.staged_end} of {place}, and {there}: the log was restored from "
+            "an older copy, or it is damaged; nothing was skipped. `penstock doctor` looks at the log"
+        )
+        raise CorruptionError(msg)
 
     async def _stage(self, held: _Held, delivered: Delivered) -> None:
         if held.staged == 0:
@@ -142,8 +174,12 @@ class SinkWork:
         await self._alone(lambda: self._sink.write(staged))
         held.staged_end = delivered.end
         held.bytes += table.nbytes
-        if self._full(held):
-            await self._commit(held)
+
+    async def _commit_due(self, *, everything: bool = False) -> None:
+        """Commit every partition whose roll is full or over, whichever of them is being worked on."""
+        for held in self._held.values():
+            if held.staged and (everything or self._full(held)):
+                await self._commit(held)
 
     def _full(self, held: _Held) -> bool:
         roll = self._sink.roll
@@ -152,9 +188,15 @@ class SinkWork:
 
     async def _commit(self, held: _Held) -> None:
         with emit.span("penstock.sink.commit", sink=self._sink.name, events=held.staged):
-            held.position = await self._patiently(lambda: self._sink.commit(held.owned))
+            held.position = await self._patiently(lambda: self._sink.commit(held.owned), kept=False)
         held.staged_end = max(held.staged_end, held.position)
         held.bytes = 0
+
+    def _drafts(self) -> Iterator[Draft]:
+        """What the log is still to be told."""
+        for held in self._held.values():
+            if held.position > held.settled:
+                yield self._draft(held)
 
     def _draft(self, held: _Held) -> Draft:
         events = held.position - held.settled
@@ -166,21 +208,32 @@ class SinkWork:
         while self._running is not None and not self._running.done():
             await asyncio.wait([self._running])
         running = self._running = asyncio.ensure_future(self._system.offload.run(act))
+        running.add_done_callback(_seen)  # a cancelled caller does not ask how it ended
         return await asyncio.shield(running)
 
-    async def _patiently(self, act: Callable[[], T]) -> T:
-        """Do it, again and again while the target says "not now"; the last try before an end may still fail."""
+    async def _patiently(self, act: Callable[[], T], *, kept: bool) -> T:
+        """Do it, again and again while the target says "not now"; the last try before an end may still fail.
+
+        Args:
+            act: a claim or a commit.
+            kept: whether it can be done again after `SinkFull`, which leaves nothing to commit.
+        """
         pause_s = PAUSE_FIRST_S
         while True:
             try:
                 return await self._alone(act)
             except TransientError as exc:
-                if self._stopping():
+                if self._stopping() or (isinstance(exc, SinkFull) and not kept):
                     raise
                 emit.count("penstock_sink_waits_total", sink=self._sink.name)
                 emit.log(logging.WARNING, "sink waits", sink=self._sink.name, reason=str(exc))
                 await self._system.clock.sleep(pause_s)
                 pause_s = min(PAUSE_MAX_S, pause_s * 2)
+
+
+def _seen(running: asyncio.Future[Any]) -> None:
+    if not running.cancelled():
+        running.exception()
 
 
 def _never() -> bool:

@@ -46,6 +46,10 @@ class QuickClock:
     def monotonic_s(self) -> float:
         return self._now_s
 
+    def pass_s(self, seconds: float) -> None:
+        """Something took so long."""
+        self._now_s += seconds
+
     async def sleep(self, seconds: float) -> None:
         self.slept_s.append(seconds)
         self._now_s += seconds
