@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 import traceback
 from array import array
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
@@ -34,6 +35,8 @@ PART_ROWS, PART_COLUMNS = 1_000, 2_000
 
 More of them from columns, where every batch has fixed costs."""
 PAUSE_LOOK_S = 0.1
+_CHARGE = struct.Struct(">IQ")
+"""Attempts so far, and the slot's `clears` when the last death was charged."""
 
 
 class HandlerSpec(msgspec.Struct, frozen=True):
@@ -104,9 +107,11 @@ class HandlerWork:
         """See `Work`. An event that was being handled when the last owner died is charged an attempt."""
         partition = assigned.owned.partition
         self._attempts = {place: n for place, n in self._attempts.items() if place[0] != partition}
+        charged: dict[int, int] = {}
         for space, key, value in assigned.ledger:
             if space == ATTEMPTS:
-                self._attempts[partition, int.from_bytes(key)] = int.from_bytes(value)
+                offset = int.from_bytes(key)
+                self._attempts[partition, offset], charged[offset] = _CHARGE.unpack(value)
         if slot is None:
             return ()
         self._slot = slot
@@ -114,12 +119,13 @@ class HandlerWork:
         if left is None or left[0] != partition:
             return ()
         offset = left[1]
-        if offset < assigned.floor or offset in assigned.holes:
+        if offset < assigned.floor or offset in assigned.holes or charged.get(offset) == slot.clears:
+            slot.clear()  # settled, or charged by an owner that came to its end before it could clear the slot
             return ()
         count = self._attempts.get((partition, offset), 0) + 1
         self._attempts[partition, offset] = count
         emit.count("penstock_handler_deaths_total", group=self._spec.name)
-        return (LedgerWrite(ATTEMPTS, offset.to_bytes(8), count.to_bytes(4)),)
+        return (LedgerWrite(ATTEMPTS, offset.to_bytes(8), _CHARGE.pack(count, slot.clears)),)
 
     # -- work ------------------------------------------------------------------------------------------------------
 

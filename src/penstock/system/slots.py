@@ -1,7 +1,7 @@
 """Attempt slots: which event is being handled, kept where the death of the process cannot lose it.
 
-A file of four u64 mapped into memory: partition + 1 (0: nothing), offset, pid, unused. A store costs some 30 ns and
-survives kill -9 (the page cache has it); a power loss may lose it.
+A file of four u64 mapped into memory: partition + 1 (0: nothing), offset, how often it was cleared, unused. A store
+costs some 30 ns and survives kill -9 (the page cache has it); a power loss may lose it.
 """
 
 from __future__ import annotations
@@ -23,8 +23,13 @@ class Slot(Protocol):
         """(partition, offset) that was being handled when the last owner died; None after a clean end."""
         ...
 
+    @property
+    def clears(self) -> int:
+        """How often it was cleared: tells what is said now from what was said, and dealt with, before."""
+        ...
+
     def clear(self) -> None:
-        """Nothing is being handled."""
+        """What it said has been dealt with; nothing is being handled."""
         ...
 
     def close(self) -> None:
@@ -48,9 +53,15 @@ class MappedSlot:
         """See `Slot`."""
         return (self.words[0] - 1, self.words[1]) if self.words[0] else None
 
+    @property
+    def clears(self) -> int:
+        """See `Slot`."""
+        return self.words[2]
+
     def clear(self) -> None:
         """See `Slot`."""
         self.words[0] = 0
+        self.words[2] += 1
 
     def close(self) -> None:
         """See `Slot`."""
@@ -69,9 +80,15 @@ class MemorySlot:
         """See `Slot`."""
         return (self.words[0] - 1, self.words[1]) if self.words[0] else None
 
+    @property
+    def clears(self) -> int:
+        """See `Slot`."""
+        return self.words[2]
+
     def clear(self) -> None:
         """See `Slot`."""
         self.words[0] = 0
+        self.words[2] += 1
 
     def close(self) -> None:
         """See `Slot`."""
