@@ -9,8 +9,8 @@ from typing import Any
 
 from penstock.app.declared import AnyTopic, Program
 from penstock.app.opened import Numbering, Opened, open_app, tell_when_forked
-from penstock.app.outbox import CHUNK_BYTES, CHUNK_EVENTS, Parcel, assemble, resolved, together
-from penstock.app.outcome import Outcome, Unknown
+from penstock.app.outbox import CHUNK_BYTES, CHUNK_EVENTS, Parcel, assemble, laid_out, resolved, together
+from penstock.app.outcome import Outcome, Rejected, Unknown
 from penstock.app.plan import plan_topics
 from penstock.channel import api
 from penstock.errors import Closed, OutcomeUnknown, TransientError
@@ -152,6 +152,18 @@ class AsyncClient:
         if together(list(parcels.values())):
             await self._published(list(parcels.values()))
         return [parcel.outcome(index) for parcel, index in placed]
+
+    async def publish_frame(self, topic: AnyTopic, frame: Any) -> list[Outcome]:
+        """Publish a frame as columns, as one transaction; see `Client.publish_frame`."""
+        from penstock.app.frames import frame_batches  # noqa: PLC0415
+
+        opened = self._topic(topic)
+        batches = frame_batches(opened, frame)
+        if isinstance(batches, Rejected):
+            return [batches]
+        parcel = laid_out(opened, batches)
+        await self._published((parcel,))
+        return parcel.outcomes()
 
     async def resolve(self, unknown: Unknown) -> Outcome:
         """Find out what became of an event whose outcome is unknown; see `Client.resolve`."""

@@ -215,6 +215,18 @@ async def test_async_many_and_together(app: App, orders: TopicHandle[Order], raw
         await client.publish(orders, order(4))
 
 
+async def test_a_frame_from_asyncio(app: App, orders: TopicHandle[Order]) -> None:
+    frame = pl.DataFrame({"customer": ["a", "b", "a"], "id": [1, 2, 3], "at": [NOW] * 3})
+    async with app.client() as client:
+        await client.publish(orders, order(0, "a"))
+        outcomes = await client.publish_frame(orders, frame)
+        assert await client.publish_frame(orders, frame.clear()) == []
+        (wrong,) = await client.publish_frame(orders, frame.drop("at"))
+    assert all(isinstance(outcome, Acked) for outcome in outcomes)
+    assert isinstance(wrong, Rejected)
+    assert await asyncio.to_thread(stored, app) == [0, 1, 2, 3]
+
+
 async def test_a_cancelled_publish_harms_nobody_else(app: App, orders: TopicHandle[Order]) -> None:
     async with app.client() as client:
         tasks = [asyncio.ensure_future(client.publish(orders, order(n))) for n in range(20)]
