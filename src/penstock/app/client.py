@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from penstock.app.declared import AnyTopic, Program
 from penstock.app.opened import Opened, open_app, tell_when_forked
-from penstock.app.outbox import CHUNK_EVENTS, Parcel, Receipt, assemble, resolved, seal, together
+from penstock.app.outbox import CHUNK_EVENTS, Parcel, Receipt, assemble, laid_out, resolved, seal, together
 from penstock.app.outcome import Acked, Outcome, Rejected, Unknown
 from penstock.app.plan import plan_topics
 from penstock.channel import api
@@ -17,13 +17,15 @@ from penstock.channel.typed import TypedTopic
 from penstock.errors import Closed, OutcomeUnknown, TransientError
 from penstock.event.batch import NewBatch
 from penstock.event.envelope import NewEvent
-from penstock.system.pipe import Lock, Pipe, Signal
+from penstock.system.pipe import Lock, Permits, Pipe, Signal
 from penstock.system.portal import Portal
 from penstock.system.ports import real_system
 
 if TYPE_CHECKING:
     from penstock.app.aclient import AsyncClient
 
+PACKED_MAX = 4
+"""So many chunks are laid out ahead of the disk."""
 SENT_BYTES_MAX = 16_000_000
 SENT_OVERHEAD_BYTES = 1_600
 """What a small event counts beside its own bytes, so that SENT_BYTES_MAX bounds their number too: some 9,000."""
@@ -90,7 +92,9 @@ class Client:
         self._publishing = Lock()  # guards the numbers: who holds it publishes
         self._lanes = {}
         self._failure: Exception | None = None
-        self._pipe: Pipe[_Lane | Signal] = Pipe(self._work_off, name="penstock-publish")
+        self._pipe: Pipe[_Lane | Signal] = Pipe(self._pack, name="penstock-pack")
+        self._packed: Pipe[tuple[_Lane, Parcel] | Signal] = Pipe(self._publish_packed, name="penstock-publish")
+        self._ahead = Permits(PACKED_MAX)
         self._opened = opened
         tell_when_forked(self)
 
@@ -104,6 +108,7 @@ class Client:
             return
         self._call_lanes()
         self._pipe.close()
+        self._packed.close()
         opened, self._opened = self._opened, None
         lanes, self._lanes = self._lanes, {}
         for lane in lanes.values():
@@ -183,12 +188,9 @@ class Client:
         batches = frame_batches(opened, frame)
         if isinstance(batches, Rejected):
             return [batches]
-        if not batches:
-            return []
-        self._after_sent()
-        with self._publishing:
-            publish, answer = self._sent(batches)
-        return [_of_batch(publish, index, answer) for index in range(len(batches))]
+        parcel = laid_out(opened, batches)
+        self._publish((parcel,))
+        return parcel.outcomes()
 
     def resolve(self, unknown: Unknown) -> Outcome:
         """Find out what became of an event whose outcome is unknown: the same publish is asked for again.
@@ -298,10 +300,10 @@ class Client:
         if failure is not None:
             raise failure
 
-    def _work_off(self, item: _Lane | Signal) -> None:
-        """In the pipe's thread: what a lane holds is published, a chunk as one transaction."""
+    def _pack(self, item: _Lane | Signal) -> None:
+        """In one thread: what a lane holds is validated and laid out, a chunk at a time."""
         if isinstance(item, Signal):
-            item.set()
+            self._packed.put(item)
             return
         item.working = True
         item.called = False
@@ -309,14 +311,31 @@ class Client:
         while left:
             parcel = item.take(left)
             left -= parcel.count
+            try:
+                parcel.pack()
+            except Exception as exc:  # noqa: BLE001 - it is raised to whoever asks for the outcome
+                parcel.error = exc
+            self._ahead.acquire()
+            item.packed += 1
+            self._packed.put((item, parcel))
+        item.working = False
+
+    def _publish_packed(self, item: tuple[_Lane, Parcel] | Signal) -> None:
+        """In another, which mostly compresses and waits for the disk: each chunk becomes one transaction."""
+        if isinstance(item, Signal):
+            item.set()
+            return
+        lane, parcel = item
+        if parcel.error is None:
             with self._publishing:
                 self._send((parcel,))
-            self._failure = self._failure or parcel.error
-        item.working = False
+        self._failure = self._failure or parcel.error
+        lane.answered += 1
+        self._ahead.release()
 
 
 class _Lane:
-    """What was sent to one topic and is not under way yet. Any thread appends, the pipe's thread takes.
+    """What was sent to one topic and is not under way yet. Any thread appends, one thread takes.
 
     Without a lock: appending to a deque, taking from its other end and its length are each one step. `called` is
     taken back before the lane is looked into, so whatever is appended afterwards calls again.
@@ -326,15 +345,16 @@ class _Lane:
         self.topic = topic
         self.encode = topic.encode_quick
         self.sent: deque[Receipt] = deque()
-        self.called = False  # the pipe's thread has been told and has not looked yet
-        self.working = False  # what was taken is not answered yet
+        self.called = False  # the thread has been told and has not looked yet
+        self.working = False  # some of it is being packed
+        self.packed = self.answered = 0  # chunks; each is counted by one thread only
         self._room = Signal()
         self._ended = False
 
     @property
     def busy(self) -> bool:
         """Whether anything that was sent has no answer yet."""
-        return bool(self.sent) or self.working
+        return bool(self.sent) or self.working or self.packed != self.answered
 
     def full(self, size: int) -> bool:
         """Whether an event of `size` bytes must wait until others are under way."""
@@ -369,14 +389,3 @@ class _Lane:
 
 
 _NOT_OPEN = "the client is not open: use it with `with app.client() as client` (in a forked child too)"
-
-
-def _of_batch(publish: api.Publish, index: int, answer: api.Acked | api.Refused | api.Unknown) -> Outcome:
-    batch = publish.batches[index]
-    match answer:
-        case api.Acked():
-            return Acked(batch.topic, batch.partition, answer.first[index], answer.repeated)
-        case api.Refused():
-            return Rejected(batch.topic, answer.reason)
-        case api.Unknown():
-            return Unknown(batch.topic, answer.reason, publish, (index, 0))

@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 Lock = threading.Lock
 Signal = threading.Event
+Permits = threading.Semaphore
 
 
 class Pipe(Generic[T]):
