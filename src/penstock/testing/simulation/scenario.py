@@ -45,6 +45,7 @@ class Host(Protocol):
     """
 
     name: str
+    system: System
     number: int
     scenario: Scenario
     load: Sequence[Sequence[Event]]

@@ -14,22 +14,26 @@ from penstock.errors import TransientError
 from penstock.event.batch import NewBatch, Rows
 from penstock.system.ports import System
 from penstock.testing.simulation.faults import FaultyChannel
+from penstock.testing.simulation.process import host
 from penstock.testing.simulation.scenario import Host, Scenario, bodies
 from penstock.testing.simulation.scenarios_app import Job, from_json, member_of, scenario_of
 from penstock.testing.simulation.scenarios_handlers import Done
 from penstock.testing.simulation.tape import KINDS
 
 EVENTS_MAX = 6
+WORK_S = 0.2
+"""Long enough that steps end between holes."""
 
 
 def passing() -> App:
-    """Jobs that are all done."""
+    """Jobs that are all done, a few to a step."""
     app = App("simulated")
     jobs = app.topic("jobs", Job, key="key", partitions=2)
     done = app.topic("done", Done, key="key", partitions=2)
 
     @app.handle(jobs, into=done)
-    def work(job: Job) -> Done:  # pyright: ignore[reportUnusedFunction]
+    async def work(job: Job) -> Done:  # pyright: ignore[reportUnusedFunction]
+        await host().system.clock.sleep(WORK_S)
         return Done(job.key, job.number, 1)
 
     return app
