@@ -76,7 +76,8 @@ def write() -> None:
         raise SystemExit(f"{BENCH} is of a quick run: make bench")
     text = (
         f"Measured by `make bench` on {MACHINE}; others on 2 cores with the same events of 189 bytes, each used as its "
-        f"client does it best.\n\n{figures(rows)}"
+        f"client does it best.\n\n{figures(rows)}\n\nWhich budgets are not met, and why: "
+        "[decision 11](docs/adr/0011-performance-limits.md)."
     )
     README.write_text(put(README.read_text(), "figures", text))
 
