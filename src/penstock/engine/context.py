@@ -61,15 +61,15 @@ class Identity:
         if isinstance(payload, Columns):
             assert self._topic.schema is not None
             return self._topic.schema.columns_to_lines(payload.table.slice(index, 1))[0]
-        start = self._starts[index]
+        start = self._starts[index] + index
         return payload.body[start : start + payload.lengths[index]]
 
     @cached_property
     def _starts(self) -> list[int]:
-        """Where each event of a batch of rows begins."""
+        """How many bytes of events lie before each event of a batch of rows; the newlines between them come on top."""
         payload = self.delivered.payload
         assert isinstance(payload, Rows)
-        return [0, *accumulate(length + 1 for length in payload.lengths)]
+        return list(accumulate(payload.lengths, initial=0))
 
     def key(self, index: int) -> bytes | None:
         """The event's key in canonical bytes; None when it has none."""
