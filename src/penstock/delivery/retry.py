@@ -24,6 +24,9 @@ class Retry(msgspec.Struct, frozen=True):
         Raises:
             ConfigError: naming the field.
         """
+        if not isinstance(self.attempts, int) or isinstance(self.attempts, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+            msg = f"{self.attempts!r}; expected a whole number of attempts, such as Retry(5)"
+            raise ConfigError(msg, path="retry.attempts")
         if self.attempts < 1:
             msg = f"{self.attempts}; at least 1 attempt is needed"
             raise ConfigError(msg, path="retry.attempts")

@@ -16,7 +16,7 @@ import msgspec
 import polars as pl
 import pytest
 
-from penstock import App, Reject, Roll, count, duckdb_table, parquet
+from penstock import App, Reject, Retry, Roll, count, duckdb_table, parquet
 from penstock.app import running
 from penstock.engine.context import Identity
 from penstock.errors import ConfigError, DeclaredDifferently, SchemaIncompatible
@@ -314,6 +314,7 @@ MISUSED: dict[str, tuple[Callable[[App], object], str]] = {
     "topic by name": (lambda a: a.handle(cast("Any", "t")), r"found 't'; expected what app\.topic"),
     "flow of a name": (lambda a: a.flow("f", cast("Any", "t")), r"flows\.f: found 't'"),
     "retry": (lambda a: a.handle(a.topic("t", Order), retry=cast("Any", 5)), r"handlers\.retry: 5; expected Retry"),
+    "retry of text": (lambda a: Retry(cast("Any", "3")), r"retry\.attempts: '3'; expected a whole number"),
     "another app": (lambda a: a.handle(App("other").topic("t", Order)), "belongs to another App"),
     "no name": (lambda a: a.handle(a.topic("t", Order))(partial(print)), "give it one with name="),
 }
