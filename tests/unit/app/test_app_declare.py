@@ -183,15 +183,18 @@ def test_flows_through_topics_flows_and_sinks(app: App, tmp_path: Path) -> None:
     assert rows == [("c0", 7), ("c1", 6), ("c2", 7)]
 
 
-def test_a_target_that_was_removed_is_filled_again_from_the_log(app: App, tmp_path: Path) -> None:
+def test_targets_that_were_removed_are_filled_again_from_the_log(app: App, tmp_path: Path) -> None:
     orders = app.topic("orders", Order, key="customer")
-    app.flow("copy", orders).to(parquet(tmp_path / "lake"))
+    app.flow("copy", orders).to(parquet(tmp_path / "lake")).to(duckdb_table(tmp_path / "c.duckdb", table="copy"))
     with app.client() as client:
         client.publish_many(orders, [Order(n, f"c{n % 3}", 1.0) for n in range(100)])
     app.run(until_idle=True)
     shutil.rmtree(tmp_path / "lake")
+    (tmp_path / "c.duckdb").unlink()
     app.run(until_idle=True)
     assert sorted(pl.read_parquet(tmp_path / "lake/**/*.parquet")["id"]) == list(range(100))
+    with duckdb.connect(str(tmp_path / "c.duckdb"), read_only=True) as connection:
+        assert connection.sql("select id from copy order by id").fetchall() == [(n,) for n in range(100)]
 
 
 def test_a_batch_handler_takes_frames_and_gives_frames(app: App) -> None:
