@@ -128,6 +128,7 @@ class Runner:
             sys.path[:] = path
             for name in [name for name, module in sys.modules.items() if name not in modules and self._ours(module)]:
                 del sys.modules[name]
+            sys.modules.update({name: module for name, module in modules.items() if name not in sys.modules})
 
     def _ours(self, module: ModuleType) -> bool:
         return str(getattr(module, "__file__", None) or "").startswith(str(self.directory))
@@ -141,6 +142,7 @@ class Runner:
                 file = self.directory / block.title
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_text(block.text)
+                sys.modules.pop(file.stem, None)  # another test's module of this name is not the page's
             elif block.kind == "python":
                 after = found[number + 1] if number + 1 < len(found) else None
                 printed = self._python(block.text)
