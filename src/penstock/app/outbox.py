@@ -38,6 +38,8 @@ def seal(topic: TypedTopic[Any], event: Any) -> Sealed:
     try:
         if type(event) is not NewEvent:
             return Sealed(topic.encode(event))
+        if event.headers:  # a copy: what is changed after it was sent is not what was sent
+            event = msgspec.structs.replace(event, headers=dict(event.headers))
         check_event(event)
         if event.key is not None and topic.spec.key is not None:
             msg = f"a key beside the event, and topic {topic.name} takes it from field {topic.spec.key}"
@@ -182,7 +184,9 @@ class Parcel:
     @property
     def known(self) -> bool:
         """Whether every outcome is known."""
-        return self._settled is not None or self.error is not None or len(self._refused) == self.count
+        if self._settled is not None or self.error is not None:
+            return True
+        return self.packed is not None and len(self._refused) == self.count
 
     def outcome(self, index: int) -> Outcome:
         """What became of one event.

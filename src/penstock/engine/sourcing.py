@@ -157,7 +157,7 @@ class SourceRun:
                     raise ConflictError(f"source {self.state.name}: of chunk {number} nothing is there any more")
                 if self._stopping:
                     return
-                await self._publish(number, msgspec.structs.replace(chunk, position=note))
+                await self._publish(number, msgspec.structs.replace(chunk, position=note), again=True)
                 sequence, self._again = number + 1, (number + 1, note)
 
     def _forgotten(self, count: int) -> None:
@@ -192,7 +192,7 @@ class SourceRun:
     async def _offloaded(self, work: Callable[[], T]) -> T:
         return await _over(asyncio.ensure_future(self._system.offload.run(work)))
 
-    async def _publish(self, sequence: int, chunk: Chunk) -> None:
+    async def _publish(self, sequence: int, chunk: Chunk, *, again: bool = False) -> None:
         batches, refused = self._layout.batches(chunk)
         publish = Publish(self._producer, 0, sequence, batches, chunk.position)
         match await self._channel.publish(publish):
@@ -203,13 +203,13 @@ class SourceRun:
                 self.state.repeated += chunk.count - refused if repeated else 0
                 emit.count("penstock_events_read_total", chunk.count, source=self.state.name)
             case Refused() as answer:
-                raise self._refused(answer, sequence)
+                raise self._refused(answer, again=again)
             case Unknown(reason=reason):
                 raise OutcomeUnknown(reason)
 
-    def _refused(self, answer: Refused, sequence: int) -> PenstockError:
+    def _refused(self, answer: Refused, *, again: bool) -> PenstockError:
         """What is published again is not what it was; or somebody else was faster; or it cannot be stored at all."""
-        if self._republish and sequence == self._again[0]:
+        if again:
             msg = (
                 f"source {self.state.name}: {answer.reason}. What is read now is not what was published then: its "
                 "content was changed since, or the topic's type writes it in other words. Put it back as it was, or "

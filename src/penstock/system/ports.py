@@ -79,7 +79,15 @@ class Threads:
 
     async def run(self, work: Callable[[], T]) -> T:
         """See `Offload`."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+        def guarded() -> T:
+            try:
+                return work()
+            except StopIteration as exc:  # a future cannot carry it: who waits would wait for ever
+                msg = "StopIteration: an iterator was at its end"
+                raise RuntimeError(msg) from exc
+
+        return await asyncio.get_running_loop().run_in_executor(self._pool, guarded)
 
     def close(self) -> None:
         """See `Offload`."""

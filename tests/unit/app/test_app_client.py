@@ -147,6 +147,22 @@ def test_sent_events_keep_their_order_and_each_has_its_outcome(app: App, orders:
     assert app.read("orders")["id"].to_list() == [n for n in range(12_000) if n != 7777]
 
 
+def test_headers_that_are_changed_after_they_were_sent_are_stored_as_they_were(
+    app: App, raw: TopicHandle[bytes]
+) -> None:
+    headers: dict[str, str] = {}
+    with app.client() as client:
+        for n in range(500):
+            headers["number"] = str(n)
+            client.send(raw, NewEvent(data=b"x", headers=headers))
+        headers["number"] = "changed\r\n"
+        client.flush()
+        assert client._opened is not None
+        batches = client._portal.call(client._opened.channel.read("raw", 0, 0, events_max=1000))
+    found = [h["number"] for batch in batches for h in batch.payload.attributes["headers"]]
+    assert found == [str(n) for n in range(500)]
+
+
 def test_close_publishes_what_was_sent_and_publish_comes_after_it(app: App, orders: TopicHandle[Order]) -> None:
     with app.client() as client:
         for n in range(100):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 import polars as pl
 import pytest
@@ -202,3 +204,19 @@ async def test_a_step_of_a_flow_is_bounded_in_bytes(kit: Kit) -> None:
     await group.run()
     assert (group.state.events, group.state.dead) == (100_000, 0)
     assert group.state.steps >= 2
+
+
+async def test_an_iterator_at_its_end_is_an_outcome_in_a_large_frame_too(kit: Kit) -> None:
+    source = await kit.topic("orders", Order, partitions=1)
+    await kit.publish(source, orders(3000))
+
+    def first(rows: pl.DataFrame) -> pl.DataFrame:
+        if rows.height and 7 in rows["id"].head(8).to_list():
+            next(iter(()))
+        return rows
+
+    (group,) = await stages(kit, Flow(FlowSpec("first", "orders")).map(first), source, retry=Retry(1))
+    async with asyncio.timeout(30):
+        await group.run()
+    assert group.state.events == 3000
+    assert group.state.dead >= 1
