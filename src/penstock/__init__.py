@@ -30,6 +30,32 @@ if TYPE_CHECKING:  # what editors and type checkers see; at run time each name l
     from penstock.source.files import Gzip as Gzip
     from penstock.source.files import files as files
 
+__all__ = [
+    "Acked",
+    "App",
+    "AsyncClient",
+    "Client",
+    "Context",
+    "Csv",
+    "Gzip",
+    "NewEvent",
+    "PenstockError",
+    "RecordedEvent",
+    "Reject",
+    "Rejected",
+    "Retry",
+    "Roll",
+    "Unknown",
+    "count",
+    "duckdb_table",
+    "files",
+    "max_",
+    "mean",
+    "min_",
+    "parquet",
+    "sum_",
+]
+
 # Exported name -> module that defines it. Loading lazily keeps `import penstock` free of the columnar libraries.
 EXPORTS: dict[str, str] = {
     "Acked": "penstock.app.outcome",

@@ -368,13 +368,13 @@ def _claim_row(connection: duckdb.DuckDBPyConnection, held: _Held, name: str) ->
         connection.execute(wire.INSERT_PROGRESS, [*held.row, held.log, held.incarnation, held.epoch, held.floor])
         return held.floor
     log, incarnation, epoch, offset = found
-    if epoch > held.epoch:
-        raise _fenced(held, epoch)
     way_out = "restore the log's newer copy, or write to a new file; nothing was changed"
     if (log, incarnation) != (held.log, held.incarnation):
         expected = f"{held.log}/{held.incarnation}"
         msg = f"{name}: {held} was written from log {log}/{incarnation}, this one is {expected}: {way_out}"
         raise LogRegressed(msg)
+    if epoch > held.epoch:
+        raise _fenced(held, epoch)
     if offset > held.tip:
         msg = f"{name}: {held} holds offsets up to {offset}, the log ends at {held.tip}: {way_out}"
         raise LogRegressed(msg)

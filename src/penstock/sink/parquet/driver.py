@@ -228,7 +228,8 @@ def _claim_on(newest: Manifest | None, claim: Claim, manifests: Manifests) -> Ma
     )
     if newest is None:
         return first
-    if newest.epoch > owned.epoch:
+    # Epochs of another log say nothing: which log it is comes first.
+    if (newest.log, newest.incarnation) == (claim.log, claim.incarnation) and newest.epoch > owned.epoch:
         raise _fenced(first, newest)
     _require_history(newest, claim, manifests.root)
     return Manifest(

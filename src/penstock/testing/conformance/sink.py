@@ -184,12 +184,14 @@ class SinkConformance:
         sink.close()
         self._rest(tmp_path, epoch=5, starts=TIP)
 
-    @pytest.mark.parametrize("change", [{"tip": 11}, {"log": "another"}, {"incarnation": 2}], ids=str)
+    @pytest.mark.parametrize(
+        "change", [{"tip": 11}, {"log": "another"}, {"log": "new", "epoch": 1}, {"incarnation": 2}], ids=str
+    )
     def test_another_history_is_refused(self, tmp_path: Path, change: dict[str, str | int]) -> None:
         """A target ahead of the log, or of another log or incarnation, is refused and stays as it is."""
-        self._rest(tmp_path, epoch=1, starts=0)
+        self._rest(tmp_path, epoch=2, starts=0)
         sink = self.make_sink(tmp_path)
-        base = self._claim(Owned(TOPIC, 0, 2))
+        base = self._claim(Owned(TOPIC, 0, int(change.get("epoch", 3))))
         claim = Claim(
             base.pipeline,
             base.owned,
@@ -202,7 +204,7 @@ class SinkConformance:
             sink.claim(claim)
         sink.close()
         assert self._seen(tmp_path) == rows(TIP)
-        self._rest(tmp_path, epoch=1, starts=TIP)
+        self._rest(tmp_path, epoch=2, starts=TIP)
 
     def test_a_fenced_owner_writes_nothing(self, tmp_path: Path) -> None:
         """An owner that was overtaken cannot make anything visible, however often it tries."""
