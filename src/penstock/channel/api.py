@@ -188,14 +188,19 @@ class LedgerWrite(msgspec.Struct, frozen=True):
 class Settle(msgspec.Struct, frozen=True):
     """How progress moves: everything in [floor_before, floor_after) is settled, and each of `holes` above it.
 
-    `floor_before` must be what the channel has: a step is applied once or not at all. `references` are further
-    positions the step's outputs depend on (topic, partition, first, end), for lineage.
+    `floor_before` must be what the channel has: a step is applied once or not at all. A step that moves no floor is
+    told from its own repetition by its `number`, which must be the partition's next one (None: not compared).
+    `oldest` is the lowest offset below `floor_after` that the ledger still refers to (a parked event), None when there
+    is none: retention stops there. `references` are further positions the step's outputs depend on (topic, partition,
+    first, end), for lineage.
     """
 
     floor_before: int
     floor_after: int
     holes: Sequence[int] = ()
     references: Sequence[tuple[str, int, int, int]] = ()
+    number: int | None = None
+    oldest: int | None = None
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -211,7 +216,8 @@ class Step(msgspec.Struct, frozen=True):
 class Assigned(msgspec.Struct, frozen=True):
     """This member now owns the partition: read on from `floor`, skipping `holes`; `ledger` as last committed.
 
-    `incarnation` and `log` identify the log that the offsets belong to.
+    `number` is that of the partition's next step, `oldest` what the last one said (see `Settle`). `incarnation` and
+    `log` identify the log that the offsets belong to.
     """
 
     owned: Owned
@@ -220,6 +226,8 @@ class Assigned(msgspec.Struct, frozen=True):
     ledger: Sequence[tuple[str, bytes, bytes]]
     log: str
     incarnation: int
+    number: int = 0
+    oldest: int | None = None
 
 
 class Revoking(msgspec.Struct, frozen=True):

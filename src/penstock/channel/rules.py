@@ -385,11 +385,16 @@ def decide_sequence(stored: Producer | None, publish: Publish, content: int) -> 
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """How far a group is on one partition: its owner's epoch, the floor, and what is settled above it, ascending."""
+    """How far a group is on one partition: its owner's epoch, the floor, and what is settled above it, ascending.
+
+    `steps` counts what was committed; `oldest` see `Settle`.
+    """
 
     epoch: int
     floor: int
     holes: Sequence[int] = ()
+    steps: int = 0
+    oldest: int | None = None
 
 
 def decide_step(progress: Progress, step: Step, *, tip: int) -> Progress | FencedOff:
@@ -404,18 +409,25 @@ def decide_step(progress: Progress, step: Step, *, tip: int) -> Progress | Fence
         Rejected: the step breaks a rule by itself; nothing of it may be stored.
     """
     settle = step.settle
-    move = decide.Move(step.owned.epoch, settle.floor_before, settle.floor_after, settle.holes)
-    decided = decide.step(where(step), (progress.epoch, progress.floor), move, tip=tip)
+    move = decide.Move(
+        step.owned.epoch, settle.floor_before, settle.floor_after, settle.holes, settle.number, settle.oldest
+    )
+    decided = decide.step(where(step), (progress.epoch, progress.floor, progress.steps), move, tip=tip)
     if isinstance(decided, decide.Fence):
         return FencedOff(decided.reason)
     if isinstance(decided, decide.Refused):
         raise Rejected(f"{decided.reason}; nothing of the step was stored")
-    return Progress(progress.epoch, settle.floor_after, decided)
+    return Progress(progress.epoch, settle.floor_after, decided, progress.steps + 1, settle.oldest)
 
 
 def where(step: Step) -> str:
     """Group, topic and partition of a step, for people."""
     return f"group {step.group}, topic {step.owned.topic}, partition {step.owned.partition}"
+
+
+def order_of(step: Step) -> tuple[int, int]:
+    """Orders the steps of one assignment: by number, where they have one, when they move no floor."""
+    return step.settle.floor_before, step.settle.number or 0
 
 
 def origin_of(step: Step) -> str:

@@ -66,6 +66,8 @@ class _Place(msgspec.Struct):
     owned: Owned
     floor: int
     holes: frozenset[int]
+    number: int
+    oldest: int | None
 
 
 class Membership:
@@ -83,7 +85,7 @@ class Membership:
         """What the channel's value asks for."""
         match taken:
             case Assigned():
-                place = _Place(taken.owned, taken.floor, frozenset(taken.holes))
+                place = _Place(taken.owned, taken.floor, frozenset(taken.holes), taken.number, taken.oldest)
                 self._places[taken.owned.partition] = place
                 return Begin(taken)
             case Delivery():
@@ -113,7 +115,10 @@ class Membership:
         while after in place.holes:
             after += 1
         holes = sorted(hole for hole in place.holes if hole >= after)
-        settle = Settle(place.floor, after, holes, draft.references)
+        if draft.oldest is not msgspec.UNSET:
+            place.oldest = draft.oldest
+        settle = Settle(place.floor, after, holes, draft.references, place.number, place.oldest)
+        place.number += 1
         place.floor = after
         place.holes = frozenset(holes)
         return Step(self._group, place.owned, settle, draft.outputs, draft.ledger)

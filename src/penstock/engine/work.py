@@ -15,7 +15,7 @@ from penstock.system.slots import Slot
 class Draft(msgspec.Struct, frozen=True):
     """A step to be: everything of `partition` below `after` is settled, with these outputs and ledger entries.
 
-    `events` and `dead` count what the step settles, for reports.
+    `oldest`: see `Settle`; unset, it stays as it was. `events` and `dead` count what the step settles, for reports.
     """
 
     partition: int
@@ -23,6 +23,7 @@ class Draft(msgspec.Struct, frozen=True):
     outputs: Sequence[NewBatch] = ()
     ledger: Sequence[LedgerWrite] = ()
     references: Sequence[tuple[str, int, int, int]] = ()
+    oldest: int | msgspec.UnsetType | None = msgspec.UNSET
     events: int = 0
     dead: int = 0
 

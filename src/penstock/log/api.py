@@ -54,6 +54,7 @@ class Advance(msgspec.Struct, frozen=True):
     """One step of a group on one partition: outputs, ledger and progress, all or nothing.
 
     `ledger` holds (space, key, value or None to remove); `references` further inputs that the outputs depend on.
+    `number` and `oldest`: see `decide.Move`.
     """
 
     group_id: int
@@ -66,6 +67,8 @@ class Advance(msgspec.Struct, frozen=True):
     blocks: Sequence[Block] = ()
     ledger: Sequence[tuple[str, bytes, bytes | None]] = ()
     origin: str = ""
+    number: int | None = None
+    oldest: int | None = None
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -102,12 +105,14 @@ class Overtaken(msgspec.Struct, frozen=True):
 
 
 class Held(msgspec.Struct, frozen=True):
-    """A claimed partition: its new epoch and its progress."""
+    """A claimed partition: its new epoch and its progress; `number` is that of the next step, `oldest` see `Move`."""
 
     pid: int
     epoch: int
     floor: int
     holes: Sequence[int]
+    number: int = 0
+    oldest: int | None = None
 
 
 class Claimed(msgspec.Struct, frozen=True):
@@ -193,10 +198,11 @@ class GroupRow(msgspec.Struct, frozen=True):
 
 
 class ProgressRow(msgspec.Struct, frozen=True):
-    """How far a group is on one partition."""
+    """How far a group is on one partition; `oldest` is the lowest offset below the floor that it still refers to."""
 
     group_id: int
     pid: int
     epoch: int
     floor: int
     holes: Sequence[int]
+    oldest: int | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 APPLICATION_ID = 0x50454E53  # "PENS"
 PAGE_BYTES = 16384
 
@@ -36,7 +36,7 @@ CREATE TABLE sequence(producer_id INTEGER NOT NULL, epoch INTEGER NOT NULL, numb
     content INTEGER NOT NULL, ranges BLOB NOT NULL, note BLOB NOT NULL, chk INTEGER NOT NULL,
     PRIMARY KEY(producer_id, epoch, number)) WITHOUT ROWID;                         -- producers.py
 CREATE TABLE progress(group_id INTEGER NOT NULL, pid INTEGER NOT NULL, epoch INTEGER NOT NULL, floor INTEGER NOT NULL,
-    holes BLOB NOT NULL, steps INTEGER NOT NULL, entries INTEGER NOT NULL, chk INTEGER NOT NULL,
+    holes BLOB NOT NULL, steps INTEGER NOT NULL, entries INTEGER NOT NULL, chk INTEGER NOT NULL, oldest INTEGER,
     PRIMARY KEY(group_id, pid)) WITHOUT ROWID;                                      -- progress.py
 CREATE TABLE step(group_id INTEGER NOT NULL, pid INTEGER NOT NULL, number INTEGER NOT NULL, epoch INTEGER NOT NULL,
     before INTEGER NOT NULL, after INTEGER NOT NULL, outputs BLOB NOT NULL, refs BLOB NOT NULL, at_us INTEGER NOT NULL,

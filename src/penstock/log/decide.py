@@ -32,12 +32,17 @@ class Fence(msgspec.Struct, frozen=True):
 
 
 class Move(msgspec.Struct, frozen=True):
-    """How a step says progress moves: from `before` to `after`, with `holes` settled above."""
+    """How a step says progress moves: from `before` to `after`, with `holes` settled above.
+
+    `number` is the step's own (None: not compared), `oldest` the lowest offset below `after` that is still referred to.
+    """
 
     epoch: int
     before: int
     after: int
     holes: Sequence[int]
+    number: int | None = None
+    oldest: int | None = None
 
 
 def sequence(
@@ -119,21 +124,28 @@ def new_epoch(producer: str, newest: int | None, *, after: int | None, now_us: i
 
 
 def step(  # noqa: PLR0911  one check after the other
-    where: str, found: tuple[int, int], move: Move, *, tip: int
+    where: str, found: tuple[int, int, int], move: Move, *, tip: int
 ) -> list[int] | Refused | Fence:
     """The holes above the floor after the step, or why it is not applied. This is the fence: ask inside the commit.
 
     Args:
         where: group, topic and partition, for the reason.
-        found: the epoch and the floor that are stored now.
+        found: the epoch, the floor and the number of steps that are stored now.
         move: what the step says.
         tip: the offset the partition's next event gets.
     """
-    epoch, floor = found
+    epoch, floor, number = found
     if move.epoch != epoch:
         return Fence(f"{where}: epoch {move.epoch} is over; epoch {epoch} owns it now")
-    if move.before != floor:
-        return Fence(f"{where}: the step starts at floor {move.before}, found {floor}")
+    if move.before != floor or move.number not in (None, number):
+        what = "the step" if move.number is None else f"step {move.number}"
+        return Fence(
+            f"{where}: {what} starts at floor {move.before}; found floor {floor}, and step {number} comes next"
+        )
+    if move.oldest is not None and not 0 <= move.oldest < move.after:
+        return Refused(
+            f"{where}: offset {move.oldest} is to be kept, and the floor is {move.after}; expected one below"
+        )
     if move.after < move.before:
         return Refused(f"{where}: a step from floor {move.before} back to {move.after}; floors never move back")
     if move.after > tip:

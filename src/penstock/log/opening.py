@@ -10,6 +10,7 @@ import apsw
 
 from penstock.errors import ConfigError, LogBusy, LogTruncated, WitnessDamaged
 from penstock.log.connection import Durability, connect, mark, translate
+from penstock.log.ddl import FORMAT_VERSION
 from penstock.log.guard import DATABASE, FILES, compare
 from penstock.log.store import CREATED, Identity, Store
 from penstock.log.witness import NAME as WITNESS
@@ -185,6 +186,9 @@ def open_checked(directory: Path, durability: Durability) -> tuple[apsw.Connecti
             sync_directory(directory)
             witness.write(Seen(identity.log, identity.incarnation, CREATED))
             witness.sync()
+        if identity.format_version != FORMAT_VERSION:
+            witness.write(Seen(identity.log, identity.incarnation, store.migrate(identity.format_version)))
+            identity = store.identity()
         undo.pop_all()
     return db, identity, witness
 

@@ -40,14 +40,15 @@ class _Row(msgspec.Struct, frozen=True):
 
 def _find(db: apsw.Connection, group_id: int, pid: int) -> _Row | None:
     row = db.execute(
-        "SELECT epoch, floor, holes, steps, entries, chk FROM progress WHERE group_id = ? AND pid = ?", (group_id, pid)
+        "SELECT epoch, floor, holes, steps, entries, oldest, chk FROM progress WHERE group_id = ? AND pid = ?",
+        (group_id, pid),
     ).fetchone()
     if row is None:
         return None
     *values, check = row
     verify_row(f"progress of group id {group_id}, partition id {pid}", check, group_id, pid, *values)
-    epoch, floor, holes, steps, entries = values
-    return _Row(ProgressRow(group_id, pid, epoch, floor, _ints(holes)), steps, entries)
+    epoch, floor, holes, steps, entries, oldest = values
+    return _Row(ProgressRow(group_id, pid, epoch, floor, _ints(holes), oldest), steps, entries)
 
 
 def progress_of(db: apsw.Connection, group_id: int, pid: int) -> tuple[ProgressRow, int] | None:
@@ -58,11 +59,12 @@ def progress_of(db: apsw.Connection, group_id: int, pid: int) -> tuple[ProgressR
 
 def _write(db: apsw.Connection, row: _Row) -> None:
     at = row.progress
-    values = (at.group_id, at.pid, at.epoch, at.floor, _pack(list(at.holes)), row.steps, row.entries)
+    values = (at.group_id, at.pid, at.epoch, at.floor, _pack(list(at.holes)), row.steps, row.entries, at.oldest)
     db.execute(
-        "INSERT INTO progress(group_id, pid, epoch, floor, holes, steps, entries, chk) VALUES(?,?,?,?,?,?,?,?) "
-        "ON CONFLICT(group_id, pid) DO UPDATE SET epoch = excluded.epoch, floor = excluded.floor, "
-        "holes = excluded.holes, steps = excluded.steps, entries = excluded.entries, chk = excluded.chk",
+        "INSERT INTO progress(group_id, pid, epoch, floor, holes, steps, entries, oldest, chk) "
+        "VALUES(?,?,?,?,?,?,?,?,?) ON CONFLICT(group_id, pid) DO UPDATE SET epoch = excluded.epoch, "
+        "floor = excluded.floor, holes = excluded.holes, steps = excluded.steps, entries = excluded.entries, "
+        "oldest = excluded.oldest, chk = excluded.chk",
         (*values, row_check(*values)),
     )
 
@@ -92,7 +94,7 @@ def claim(db: apsw.Connection, request: Claim) -> list[Held]:
         row = found or _Row(ProgressRow(group_id, pid, 0, 0, ()), 0, 0)
         at = msgspec.structs.replace(row.progress, epoch=row.progress.epoch + 1)
         _write(db, msgspec.structs.replace(row, progress=at))
-        out.append(Held(pid, at.epoch, at.floor, at.holes))
+        out.append(Held(pid, at.epoch, at.floor, at.holes, row.steps, at.oldest))
     return out
 
 
@@ -182,9 +184,9 @@ def decide_advance(db: apsw.Connection, request: Advance, *, tip: int) -> list[i
     found = progress_of(db, request.group_id, request.pid)
     if found is None:
         return Overtaken(f"group id {request.group_id} never claimed partition id {request.pid}")
-    row = found[0]
-    move = decide.Move(request.epoch, request.before, request.after, request.holes)
-    decided = decide.step(request.origin, (row.epoch, row.floor), move, tip=tip)
+    row, steps = found
+    move = decide.Move(request.epoch, request.before, request.after, request.holes, request.number, request.oldest)
+    decided = decide.step(request.origin, (row.epoch, row.floor, steps), move, tip=tip)
     if isinstance(decided, decide.Fence):
         return Overtaken(decided.reason)
     return Refusal(decided.reason) if isinstance(decided, decide.Refused) else decided
@@ -194,7 +196,7 @@ def advance(db: apsw.Connection, request: Advance, first: list[int], *, holes: l
     """Apply a decided step: ledger, progress and the record of the step."""
     found = _find(db, request.group_id, request.pid)
     assert found is not None
-    at = msgspec.structs.replace(found.progress, floor=request.after, holes=holes)
+    at = msgspec.structs.replace(found.progress, floor=request.after, holes=holes, oldest=request.oldest)
     entries = found.entries + sum(_change(db, request, write) for write in request.ledger)
     _write(db, _Row(at, found.steps + 1, entries))
     outputs = _pack([(b.pid, f, b.count) for b, f in zip(request.blocks, first, strict=True)])

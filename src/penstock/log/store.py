@@ -10,7 +10,7 @@ import apsw
 import msgspec
 
 from penstock.errors import ConfigError, LogTruncated, RecordDamaged
-from penstock.log import ddl, placed, producers, progress
+from penstock.log import ddl, migrate, placed, producers, progress
 from penstock.log.api import Advance, Append, Appended, Begin, Claim, Claimed, Refusal, Request, Result
 from penstock.log.checks import row_check, verify_row
 from penstock.system.points import reached
@@ -20,6 +20,8 @@ CREATED = 1
 """The commit counter of a log that was just made: its creation is the first commit."""
 _LOOK_EVERY_US = 60 * 1_000_000
 
+
+FORMATS = (*migrate.STEPS, ddl.FORMAT_VERSION)
 
 Check = Callable[[int], None]
 
@@ -69,16 +71,25 @@ class Store:
             msg = "the file is a SQLite database but not a Penstock log; name another directory"
             raise ConfigError(msg, path="log.path") from exc
         version = rows.get("format")
-        if version != ddl.FORMAT_VERSION:
+        if version not in FORMATS:
             msg = (
-                f"log format {version}; this Penstock reads format {ddl.FORMAT_VERSION}: use the version that wrote it"
+                f"log format {version}; this Penstock reads formats {min(FORMATS)} to {ddl.FORMAT_VERSION}: use the "
+                "version that wrote it"
             )
             raise ConfigError(msg, path="log.path")
         log, incarnation = rows.get("log"), rows.get("incarnation")
         if not isinstance(log, str) or not isinstance(incarnation, int):
             msg = f"the log's identity is log {log!r}, incarnation {incarnation!r}: damaged; restore a backup"
             raise RecordDamaged(msg)
-        return Identity(log, incarnation, ddl.FORMAT_VERSION)
+        return Identity(log, incarnation, version)
+
+    def migrate(self, version: int) -> int:
+        """Bring the tables of format `version` to the newest one in one transaction; the commit counter after it.
+
+        Raises:
+            CorruptionError: a row is not what was written; nothing was changed.
+        """
+        return self._transaction(lambda: migrate.migrate(self.db, version), None)[1]
 
     def commits(self) -> int:
         """How many transactions this log holds: what the witness is compared with."""

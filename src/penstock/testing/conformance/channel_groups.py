@@ -328,6 +328,35 @@ class GroupPromises(ChannelSuite):
         origins = [batch.origin for batch in await channel.read("out", 0, 0, events_max=10)]
         assert origins == ["g:t:0:0", "g:t:0:1"]
 
+    @promise("a step that moves no floor is told from its repetition by its number", power="fenced")
+    async def test_step_numbers(self, site: Site) -> None:
+        mine = await self._owner(site, b"a", b"b")
+        start = mine.assigned[0].number
+        step = mine.step(0, outputs=[rows(b"x", topic="out")], number=start)
+        assert isinstance(await mine.intake.commit(step), Committed)
+        second = mine.step(1, outputs=[rows(b"y", topic="out")], number=start + 1)
+        assert isinstance(await mine.intake.commit(second), Committed)
+        await mine.intake.leave()
+        heir = await member(await site.channel(), self)
+        await heir.become_owner()
+        assert heir.assigned[0].number == start + 2
+        late = heir.step(1, outputs=[rows(b"z", topic="out")], number=start + 1)
+        assert isinstance(await heir.intake.commit(late), FencedOff)
+        assert await stored(await site.channel(), "out") == [(0, b"x"), (1, b"y")]
+
+    @promise("the lowest offset that a ledger refers to comes back with the assignment", power="ledger")
+    async def test_oldest(self, site: Site) -> None:
+        mine = await self._owner(site, b"a", b"b")
+        assert mine.assigned[0].oldest is None
+        with pytest.raises(Rejected, match="to be kept"):
+            await mine.intake.commit(mine.step(1, oldest=1))
+        assert isinstance(await mine.intake.commit(mine.step(2, oldest=1)), Committed)
+        await mine.intake.leave()
+        heir = await member(await site.channel(), self)
+        await heir.become_owner()
+        assert heir.assigned[0].oldest == 1
+        assert isinstance(await heir.intake.commit(heir.step(2)), Committed)
+
     @promise("a step past the end of its partition, or with a hole there, is rejected")
     async def test_step_past_the_end(self, site: Site) -> None:
         mine = await self._owner(site, b"a", b"b")

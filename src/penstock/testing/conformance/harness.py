@@ -189,7 +189,7 @@ class Member:
         assert isinstance(taken, Idle), taken
         return taken
 
-    def step(
+    def step(  # noqa: PLR0913 - what a step says, by name
         self,
         after: int,
         *,
@@ -197,11 +197,14 @@ class Member:
         holes: Sequence[int] = (),
         outputs: Sequence[NewBatch] = (),
         ledger: Sequence[LedgerWrite] = (),
+        number: int | None = None,
+        oldest: int | None = None,
     ) -> Step:
         """A step of partition 0 from its assignment's floor (or `before`) to `after`."""
         mine = self.assigned[0]
         start = mine.floor if before is None else before
-        return Step("g", mine.owned, Settle(start, after, holes), outputs, ledger)
+        settle = Settle(start, after, holes, number=number, oldest=oldest)
+        return Step("g", mine.owned, settle, outputs, ledger)
 
 
 async def member(channel: Channel, suite: ChannelSuite, group: GroupSpec | None = None, *, name: str = "") -> Member:

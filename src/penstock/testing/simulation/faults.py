@@ -31,6 +31,7 @@ from penstock.channel.api import (
     TopicSpec,
     Unknown,
 )
+from penstock.channel.rules import order_of
 from penstock.errors import LogFull
 from penstock.event.batch import Delivered
 from penstock.system.ports import Offload
@@ -150,7 +151,7 @@ class FaultyIntake:
         self._network = network
         self._order = asyncio.Lock()
         self._dead: set[Owned] = set()
-        self._refused: dict[Owned, int] = {}
+        self._refused: dict[Owned, tuple[int, int]] = {}
 
     async def next(self, *, events_max: int, bytes_max: int, wait_s: float) -> Taken:
         """See `Intake`."""
@@ -192,10 +193,10 @@ class FaultyIntake:
 
     def _check_room(self, step: Step, fault: Fault) -> None:
         """A step that finds no room, and those behind it that were called before it was known."""
-        floor = step.settle.floor_before
+        place = order_of(step)
         if fault.kind == "full":
-            self._refused[step.owned] = floor
-        if self._refused.get(step.owned, floor) != floor or fault.kind == "full":
+            self._refused[step.owned] = place
+        if self._refused.get(step.owned, place) != place or fault.kind == "full":
             raise LogFull(NO_ROOM)
         self._refused.pop(step.owned, None)
 

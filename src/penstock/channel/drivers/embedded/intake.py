@@ -77,14 +77,14 @@ class Host(Protocol):
 class _Held(msgspec.Struct, eq=False):
     """One owned partition: where the next delivery starts, and why it is not owned any more.
 
-    `stumble` is the floor of a step that was not stored and may be committed again, and the error it met.
+    `stumble` is the place of a step that was not stored and may be committed again, and the error it met.
     """
 
     owned: Owned
     pid: int
     position: int
     dead: str = ""
-    stumble: tuple[int, TransientError] | None = None
+    stumble: tuple[tuple[int, int], TransientError] | None = None
 
 
 class EmbeddedIntake:
@@ -206,7 +206,16 @@ class EmbeddedIntake:
         owned = Owned(self._topic.name, number, claimed.epoch)
         self._held[number] = _Held(owned, claimed.pid, claimed.floor)
         self._told.append(
-            Assigned(owned, claimed.floor, claimed.holes, reading.entries, identity.log, identity.incarnation)
+            Assigned(
+                owned,
+                claimed.floor,
+                claimed.holes,
+                reading.entries,
+                identity.log,
+                identity.incarnation,
+                claimed.number,
+                claimed.oldest,
+            )
         )
 
     def _tips(self) -> dict[int, int]:
@@ -276,14 +285,14 @@ class EmbeddedIntake:
             held.dead = str(exc)
             return Unknown(held.dead)
         except TransientError as exc:
-            if held.stumble is None or held.stumble[0] > step.settle.floor_before:
-                held.stumble = (step.settle.floor_before, exc)
+            if held.stumble is None or held.stumble[0] > rules.order_of(step):
+                held.stumble = (rules.order_of(step), exc)
             raise
         return self._settled(held, step, result)
 
     def _settled(self, held: _Held, step: Step, result: object) -> Committed | FencedOff:
         if isinstance(result, Overtaken):
-            if held.stumble is not None and held.stumble[0] < step.settle.floor_before:
+            if held.stumble is not None and held.stumble[0] < rules.order_of(step):
                 raise held.stumble[1]  # the step before this one was not stored, so this one could not be either
             held.dead = result.reason
             return FencedOff(result.reason)
@@ -310,6 +319,8 @@ class EmbeddedIntake:
             blocks=await self._channel.encode(step.outputs),
             ledger=[(w.space, w.key, w.value) for w in step.ledger],
             origin=rules.origin_of(step),
+            number=step.settle.number,
+            oldest=step.settle.oldest,
         )
 
     async def extend(self, owned: Owned, references: Sequence[int], for_s: float) -> None:

@@ -250,7 +250,9 @@ class Memory:
             entries = sorted(state.ledger[partition].items())
             ledger = [(space, key, value) for (space, key), value in entries if not spaces or space in spaces]
             owned = Owned(state.spec.topic, partition, mine.epoch)
-            out.append(Assigned(owned, mine.floor, mine.holes, ledger, self.name, self.incarnation))
+            out.append(
+                Assigned(owned, mine.floor, mine.holes, ledger, self.name, self.incarnation, mine.steps, mine.oldest)
+            )
         return out
 
     def commit(self, step: Step, *, now_us: int) -> Committed | FencedOff:
