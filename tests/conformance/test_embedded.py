@@ -26,4 +26,4 @@ class TestEmbedded(ChannelConformance):
         return embedded.EmbeddedChannel(place / "log", system=system)
 
     async def crash(self, channel: Channel, intake: Intake, group: str) -> None:
-        intake._owner.close()  # what the kernel does to a dead process's lock  # pyright: ignore[reportAttributeAccessIssue]
+        intake._company.room.own.let_go()  # what the kernel does to a dead process's lock  # pyright: ignore[reportAttributeAccessIssue]

@@ -199,10 +199,6 @@ def _group_facts(
         row = known.get(pid)
         epoch, floor, holes = (0, 0, 0) if row is None else (row.epoch, row.floor, len(row.holes))
         parts.append(PartitionLag(number, epoch, floor, holes, ends[pid], ends[pid] - floor - holes))
-    ownership = channel.port.ownership(group_id)
-    try:
-        owner = "" if ownership.try_acquire(ownership.label()) else ownership.label()
-    finally:
-        ownership.close()
+    owner = ", ".join(seat.label for seat in channel.port.present(str(group_id)))
     state = "running" if owner else ("stopped" if any(part.epoch for part in parts) else "new")
     return GroupFacts(spec.name, spec.kind, spec.topic, state, owner, sum(part.lag for part in parts), parts)

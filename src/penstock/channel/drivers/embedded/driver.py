@@ -33,6 +33,7 @@ from penstock.event.batch import Delivered, NewBatch
 from penstock.log import catalogue, placed, producers
 from penstock.log.api import Append, Appended, Begin, Begun, Block, Refusal, Result, Span, Stored, TopicRow
 from penstock.log.log import LogConfig
+from penstock.system.leases import LEASE_S
 from penstock.system.ports import System
 
 INLINE_BYTES = 64 * 1024
@@ -49,16 +50,24 @@ class _Known(msgspec.Struct, frozen=True):
 class EmbeddedChannel:
     """A channel over one log directory (or over any `LogPort`).
 
-    Used from one event loop; `publish_blocking` from any thread.
+    Used from one event loop; `publish_blocking` from any thread. A member of a group whose process stands still for
+    `lease_s` loses its partitions to others.
     """
 
     def __init__(
-        self, directory: Path | None, *, system: System, config: LogConfig | None = None, port: LogPort | None = None
+        self,
+        directory: Path | None,
+        *,
+        system: System,
+        config: LogConfig | None = None,
+        port: LogPort | None = None,
+        lease_s: float = LEASE_S,
     ) -> None:
         self.directory = directory
         self._system = system
         self._config = config or LogConfig()
         self._port = port
+        self._lease_s = lease_s
         self._known: dict[str, _Known] = {}
         self._written: dict[str, int] = {}
         self._arrow: dict[int, bytes | None] = {}
@@ -102,7 +111,9 @@ class EmbeddedChannel:
         if self._port is None:
             assert self.directory is not None
             directory = self.directory
-            self._port = await self._system.offload.run(lambda: RealPort(directory, self._system, self._config))
+            self._port = await self._system.offload.run(
+                lambda: RealPort(directory, self._system, self._config, lease_s=self._lease_s)
+            )
 
     def refresh(self) -> None:
         """Learn what other programs have declared since."""
