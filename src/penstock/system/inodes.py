@@ -1,7 +1,7 @@
 """Which file lies under a name, asked so that nothing else is: the answer costs the file's next write nothing.
 
 Since Linux 6.13 a `stat` that asks for a file's times has its next write take a new one, and every such write then
-changes the inode, which its sync must bring to the journal. A `statx` that asks for the number alone does not.
+changes the inode, which its sync must bring to the disk too. A `statx` that asks for the number alone does not.
 """
 
 from __future__ import annotations
