@@ -220,7 +220,7 @@ class TypedTopic(Generic[T]):
         numbers = pc.fill_null(pc.take(pa.array(per_key, pa.int32()), encoded.indices), partition_of(None, 1))
         out: list[NewBatch] = []
         for number in sorted(set(per_key) | ({0} if encoded.null_count else set())):
-            indexes = pc.indices_nonzero(pc.equal(numbers, number))
+            indexes = pc.indices_nonzero(pc.equal(numbers, pa.scalar(number, pa.int32())))
             if len(indexes) == 0:
                 continue
             part = {name: chosen(values, indexes.to_pylist()) for name, values in given.items()}
