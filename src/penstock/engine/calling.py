@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, Reject
 
 
 class Raised(msgspec.Struct):
@@ -75,6 +75,7 @@ def call_sync(
     *,
     out: list[Any],
     causes: list[int],
+    rejected: list[tuple[int, Reject]],
 ) -> Raised | None:
     """Call the handler on each event of `events`.
 
@@ -84,6 +85,7 @@ def call_sync(
         words: the attempts slot; `words[1]` is set to the event's offset before each call.
         out: results that are not None are appended here,
         causes: and the offsets of their events here.
+        rejected: offsets of events that were rejected, with the decision: the next event is called all the same.
 
     Returns:
         What was raised, None when nothing was.
@@ -95,6 +97,9 @@ def call_sync(
             result = handler(event)
             if result is not None and type(result) is not plain:
                 plain, result = _settled(result)
+        except Reject as exc:
+            rejected.append((offset, exc.with_traceback(None)))
+            continue
         except BaseException as exc:  # a user's handler may raise anything
             if not is_outcome(exc):
                 raise
@@ -112,6 +117,7 @@ async def call_async(
     *,
     out: list[Any],
     causes: list[int],
+    rejected: list[tuple[int, Reject]],
 ) -> Raised | None:
     """`call_sync` for a handler that is awaited, one event after the other."""
     plain: type | None = None
@@ -121,6 +127,9 @@ async def call_async(
             result = await handler(event)
             if result is not None and type(result) is not plain:
                 plain, result = _settled(result)
+        except Reject as exc:
+            rejected.append((offset, exc.with_traceback(None)))
+            continue
         except BaseException as exc:
             if not is_outcome(exc):
                 raise

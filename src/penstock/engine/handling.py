@@ -178,14 +178,13 @@ class HandlerWork:
         if not part.free(*span):
             return span[1]
         result = await self._call(part.delivered, part.pairs(*span), made, start=span[0])
-        if result is None:
+        end = span[1] if result is None else result.offset if isinstance(result, Raised) else result
+        for offset, rejection in made.take_rejected():
+            if offset < end:
+                made.letter(part.delivered, offset, Cause.of(rejection, 1))
+        if part.free(span[0], end):
             place.succeeded()
-            return span[1]
-        if isinstance(result, Raised):
-            if part.free(span[0], result.offset):
-                place.succeeded()
-            return await self._failed(place, part, result, made, stopping)
-        return result
+        return await self._failed(place, part, result, made, stopping) if isinstance(result, Raised) else end
 
     async def _specially(self, place: Place, part: Part, offset: int, made: Made, stopping: Stopping) -> int:
         """An event that is broken, or whose handling has killed the process before."""
@@ -200,7 +199,7 @@ class HandlerWork:
         else:
             event = part.events[offset - part.first]
             one = iter(((offset, event),))
-            result = await self._call(part.delivered, one, made, start=offset, attempt=deaths + 1)
+            result = await self._call_one(part.delivered, one, made, start=offset, attempt=deaths + 1)
             settled = offset + 1
             if isinstance(result, Raised):
                 settled = await self._failed(place, part, result, made, stopping, attempt=deaths + 1)
@@ -233,7 +232,7 @@ class HandlerWork:
             head.waited_s += pause_s
             attempt += 1
             again = iter(((offset, part.events[offset - part.first]),))
-            result = await self._call(part.delivered, again, made, start=offset, attempt=attempt)
+            result = await self._call_one(part.delivered, again, made, start=offset, attempt=attempt)
             if not isinstance(result, Raised):
                 return offset + 1
             raised = result
@@ -291,7 +290,7 @@ class HandlerWork:
         if head.again and self._spec.given_up == "continue":
             made.redriven.add(offset)
         event = iter(((offset, part.events[offset - part.first]),))
-        result = await self._call(part.delivered, event, made, start=offset, attempt=attempt, again=head.again)
+        result = await self._call_one(part.delivered, event, made, start=offset, attempt=attempt, again=head.again)
         if isinstance(result, Raised):
             self._failed_again(place, part, head, result.error, made)
             return
@@ -378,14 +377,30 @@ class HandlerWork:
         words[0] = delivered.partition + 1
         handler = self._bound(delivered, attempt, again)
         if self._spec.shape.is_async:
-            raised = await call_async(handler, pairs, words, out=made.out, causes=made.causes)
+            raised = await call_async(handler, pairs, words, out=made.out, causes=made.causes, rejected=made.rejected)
         else:
-            raised = call_sync(handler, pairs, words, out=made.out, causes=made.causes)
+            raised = call_sync(handler, pairs, words, out=made.out, causes=made.causes, rejected=made.rejected)
         words[0] = 0
         cut = made.encode(whole=self._spec.given_up == "continue")
         if cut is None:
             return raised
         return Raised(None, cut.offset, OutputRefused(cut.reason)) if cut.reason else cut.offset
+
+    async def _call_one(
+        self,
+        delivered: Delivered,
+        pair: Iterator[tuple[int, Any]],
+        made: Made,
+        *,
+        start: int,
+        attempt: int,
+        again: int = 0,
+    ) -> Raised | int | None:
+        """`_call` for one event: a rejection is what was raised."""
+        result = await self._call(delivered, pair, made, start=start, attempt=attempt, again=again)
+        for offset, rejection in made.take_rejected():
+            return Raised(None, offset, rejection)
+        return result
 
     def _bound(self, delivered: Delivered, attempt: int, again: int) -> Callable[[Any], Any]:
         """The handler as a function of the event alone; the slot says which event it is."""

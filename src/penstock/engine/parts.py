@@ -73,7 +73,7 @@ class Part:
     def hold(self, keys: Any) -> None:
         """Events of these keys wait, and no others. `keys` is a set, or a dictionary's keys."""
         self._mask = None
-        if keys.isdisjoint(self.keys):
+        if not keys or keys.isdisjoint(self.keys):
             return
         self._mask = bytearray(b"\1") * len(self.events)
         for index, key in enumerate(self.keys):

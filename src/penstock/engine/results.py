@@ -93,14 +93,15 @@ class _Encoded(msgspec.Struct):
 class Made:
     """What one draft is made of, while it is being made.
 
-    `out` and `causes` hold the results of the run of calls at hand, until `encode`. `inputs` are the batches that
-    anything here came from; `redriven` the offsets whose results are out of order.
+    `out` and `causes` hold the results of the run of calls at hand, until `encode`, `rejected` what it refused.
+    `inputs` are the batches that anything here came from; `redriven` the offsets whose results are out of order.
     """
 
     def __init__(self, group: str, topics: Topics, partition: int) -> None:
         self.partition = partition
         self.out: list[Any] = []
         self.causes: list[int] = []
+        self.rejected: list[tuple[int, Reject]] = []
         self.ledger: list[LedgerWrite] = []
         self.inputs: list[Delivered] = []
         self.redriven: set[int] = set()
@@ -114,6 +115,11 @@ class Made:
 
     def __bool__(self) -> bool:
         return bool(self._encoded.bodies or self._letters or self.ledger)
+
+    def take_rejected(self) -> list[tuple[int, Reject]]:
+        """What the last run of calls rejected."""
+        taken, self.rejected = self.rejected, []
+        return taken
 
     # -- results ---------------------------------------------------------------------------------------------------
 
