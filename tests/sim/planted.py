@@ -79,6 +79,17 @@ PLANTED = [
     ),
     Planted("sim_lake_compare", "lake:lake", ("lost", "duplicated", "failed"), "a manifest is linked once"),
     Planted("sim_sink_kept", "targets:sink", ("failed",), "a sink forgets partitions it has lost"),
+    Planted("sim_parked_forgotten", "parking:crowded", ("lost", "stuck"), "what is parked is in the step's ledger"),
+    Planted("sim_follower_overtakes", "parking:crowded", ("reordered",), "later events of a parked key wait behind it"),
+    Planted("sim_lot_overflow", "parking:crowded", ("overflow",), "a full lot pauses the partition"),
+    Planted("sim_breaker_missing", "parking:outage", ("overflow", "lost"), "a target that fails pauses the partition"),
+    Planted("sim_redriven_twice", "parking:blocking", ("duplicated",), "a letter is redriven once"),
+    Planted(
+        "sim_step_number",
+        "parking:crowded",
+        ("duplicated", "reordered", "lost"),
+        "a step that moves no floor is told by its number",
+    ),
     Planted("sim_sink_fenced", "targets:sink", ("failed",), "a fenced target means to join again"),
 ]
 

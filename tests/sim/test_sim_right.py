@@ -25,6 +25,11 @@ SEEDS = {
     "targets:source@memory": 40,
     "lake:lake": 60,
     "program:program": 80,
+    "parking:outage": 60,
+    "parking:crowded": 80,
+    "parking:blocking": 60,
+    "parking:crowded@memory": 60,
+    "parking:blocking@memory": 40,
 }
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, overload
 
 from penstock.app.declared import AppFlow, Flowed, Handled, Program, Sourced, TopicHandle
 from penstock.app.place import FOLDER, caller, program_base
 from penstock.channel.api import EVENT_BYTES_MAX_DEFAULT, PARTITIONS_DEFAULT, TopicSpec
 from penstock.channel.rules import check_name, check_topic
 from penstock.config import duration_s
-from penstock.delivery.retry import Retry
+from penstock.delivery.lot import Parking
+from penstock.delivery.retry import Retries, Retry
 from penstock.engine.calling import shape_of
-from penstock.engine.handling import HandlerSpec
+from penstock.engine.handling import GivenUp, HandlerSpec, Order
 from penstock.errors import ConfigError
 from penstock.flow.spec import FlowSpec
 from penstock.schema import schema_of
@@ -105,35 +106,48 @@ class App(Program):
         self.topics[name] = handle
         return handle
 
-    def handle(
+    def handle(  # noqa: PLR0913 - every option by name, one face for users
         self,
         source: TopicHandle[Any],
         *,
         into: TopicHandle[Any] | None = None,
-        retry: Retry | None = None,
+        retry: Retry | Mapping[type[BaseException], Retry] | None = None,
+        order: Order = "key",
+        given_up: GivenUp = "continue",
+        parking: Parking | None = None,
         name: str | None = None,
     ) -> Callable[[F], F]:
         """Declare a per-event handler, as a decorator; the function itself stays what it is.
 
         The function takes the event (and a `Context`, if it likes), sync or async, and returns one event for `into`,
-        a list of them, or None. It raises `Reject` to lay the event among the dead letters with a reason; any other
-        exception is retried in place, and in the end laid there too.
+        a list of them, or None. It raises `Reject` to lay the event among the dead letters with a reason; after any
+        other exception the event is tried again later while other keys go on, and in the end laid there too.
 
         Args:
             source: the topic it reads.
             into: the topic its results go to.
-            retry: how often and with which pauses; 3 attempts by default.
+            retry: how often and with which pauses, or a policy per type of exception; 3 attempts by default.
+            order: what waits while an event is retried: ``key``, the later events of its key, or ``partition``.
+            given_up: what becomes of the key of an event that goes to the dead letters after its last attempt:
+                ``continue``, it goes on, or ``block``, it waits until the event is redriven or skipped.
+            parking: how much may wait before the partition pauses.
             name: the consumer group; the function's name by default.
         """
         self._mine(source, into, path="handlers")
-        if retry is not None and not isinstance(retry, Retry):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigError(f"{retry!r}; expected Retry(…), such as Retry(5)", path="handlers.retry")
+        retries = Retries.of(retry, path="handlers.retry")
+        for option, value, known in (("order", order, get_args(Order)), ("given_up", given_up, get_args(GivenUp))):
+            if value not in known:
+                raise ConfigError(f"{value!r}; expected {' or '.join(map(repr, known))}", path=f"handlers.{option}")
 
         def declare(function: F) -> F:
             group = _name_of(function, name, path="handlers")
             check_name(group, what="handler")
             self._free(group)
-            spec = HandlerSpec(group, function, shape_of(function, name=group), retry or Retry())
+            shape = shape_of(function, name=group)
+            if retries.timeout_s is not None and not shape.is_async:
+                msg = "a call of a plain function cannot be ended from outside; make it async, or leave this out"
+                raise ConfigError(msg, path=f"handlers.{group}.retry.timeout_s")
+            spec = HandlerSpec(group, function, shape, retries, parking or Parking(), order, given_up)
             self.handlers[group] = Handled(spec, source, into)
             return function
 

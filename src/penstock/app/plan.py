@@ -9,6 +9,7 @@ import msgspec
 from penstock.app.declared import Flowed, Program, SinkSpec, TopicHandle
 from penstock.channel.api import TopicSpec
 from penstock.delivery.deadletter import dead_letter_topic
+from penstock.delivery.redrive import redrive_topic
 from penstock.delivery.retry import Retry
 from penstock.errors import ConfigError
 from penstock.schema import ColumnsSchema, Schema
@@ -71,6 +72,7 @@ def plan_app(app: Program) -> Plan:
     plan = plan_topics(app)
     for handled in app.handlers.values():
         plan.dead(handled.handler.name, handled.source.spec)
+        plan.add(redrive_topic(handled.handler.name, partitions=handled.source.spec.partitions), None)
     for sourced in app.sources.values():
         plan.add(dead_letter_topic(f"source.{sourced.name}", partitions=1), None)
     for flowed in _in_order(app.flows):

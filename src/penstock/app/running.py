@@ -17,8 +17,11 @@ from penstock.app.opened import Opened, open_app
 from penstock.app.plan import Plan, plan_app
 from penstock.channel.api import GroupSpec, Subscription
 from penstock.delivery.deadletter import SUFFIX
+from penstock.delivery.redrive import SUFFIX as COMMANDS
 from penstock.engine.group import Group, GroupState, Slots
-from penstock.engine.handling import HandlerWork, Topics
+from penstock.engine.handling import HandlerWork
+from penstock.engine.place import Read
+from penstock.engine.results import Topics
 from penstock.engine.sinking import SinkWork
 from penstock.engine.sourcing import SourceRun
 from penstock.engine.supervisor import Progress, Supervisor
@@ -150,9 +153,10 @@ def supervised(app: Program, plan: Plan, opened: Opened, options: RunOptions, *,
     for handled in app.handlers.values():
         name = handled.handler.name
         into = None if handled.into is None else opened.topic(handled.into.name)
-        topics = Topics(opened.topic(handled.source.name), into, opened.topic(name + SUFFIX))
+        commands = opened.topic(name + COMMANDS)
+        topics = Topics(opened.topic(handled.source.name), into, opened.topic(name + SUFFIX), commands)
         subscription = _subscription(name, handled.source.name, "handler")
-        work = HandlerWork(handled.handler, subscription, topics, system=opened.system)
+        work = HandlerWork(handled.handler, subscription, topics, system=opened.system, read=_reader(opened))
         add(work, writes=frozenset(t.name for t in (into, topics.dead) if t is not None))
     _add_flows(plan, opened, add)
     circle = supervisor.circle() if options.until_idle else []
@@ -198,6 +202,15 @@ class _Past:
 
     async def read(self, partition: int, offset: int) -> Sequence[Delivered]:
         return await self._channel.read(self._topic, partition, offset, events_max=READ_EVENTS_MAX)
+
+
+def _reader(opened: Opened) -> Read:
+    """See `penstock.engine.place.Read`."""
+
+    async def read(topic: str, partition: int, offset: int, events_max: int) -> Sequence[Delivered]:
+        return await opened.channel.read(topic, partition, offset, events_max=events_max)
+
+    return read
 
 
 def _subscription(group: str, topic: str, kind: str) -> Subscription:

@@ -16,7 +16,10 @@ def row_over(table: pa.RecordBatch, limit: int) -> tuple[int, int] | None:
     if table.nbytes <= limit:
         return None
     pc = _compute()
-    total = _sum(table.columns, table.num_rows)
+    sizes = [_sizes(column) for column in table.columns]
+    if sum(size if isinstance(size, int) else pc.max(size).as_py() or 0 for size in sizes) <= limit:
+        return None  # not even the longest values of all columns together pass it
+    total = _sum(sizes, table.num_rows)
     longest = int(pc.max(total).as_py())
     return None if longest <= limit else (int(pc.index(total, longest).as_py()), longest)
 
@@ -27,20 +30,26 @@ def _compute() -> Any:
     return pc
 
 
-def _sum(columns: Any, count: int) -> Any:
-    """Row by row the bytes of all these columns."""
+def _number(value: int) -> pa.Scalar[Any]:
+    """A number as Arrow's functions take it: of a bare one they look for pandas and dateutil, again for each."""
+    import pyarrow as pa  # noqa: PLC0415
+
+    return pa.scalar(value, pa.int64())
+
+
+def _sum(sizes: Any, count: int) -> Any:
+    """Row by row the sum of what `_sizes` says of columns."""
     import pyarrow as pa  # noqa: PLC0415
 
     fixed, varying = 0, None
-    for column in columns:
-        size = _sizes(column)
+    for size in sizes:
         if isinstance(size, int):
             fixed += size
         else:
             varying = size if varying is None else _compute().add(varying, size)
     if varying is None:
-        return pa.repeat(pa.scalar(fixed, pa.int64()), count)
-    return _compute().add(varying, fixed)
+        return pa.repeat(_number(fixed), count)
+    return _compute().add(varying, _number(fixed))
 
 
 def _sizes(column: Any) -> Any:  # noqa: PLR0911  one kind after the other
@@ -53,7 +62,7 @@ def _sizes(column: Any) -> Any:  # noqa: PLR0911  one kind after the other
     if pa.types.is_dictionary(kind):
         return _sizes(column.dictionary_decode())
     if pa.types.is_struct(kind):
-        return _sum(column.flatten(), len(column))
+        return _sum(map(_sizes, column.flatten()), len(column))
     if pa.types.is_fixed_size_list(kind):
         return _sizes(column.cast(pa.list_(kind.value_type)))
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_map(kind):
@@ -77,7 +86,7 @@ def _of_lists(column: Any) -> Any:
     first, last = ends[0].as_py(), ends[-1].as_py()
     sizes = _sizes(column.values.slice(first, last - first))
     if isinstance(sizes, int):
-        return pc.multiply(pc.subtract(ends[1:], ends[:-1]), sizes)
+        return pc.multiply(pc.subtract(ends[1:], ends[:-1]), _number(sizes))
     before = pa.concat_arrays([pa.array([0], pa.int64()), pc.cumulative_sum(sizes)])
-    at = pc.take(before, pc.subtract(ends, first))
+    at = pc.take(before, pc.subtract(ends, _number(first)))
     return pc.subtract(at[1:], at[:-1])

@@ -56,6 +56,12 @@ class Seen(msgspec.Struct):
     keys: list[Any] = msgspec.field(default_factory=list[Any])
     times: list[Any] = msgspec.field(default_factory=list[Any])
 
+    def forget(self, count: int) -> None:
+        """Go back to the first `count` events."""
+        self.count = count
+        del self.keys[count:], self.times[count:]
+        self.refused = {index: reason for index, reason in self.refused.items() if index < count}
+
 
 def time_us(moment: datetime) -> int:
     """Microseconds since 1970 in UTC; exact for every aware datetime."""
@@ -214,7 +220,7 @@ class TypedTopic(Generic[T]):
         numbers = pc.fill_null(pc.take(pa.array(per_key, pa.int32()), encoded.indices), partition_of(None, 1))
         out: list[NewBatch] = []
         for number in sorted(set(per_key) | ({0} if encoded.null_count else set())):
-            indexes = pc.indices_nonzero(pc.equal(numbers, number))
+            indexes = pc.indices_nonzero(pc.equal(numbers, pa.scalar(number, pa.int32())))
             if len(indexes) == 0:
                 continue
             part = {name: chosen(values, indexes.to_pylist()) for name, values in given.items()}
@@ -246,6 +252,23 @@ class TypedTopic(Generic[T]):
         if isinstance(payload, Rows):
             return cast("Sequence[T]", self.schema.decode_lines(payload.body, delivered.count))
         return cast("Sequence[T]", self.schema.from_columns(payload.table))
+
+    def keys(self, delivered: Delivered, events: Sequence[Any]) -> Sequence[Any] | None:
+        """The batch's keys as its events, or what lies beside them, hold them; None when they have none.
+
+        An event that is None (it could not be decoded) has the key None.
+        """
+        payload, field = delivered.payload, self.spec.key
+        if field is None or self._key is None:
+            return payload.attributes.get("key")
+        if isinstance(payload, Columns):
+            return payload.table.column(field).to_pylist()
+        if isinstance(self.schema, Schema):
+            try:
+                return list(map(self._key, events))
+            except AttributeError:  # some could not be decoded
+                return [None if event is None else self._key(event) for event in events]
+        return [None if event is None else event[field] for event in events]
 
     def decode(self, body: bytes) -> T:
         """One event from its bytes.

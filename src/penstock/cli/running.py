@@ -48,7 +48,7 @@ class Waits:
     def tell(self, states: Sequence[GroupState]) -> None:
         """Say what is new."""
         for state in states:
-            reason = state.reason if state.state == "waiting" else ""
+            reason = state.reason if state.state == "waiting" else state.gauge.paused
             if reason and self._told.get(state.name) != reason:
                 self._write(f"{state.name} waits: {reason}")
             self._told[state.name] = reason
@@ -95,7 +95,10 @@ def _table(states: Sequence[GroupState], rates: dict[str, float]) -> Any:
     table.add_column("state")
     for state in states:
         rate = rates[f"{state.kind}/{state.name}"]
-        told = state.state + (f": {state.reason}" if state.reason else "")
+        reason = state.gauge.paused or state.reason
+        told = state.state + (f": {reason}" if reason else "")
+        if state.gauge.keys:
+            told += f", {state.gauge.keys:,} keys wait"
         cells = (state.name, state.kind, f"{state.events:,}", f"{rate:,.0f}", f"{state.dead:,}", told)
         table.add_row(*(Text(clean(text)) for text in cells))
     return table

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from penstock.channel.api import TOGETHER_BYTES_MAX, TopicSpec
+from penstock.delivery.lot import Try
 from penstock.event.batch import NewBatch, Rows
 
 SUFFIX = ".dead"
@@ -15,7 +16,11 @@ TEXT_MAX = 8_000
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
-    """One event given up by `group`. `body` is the event's original bytes; `reason` is for people."""
+    """One event given up by `group`. `body` is the event's original bytes; `reason` is for people.
+
+    `tries` are the failed attempts, oldest first. `holds`: its key waits for a redrive or a skip (policy *block*).
+    `again` counts how often the event was redriven before this letter.
+    """
 
     group: str
     topic: str
@@ -28,10 +33,13 @@ class DeadLetter(msgspec.Struct, frozen=True):
     attempts: int = 1
     key: bytes | None = None
     id: str = ""
+    tries: Sequence[Try] = ()
+    again: int = 0
+    holds: bool = False
 
     def headers(self) -> dict[str, str]:
         """What is stored beside the body; texts are bounded."""
-        return {
+        headers = {
             "group": self.group,
             "topic": self.topic,
             "partition": str(self.partition),
@@ -42,6 +50,13 @@ class DeadLetter(msgspec.Struct, frozen=True):
             "attempts": str(self.attempts),
             "id": _clean(self.id),
         }
+        if self.tries:
+            headers["tries"] = _clean(msgspec.json.encode(list(self.tries)).decode())
+        if self.again:
+            headers["again"] = str(self.again)
+        if self.holds:
+            headers["holds"] = "1"
+        return headers
 
 
 def text_of(error: BaseException) -> str:
@@ -72,6 +87,8 @@ def to_batch(letters: Sequence[DeadLetter], *, topic: str, partition: int) -> Ne
     attributes: dict[str, list[Any]] = {"headers": [letter.headers() for letter in ordered]}
     if ordered and ordered[0].offset >= 0:  # a source's letters were never recorded: no event is their cause
         attributes["cause"] = [letter.offset for letter in ordered]
+    if any(letter.again for letter in ordered):  # ids are derived from cause and number: each letter has its own
+        attributes["number"] = [letter.again for letter in ordered]
     if any(letter.key is not None for letter in ordered):
         attributes["key"] = [letter.key for letter in ordered]
     return NewBatch(topic, partition, len(ordered), Rows.of([letter.body for letter in ordered], attributes))
@@ -91,4 +108,7 @@ def from_row(body: bytes, headers: dict[str, str], key: bytes | None = None) -> 
         attempts=int(headers.get("attempts", "1")),
         key=key,
         id=headers.get("id", ""),
+        tries=msgspec.json.decode(headers.get("tries", "[]"), type=list[Try]),
+        again=int(headers.get("again", "0")),
+        holds=headers.get("holds") == "1",
     )

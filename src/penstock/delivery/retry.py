@@ -1,22 +1,45 @@
-"""When a failed event is tried again: a pure policy of attempts and pauses."""
+"""When a failed event is tried again: pure policies of attempts, pauses and error types.
+
+Source of the full jitter: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import msgspec
 
 from penstock.errors import ConfigError
 
+ATTEMPTS_DEFAULT = 3
+_DOUBLINGS_MAX = 64
+
 
 class Retry(msgspec.Struct, frozen=True):
     """Try an event up to `attempts` times in all, pausing `first_s`, then `factor` times longer each time.
 
-    No pause is longer than `pause_max_s`. A handler's exception or the death of its process is an attempt.
+    A handler's exception or the death of its process is an attempt.
+
+    Attributes:
+        attempts: 3 by default; one more than the pauses of a `schedule`.
+        first_s: the first pause in seconds; `factor` 1 makes all of them alike.
+        factor: by how much each pause is longer than the one before.
+        pause_max_s: no pause is longer.
+        jitter: full jitter: each pause is drawn evenly from zero to what it would have been.
+        schedule: the pauses themselves in seconds, instead of the four above.
+        total_s: no attempt begins later than this after the event failed first.
+        timeout_s: how long one call may take; async handlers only. Then it is cancelled and fails with `TimeoutError`.
     """
 
-    attempts: int = 3
+    attempts: int = 0
     first_s: float = 0.1
     factor: float = 2.0
     pause_max_s: float = 30.0
+    jitter: bool = False
+    schedule: tuple[float, ...] = ()
+    total_s: float | None = None
+    timeout_s: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant.
@@ -27,15 +50,82 @@ class Retry(msgspec.Struct, frozen=True):
         if not isinstance(self.attempts, int) or isinstance(self.attempts, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
             msg = f"{self.attempts!r}; expected a whole number of attempts, such as Retry(5)"
             raise ConfigError(msg, path="retry.attempts")
+        msgspec.structs.force_setattr(self, "schedule", tuple(self.schedule))
+        counted = len(self.schedule) + 1 if self.schedule else ATTEMPTS_DEFAULT
+        if self.attempts == 0:
+            msgspec.structs.force_setattr(self, "attempts", counted)
         if self.attempts < 1:
             msg = f"{self.attempts}; at least 1 attempt is needed"
             raise ConfigError(msg, path="retry.attempts")
-        if self.first_s < 0 or self.pause_max_s < 0 or self.factor < 1:
-            msg = f"first_s={self.first_s}, factor={self.factor}, pause_max_s={self.pause_max_s}; none may shrink"
+        if self.schedule and self.attempts != counted:
+            msg = f"{self.attempts} attempts and a schedule of {len(self.schedule)} pauses; leave attempts out"
+            raise ConfigError(msg, path="retry.attempts")
+        if self.first_s < 0 or self.pause_max_s < 0 or self.factor < 1 or min(self.schedule, default=0.0) < 0:
+            msg = (
+                f"first_s={self.first_s}, factor={self.factor}, pause_max_s={self.pause_max_s}, "
+                f"schedule={self.schedule}; none may shrink or be negative"
+            )
             raise ConfigError(msg, path="retry")
+        for name, limit in (("total_s", self.total_s), ("timeout_s", self.timeout_s)):
+            if limit is not None and not limit > 0:
+                msg = f"{limit!r}; expected seconds above 0, or None for no limit"
+                raise ConfigError(msg, path=f"retry.{name}")
 
-    def pause_s(self, attempt: int) -> float | None:
-        """Seconds to wait after failed attempt number `attempt` (1 is the first); None when it was the last."""
+    def pause_s(self, attempt: int, *, since_s: float = 0.0, chance: Callable[[], float] | None = None) -> float | None:
+        """Seconds to wait after failed attempt number `attempt` (1 is the first); None when it was the last.
+
+        Args:
+            attempt: how many there have been.
+            since_s: how long ago the event failed first.
+            chance: gives a number from 0 to 1, for jitter.
+        """
         if attempt >= self.attempts:
             return None
-        return min(self.pause_max_s, self.first_s * self.factor ** min(attempt - 1, 64))
+        pause = self.backoff_s(attempt)
+        if self.jitter and chance is not None:
+            pause *= chance()
+        return None if self.total_s is not None and since_s + pause > self.total_s else pause
+
+    def backoff_s(self, failed: int) -> float:
+        """The pause after `failed` failures in a row, however many attempts there may be."""
+        if self.schedule:
+            return self.schedule[min(failed, len(self.schedule)) - 1]
+        return min(self.pause_max_s, self.first_s * self.factor ** min(failed - 1, _DOUBLINGS_MAX))
+
+
+class Retries(msgspec.Struct, frozen=True):
+    """Policies by type of exception: the closest base class of what was raised decides, `default` otherwise."""
+
+    default: Retry
+    by_type: Mapping[type[BaseException], Retry] = {}
+
+    @classmethod
+    def of(cls, given: Retry | Mapping[type[BaseException], Retry] | None, *, path: str = "retry") -> Retries:
+        """What a program declares as ``retry=``: one policy, or one per type of exception.
+
+        Raises:
+            ConfigError: it is neither.
+        """
+        if given is None:
+            return cls(Retry())
+        if isinstance(given, Retry):
+            return cls(given)
+        pairs: list[tuple[Any, Any]] = list(given.items()) if isinstance(given, Mapping) else []  # pyright: ignore[reportUnnecessaryIsInstance]
+        fine = all(isinstance(t, type) and issubclass(t, BaseException) and isinstance(r, Retry) for t, r in pairs)
+        if not pairs or not fine:
+            msg = f"{given!r}; expected Retry(…), such as Retry(5), or a policy per type: {{TimeoutError: Retry(10)}}"
+            raise ConfigError(msg, path=path)
+        by_type = dict(pairs)
+        return cls(by_type.get(Exception) or by_type.get(BaseException) or Retry(), by_type)
+
+    def for_error(self, error: BaseException) -> Retry:
+        """The policy for what was raised."""
+        for kind in type(error).__mro__:
+            if kind in self.by_type:
+                return self.by_type[kind]
+        return self.default
+
+    @property
+    def timeout_s(self) -> float | None:
+        """How long one call may take: before it fails nobody knows with what, so it is the default policy's."""
+        return self.default.timeout_s

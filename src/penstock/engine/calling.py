@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, Reject
 
 
 class Raised(msgspec.Struct):
@@ -70,33 +70,36 @@ def shape_of(function: Callable[..., Any], *, name: str) -> Shape:
 
 def call_sync(
     handler: Callable[[Any], Any],
-    events: Iterator[Any],
+    events: Iterator[tuple[int, Any]],
     words: memoryview,
     *,
-    offset: int,
     out: list[Any],
     causes: list[int],
-) -> Raised | int:
+    rejected: list[tuple[int, Reject]],
+) -> Raised | None:
     """Call the handler on each event of `events`.
 
     Args:
         handler: takes one event.
-        events: consumed as far as the call gets.
+        events: offsets and events, consumed as far as the call gets.
         words: the attempts slot; `words[1]` is set to the event's offset before each call.
-        offset: of the first event.
         out: results that are not None are appended here,
         causes: and the offsets of their events here.
+        rejected: offsets of events that were rejected, with the decision: the next event is called all the same.
 
     Returns:
-        The offset behind the last event, or what was raised.
+        What was raised, None when nothing was.
     """
     plain: type | None = None
-    for event in events:
+    for offset, event in events:
         words[1] = offset
         try:
             result = handler(event)
             if result is not None and type(result) is not plain:
                 plain, result = _settled(result)
+        except Reject as exc:
+            rejected.append((offset, exc.with_traceback(None)))
+            continue
         except BaseException as exc:  # a user's handler may raise anything
             if not is_outcome(exc):
                 raise
@@ -104,27 +107,29 @@ def call_sync(
         if result is not None:
             out.append(result)
             causes.append(offset)
-        offset += 1
-    return offset
+    return None
 
 
 async def call_async(
     handler: Callable[[Any], Awaitable[Any]],
-    events: Iterator[Any],
+    events: Iterator[tuple[int, Any]],
     words: memoryview,
     *,
-    offset: int,
     out: list[Any],
     causes: list[int],
-) -> Raised | int:
+    rejected: list[tuple[int, Reject]],
+) -> Raised | None:
     """`call_sync` for a handler that is awaited, one event after the other."""
     plain: type | None = None
-    for event in events:
+    for offset, event in events:
         words[1] = offset
         try:
             result = await handler(event)
             if result is not None and type(result) is not plain:
                 plain, result = _settled(result)
+        except Reject as exc:
+            rejected.append((offset, exc.with_traceback(None)))
+            continue
         except BaseException as exc:
             if not is_outcome(exc):
                 raise
@@ -132,8 +137,7 @@ async def call_async(
         if result is not None:
             out.append(result)
             causes.append(offset)
-        offset += 1
-    return offset
+    return None
 
 
 def _settled(result: Any) -> tuple[type | None, Any]:

@@ -132,15 +132,22 @@ class Identity:
 
 
 class Context:
-    """What a handler may ask about the event it is handling."""
+    """What a handler may ask about the event it is handling.
 
-    __slots__ = ("_delivered", "_topic", "attempt", "offset")
+    `attempt` counts from 1. `redriven` says how often the event came back from the dead letters: later events of its
+    key may have been handled before it, unless the handler's policy is *block*.
+    """
 
-    def __init__(self, delivered: Delivered, offset: int, attempt: int, topic: TypedTopic[Any]) -> None:
+    __slots__ = ("_delivered", "_topic", "attempt", "offset", "redriven")
+
+    def __init__(
+        self, delivered: Delivered, offset: int, attempt: int, topic: TypedTopic[Any], *, redriven: int = 0
+    ) -> None:
         self._delivered = delivered
         self._topic = topic
         self.offset = offset
         self.attempt = attempt
+        self.redriven = redriven
 
     @property
     def topic(self) -> str:

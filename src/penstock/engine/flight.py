@@ -11,6 +11,7 @@ from contextlib import suppress
 import msgspec
 
 from penstock.channel.api import Committed, FencedOff, Intake, Step, Unknown
+from penstock.engine.pausing import waited
 from penstock.engine.work import Draft, Stopping
 from penstock.errors import PenstockError, TransientError
 from penstock.system.ports import Clock
@@ -19,7 +20,6 @@ from penstock.telemetry import emit
 IN_FLIGHT_MAX = 2
 PAUSE_FIRST_S = 0.05
 PAUSE_MAX_S = 2.0
-PAUSE_LOOK_S = 0.1
 
 Outcome = Committed | FencedOff | Unknown
 
@@ -113,10 +113,7 @@ class Flight:
         self._waiting(str(error))
         emit.log(logging.WARNING, "a step waits for room", group=self._sent[0].step.group, reason=str(error))
         pause_s, self._pause_s = self._pause_s, min(PAUSE_MAX_S, self._pause_s * 2)
-        while pause_s > 0 and not self._stopping():
-            await self._clock.sleep(min(pause_s, PAUSE_LOOK_S))
-            pause_s -= PAUSE_LOOK_S
-        if self._stopping():
+        if not await waited(self._clock, pause_s, self._stopping):
             raise error
         for sent in self._sent:
             if sent.answer.cancelled() or sent.answer.exception() is not None:

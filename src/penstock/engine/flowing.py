@@ -17,7 +17,8 @@ from penstock.delivery.deadletter import DeadLetter, text_of, to_batch
 from penstock.delivery.retry import Retry
 from penstock.engine.calling import is_outcome
 from penstock.engine.context import Identity
-from penstock.engine.work import Draft, Stopping
+from penstock.engine.pausing import waited
+from penstock.engine.work import Draft, Gauge, Stopping
 from penstock.errors import PermanentError
 from penstock.event.batch import Delivered, NewBatch
 from penstock.event.partition import partitions_of
@@ -39,7 +40,6 @@ STEP_BYTES_MAX = 8_000_000
 STEP_S_MAX = 0.5
 RESULT_BYTES_MAX = 64_000_000
 _STOPPED = PermanentError("stopped")
-PAUSE_LOOK_S = 0.1
 
 
 class FlowTopics(msgspec.Struct, frozen=True):
@@ -91,6 +91,7 @@ class FlowWork:
         retry: Retry | None = None,
     ) -> None:
         self.subscription = subscription
+        self.gauge = Gauge()
         self._stage = stage
         self._topics = topics
         self._system = system
@@ -134,6 +135,10 @@ class FlowWork:
         return
         yield
 
+    def wait_s(self) -> float | None:
+        """See `Work`: nothing waits for a time of its own."""
+        return None
+
     def committed(self, draft: Draft) -> None:
         """See `Work`."""
         emit.count("penstock_events_handled_total", draft.events, group=self._stage.name)
@@ -162,10 +167,7 @@ class FlowWork:
                     return exc
                 emit.count("penstock_handler_retries_total", group=self._stage.name)
                 attempt += 1
-                while pause_s > 0 and not stopping():
-                    await self._system.clock.sleep(min(pause_s, PAUSE_LOOK_S))
-                    pause_s -= PAUSE_LOOK_S
-                if stopping():
+                if not await waited(self._system.clock, pause_s, stopping):
                     return _STOPPED
             else:
                 return None

@@ -15,7 +15,8 @@ import msgspec
 from penstock.channel.api import Channel, Committed, FencedOff, Idle, Intake, Step, Taken, Unknown
 from penstock.engine.flight import Flight
 from penstock.engine.machine import Begin, Handle, Membership, Rejoin, Rest, Skip
-from penstock.engine.work import Draft, Work
+from penstock.engine.pausing import waited
+from penstock.engine.work import Draft, Gauge, Work
 from penstock.errors import Fenced, TransientError
 from penstock.system.ports import Clock, System
 from penstock.system.slots import Slot
@@ -37,7 +38,7 @@ class GroupState(msgspec.Struct):
     """What a group or a source is doing, for reports.
 
     `state` is one of starting, running, idle, waiting, done, failed; `events`, `dead` and `steps` count what is
-    permanent; `repeated` counts a source's events that the log had already.
+    permanent; `repeated` counts a source's events that the log had already; `gauge` says what waits.
     """
 
     name: str
@@ -49,6 +50,7 @@ class GroupState(msgspec.Struct):
     dead: int = 0
     steps: int = 0
     repeated: int = 0
+    gauge: Gauge = msgspec.field(default_factory=Gauge)
 
 
 class Group:
@@ -81,7 +83,7 @@ class Group:
         self._slot: Slot | None = None
         self._asked: asyncio.Task[Taken] | None = None
         group = work.subscription.group
-        self.state = GroupState(group.name, group.kind, group.topic)
+        self.state = GroupState(group.name, group.kind, group.topic, gauge=work.gauge)
 
     def stop(self) -> None:
         """Finish what is in hand, commit it, and end; asked twice it changes nothing."""
@@ -110,7 +112,7 @@ class Group:
                 emit.count("penstock_group_rejoins_total", group=self.state.name)
                 emit.log(logging.WARNING, "group joins again", group=self.state.name, reason=reason)
                 pause = REJOIN_FIRST_S if self.state.steps > before else min(REJOIN_MAX_S, pause * 2)
-                await self._pause(pause)
+                await waited(self._system.clock, pause, self.stopping)
             self.state.state = "done"
         except Exception as exc:
             self.state.state, self.state.reason = "failed", str(exc)
@@ -118,11 +120,6 @@ class Group:
             raise
         finally:
             await self._work.close()
-
-    async def _pause(self, seconds: float) -> None:
-        while seconds > 0 and not self._stopping:
-            await self._system.clock.sleep(min(seconds, 0.1))
-            seconds -= 0.1
 
     async def _membership(self) -> str:
         """From joining to leaving; returns why to join again, empty to end."""
@@ -158,10 +155,12 @@ class Group:
                     reason = await member.skip(action)
                 case Rest():
                     reason = await self._rest(member, action, ended=ended)
-                    if not reason and ended and not action.reason and not self._stopping:
+                    over = ended and not action.reason and self._work.wait_s() is None
+                    if not reason and over and not self._stopping:
                         return await member.finish()
                 case Rejoin():
                     reason = action.reason
+            reason = reason or await member.parked()
             if reason:
                 return reason
         return await member.finish()
@@ -169,6 +168,8 @@ class Group:
     async def _next(self, intake: Intake, member: _Member) -> Taken:
         """Ask, and be ready to be stopped while waiting."""
         wait_s = PROGRESS_EVERY_S if member.busy else min(WAIT_S, 0.05 if self._ended is not None else WAIT_S)
+        parked_s = self._work.wait_s()
+        wait_s = wait_s if parked_s is None else min(wait_s, parked_s)
         self._asked = asyncio.ensure_future(intake.next(events_max=EVENTS_MAX, bytes_max=BYTES_MAX, wait_s=wait_s))
         try:
             return await self._asked
@@ -234,6 +235,13 @@ class _Member:
             reason = await self._step(draft)
         return reason
 
+    async def parked(self) -> str:
+        """What waited for a time that has come, also while there is no quiet moment."""
+        wait_s = self._work.wait_s()
+        if wait_s is None or wait_s > 0:
+            return ""
+        return await self._each(self._work.due(everything=False))
+
     async def _each(self, drafts: AsyncGenerator[Draft]) -> str:
         async with aclosing(drafts):
             async for draft in drafts:
@@ -245,7 +253,8 @@ class _Member:
     async def _step_or_keep(self, draft: Draft) -> str:
         kept = self._kept.pop(draft.partition, None)
         if kept is not None:
-            draft = msgspec.structs.replace(draft, events=kept.events + draft.events)
+            after = kept.after if draft.after is None else draft.after
+            draft = msgspec.structs.replace(draft, after=after, events=kept.events + draft.events)
         bare = not (draft.outputs or draft.ledger or draft.references)
         if bare and self._clock.monotonic_s() - self._stepped_s < PROGRESS_EVERY_S:
             self._kept[draft.partition] = draft

@@ -1,170 +1,452 @@
-"""A handler's work: call it per event, collect outputs and dead letters, retry in place, count attempts."""
+"""A handler's work: call it per event, collect results and dead letters, park what fails, count attempts."""
 
 from __future__ import annotations
 
 import asyncio
-import struct
-import traceback
-from array import array
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from itertools import islice
-from typing import Any
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from typing import Any, Literal
 
 import msgspec
 
 from penstock.channel.api import Assigned, Delivery, LedgerWrite, Subscription
-from penstock.channel.typed import Seen, TypedTopic, chosen
-from penstock.delivery.deadletter import DeadLetter, text_of, to_batch
-from penstock.delivery.retry import Retry
-from penstock.engine.calling import Raised, Shape, call_async, call_sync, flatten
-from penstock.engine.context import Context, Identity
-from penstock.engine.work import Draft, Stopping
+from penstock.delivery.lot import Head, Now, Parking
+from penstock.delivery.redrive import POSITION_SPACE, decode
+from penstock.delivery.retry import Retries, Retry
+from penstock.engine.calling import Raised, Shape, call_async, call_sync
+from penstock.engine.context import Context
+from penstock.engine.parts import Part, parts_of
+from penstock.engine.pausing import waited
+from penstock.engine.place import SPACES, Place, Read, tried
+from penstock.engine.results import Cause, Made, OutputRefused, Topics
+from penstock.engine.work import Draft, Gauge, Stopping
 from penstock.errors import DecodeError, PermanentError, Reject
-from penstock.event.batch import Delivered, NewBatch, Rows
+from penstock.event.batch import Delivered
 from penstock.system.ports import System
 from penstock.system.slots import MemorySlot, Slot
 from penstock.telemetry import emit
 
-ATTEMPTS = "attempts"
 STEP_S_MAX = 0.5
 STEP_BYTES_MAX = 4_000_000
 SLICE_S = 0.05
-INHERITED = ("correlationid", "traceparent", "tracestate")
-PART_ROWS, PART_COLUMNS = 1_000, 2_000
-"""Events are decoded so many at a time: they are handled while they are in the processor's cache.
+COMMANDS_EVERY_S = 1.0
+COMMANDS_AT_ONCE = 100
+PAUSED_LOOK_S = 0.1
 
-More of them from columns, where every batch has fixed costs."""
-PAUSE_LOOK_S = 0.1
-_CHARGE = struct.Struct(">IQ")
-"""Attempts so far, and the slot's `clears` when the last death was charged."""
+Order = Literal["key", "partition"]
+GivenUp = Literal["continue", "block"]
 
 
 class HandlerSpec(msgspec.Struct, frozen=True):
-    """A handler as declared: its name is its group."""
+    """A handler as declared: its name is its group.
+
+    order: what waits while an event is retried: its key, or the whole partition. given_up: what becomes of the key
+    when an event of it is laid among the dead letters: it goes on, or waits for a redrive or a skip.
+    """
 
     name: str
     function: Callable[..., Any]
     shape: Shape
-    retry: Retry = Retry()
-
-
-class Topics(msgspec.Struct, frozen=True):
-    """The topics a handler reads, writes (None: it returns nothing) and lays its dead letters in."""
-
-    source: TypedTopic[Any]
-    into: TypedTopic[Any] | None
-    dead: TypedTopic[Any]
-
-
-class _Encoded(msgspec.Struct):
-    """Results as bytes; the offset of each one's event, its number among that event's results; what has no bytes."""
-
-    bodies: list[bytes] = msgspec.field(default_factory=list[bytes])
-    causes: array[int] = msgspec.field(default_factory=lambda: array("q"))
-    numbers: array[int] = msgspec.field(default_factory=lambda: array("q"))
-    refused: dict[int, str] = msgspec.field(default_factory=dict[int, str])
-    seen: Seen = msgspec.field(default_factory=Seen)
-    size: int = 0
-
-
-class _Gathered(msgspec.Struct):
-    """What one draft is made of, while it is being made. `out` and `causes` are of the slice at hand."""
-
-    partition: int
-    begun: int
-    out: list[Any] = msgspec.field(default_factory=list[Any])
-    causes: list[int] = msgspec.field(default_factory=list[int])
-    encoded: _Encoded = msgspec.field(default_factory=_Encoded)
-    letters: list[DeadLetter] = msgspec.field(default_factory=list[DeadLetter])
-    ledger: list[LedgerWrite] = msgspec.field(default_factory=list[LedgerWrite])
-    inputs: list[Delivered] = msgspec.field(default_factory=list[Delivered])
-    broken: dict[int, str] = msgspec.field(default_factory=dict[int, str])
-    events: int = 0
+    retries: Retries = Retries(Retry())
+    parking: Parking = Parking()
+    order: Order = "key"
+    given_up: GivenUp = "continue"
 
 
 class HandlerWork:
-    """See `Work`. One partition's events are handled one after the other, in offset order.
+    """See `Work`. Events of one key are handled one after the other, in offset order.
 
-    Delivery guarantee: that of the channel's step: outputs, dead letters and progress of a slice of events become
-    permanent together. The handler's own side effects happen at least once.
+    Delivery guarantee: that of the channel's step: results, dead letters, what is parked and progress become permanent
+    together. The handler's own side effects happen at least once.
     """
 
-    def __init__(self, spec: HandlerSpec, subscription: Subscription, topics: Topics, *, system: System) -> None:
-        self.subscription = subscription
+    def __init__(
+        self, spec: HandlerSpec, subscription: Subscription, topics: Topics, *, system: System, read: Read
+    ) -> None:
+        self.subscription = msgspec.structs.replace(subscription, ledger_spaces=SPACES)
+        self.gauge = Gauge()
         self._spec = spec
-        self._source = topics.source
-        self._into = topics.into
-        self._dead = topics.dead
+        self._topics = topics
         self._system = system
+        self._read = read
         self._slot: Slot = MemorySlot()
-        self._attempts: dict[tuple[int, int], int] = {}
-        self._identity: Identity | None = None
+        self._places: dict[int, Place] = {}
+        self._stopping: Stopping = lambda: False
         self._size = 1  # a slow handler must not be asked for many events before the first look at the clock
 
     # -- ownership -------------------------------------------------------------------------------------------------
 
     async def assigned(self, assigned: Assigned, slot: Slot | None, stopping: Stopping) -> Sequence[LedgerWrite]:
         """See `Work`. An event that was being handled when the last owner died is charged an attempt."""
-        partition = assigned.owned.partition
-        self._attempts = {place: n for place, n in self._attempts.items() if place[0] != partition}
-        charged: dict[int, int] = {}
-        for space, key, value in assigned.ledger:
-            if space == ATTEMPTS:
-                offset = int.from_bytes(key)
-                self._attempts[partition, offset], charged[offset] = _CHARGE.unpack(value)
+        place = Place(assigned, self._spec.parking, self._now())
+        self._places[place.partition] = place
+        self._stopping = stopping
+        if self._spec.given_up == "continue":
+            place.release(self._now())
+        self._measure()
         if slot is None:
             return ()
         self._slot = slot
         left = slot.left()
-        if left is None or left[0] != partition:
+        if left is None or left[0] != place.partition:
             return ()
-        offset = left[1]
-        if offset < assigned.floor or offset in assigned.holes or charged.get(offset) == slot.clears:
+        offset, mark = left[1], slot.clears.to_bytes(8)
+        settled = offset < assigned.floor and place.lot.holding(offset) is None
+        if settled or offset in assigned.holes or place.charged.get(offset) == mark:
             slot.clear()  # settled, or charged by an owner that came to its end before it could clear the slot
             return ()
-        count = self._attempts.get((partition, offset), 0) + 1
-        self._attempts[partition, offset] = count
         emit.count("penstock_handler_deaths_total", group=self._spec.name)
-        return (LedgerWrite(ATTEMPTS, offset.to_bytes(8), _CHARGE.pack(count, slot.clears)),)
+        return (place.charge(offset, mark),)
 
-    # -- work ------------------------------------------------------------------------------------------------------
+    def left(self) -> None:
+        """See `Work`: all of it is read again when the partition is assigned again."""
+        self._places.clear()
+
+    # -- new events ------------------------------------------------------------------------------------------------
 
     async def process(self, delivery: Delivery, stopping: Stopping) -> AsyncGenerator[Draft]:
         """See `Work`."""
         clock = self._system.clock
         started = clock.monotonic_s()
-        done = delivery.batches[0].first
-        gathered = _Gathered(delivery.owned.partition, done)
-        for delivered in _parts(delivery):
-            gathered.inputs.append(delivered)
-            events = self._decoded(delivered, gathered)
+        place = self._places[delivery.owned.partition]
+        begun = done = delivery.batches[0].first
+        made = self._made(place)
+        for delivered in parts_of(delivery.batches):
+            part = Part(delivered, self._topics.source)
+            place.hold(part)
+            made.inputs.append(delivered)
             done = delivered.first
             while done < delivered.end:
-                before = clock.monotonic_s()
+                before, held = clock.monotonic_s(), made.size
                 until = min(delivered.end, done + self._size)
-                begun = done
-                done = await self._slice(delivered, islice(events, until - done), (done, until), gathered, stopping)
-                gathered.events += done - begun
-                held = gathered.encoded.size
-                self._encode(gathered)
+                start, done = done, await self._slice(place, part, (done, until), made, stopping)
                 await asyncio.sleep(0)  # others of this loop get their turn after each slice
                 now = clock.monotonic_s()
-                self._size = _next_size(max(1, done - begun), now - before, gathered.encoded.size - held)
-                full = now - started > STEP_S_MAX or gathered.encoded.size > STEP_BYTES_MAX
-                if full or done < until or stopping():
-                    if done > gathered.begun:
-                        yield self._draft(gathered, done)
-                    if done < until or stopping():
+                self._size = _next_size(max(1, done - start), now - before, made.size - held)
+                full = now - started > STEP_S_MAX or made.size > STEP_BYTES_MAX
+                if full or done < until or stopping() or place.paused():
+                    if done > begun:
+                        yield self._draft(place, made, done)
+                    begun, made = done, self._made(place)
+                    async for draft in self._resumed(place, stopping):
+                        yield draft
+                    if stopping():
                         return
-                    gathered = _Gathered(delivery.owned.partition, done, inputs=[delivered], broken=gathered.broken)
+                    made.inputs.append(delivered)
+                    place.hold(part)
                     started = clock.monotonic_s()
-        if done > gathered.begun:
-            yield self._draft(gathered, done)
+        if done > begun:
+            yield self._draft(place, made, done)
+
+    async def _resumed(self, place: Place, stopping: Stopping) -> AsyncGenerator[Draft]:
+        """What is due by now; while the partition is paused, until it is not any more."""
+        while not stopping():
+            async for draft in self._retried(place, stopping):
+                yield draft
+            self.gauge.paused = place.paused()
+            if not self.gauge.paused:
+                return
+            emit.count("penstock_handler_pauses_total", group=self._spec.name)
+            await self._system.clock.sleep(PAUSED_LOOK_S)
+
+    async def _slice(self, place: Place, part: Part, span: tuple[int, int], made: Made, stopping: Stopping) -> int:
+        """Handle the events of `span`; returns the offset behind the last one that is settled or parked."""
+        done, until = span
+        waiting = len(place.lot.heads) + place.lot.events
+        while done < until and not place.paused():
+            special = self._special(place, part, done, until)
+            limit = until if special is None else max(special, done + 1)
+            if special == done and not part.waits(done):
+                settled = await self._specially(place, part, done, made, stopping)
+            else:
+                settled = await self._plainly(place, part, (done, limit), made, stopping)
+            place.follow(part, done, settled)
+            made.events += settled - done
+            stopped, done = settled == done, settled
+            if stopped:
+                break
+        made.events -= len(place.lot.heads) + place.lot.events - waiting
+        return done
+
+    def _special(self, place: Place, part: Part, done: int, until: int) -> int | None:
+        """The lowest offset in [done, until) that cannot be decoded, or that killed the process: it runs alone."""
+        if not place.deaths and not part.broken:
+            return None
+        return min((o for o in (*place.deaths, *part.broken) if done <= o < until), default=None)
+
+    async def _plainly(self, place: Place, part: Part, span: tuple[int, int], made: Made, stopping: Stopping) -> int:
+        if not part.free(*span):
+            return span[1]
+        result = await self._call(part.delivered, part.pairs(*span), made, start=span[0])
+        end = span[1] if result is None else result.offset if isinstance(result, Raised) else result
+        for offset, rejection in made.take_rejected():
+            if offset < end:
+                made.letter(part.delivered, offset, Cause.of(rejection, 1))
+        if part.free(span[0], end):
+            place.succeeded()
+        return await self._failed(place, part, result, made, stopping) if isinstance(result, Raised) else end
+
+    async def _specially(self, place: Place, part: Part, offset: int, made: Made, stopping: Stopping) -> int:
+        """An event that is broken, or whose handling has killed the process before."""
+        if offset in part.broken:
+            made.letter(part.delivered, offset, Cause(part.broken[offset], "DecodeError"))
+            made.ledger += place.forgive(offset)
+            return offset + 1
+        deaths = place.deaths[offset]
+        if self._spec.retries.default.pause_s(deaths) is None:
+            self._give_up(place, part, offset, self._died(deaths), made)
+            settled = offset + 1
+        else:
+            event = part.events[offset - part.first]
+            one = iter(((offset, event),))
+            result = await self._call_one(part.delivered, one, made, start=offset, attempt=deaths + 1)
+            settled = offset + 1
+            if isinstance(result, Raised):
+                settled = await self._failed(place, part, result, made, stopping, attempt=deaths + 1)
+        if settled > offset:
+            made.ledger += place.forgive(offset)
+        return settled
+
+    async def _failed(
+        self, place: Place, part: Part, raised: Raised, made: Made, stopping: Stopping, *, attempt: int = 1
+    ) -> int:
+        """Park the event, retry it in place, or give it up; returns the offset behind it, its own when stopped."""
+        offset = raised.offset
+        head = place.new_head(part, offset)
+        while True:
+            now = self._now()
+            tried(head, raised.error, now)
+            pause_s = self._pause_s(raised.error, attempt, head.waited_s)
+            if pause_s is None:
+                cause = self._cause(raised.error, attempt, head)
+                self._give_up(place, part, offset, cause, made)
+                return offset + 1
+            emit.count("penstock_handler_retries_total", group=self._spec.name)
+            head.attempts = attempt
+            if self._spec.order == "key":
+                place.park(part, offset, head, pause_s, now)
+                place.failed(raised.error)
+                return offset + 1
+            if not await waited(self._system.clock, pause_s, stopping):
+                return offset
+            head.waited_s += pause_s
+            attempt += 1
+            again = iter(((offset, part.events[offset - part.first]),))
+            result = await self._call_one(part.delivered, again, made, start=offset, attempt=attempt)
+            if not isinstance(result, Raised):
+                return offset + 1
+            raised = result
+
+    def _give_up(self, place: Place, part: Part, offset: int, cause: Cause, made: Made) -> None:
+        """A dead letter; under the policy *block* the event's key waits for what people say."""
+        made.letter(part.delivered, offset, cause)
+        if cause.holds:
+            place.park(part, offset, place.new_head(part, offset), None, self._now())
+
+    # -- parked events ---------------------------------------------------------------------------------------------
 
     async def due(self, *, everything: bool) -> AsyncGenerator[Draft]:
-        """See `Work`: nothing is kept back."""
-        return
-        yield
+        """See `Work`: parked events whose time has come, and what people said about dead letters."""
+        for place in list(self._places.values()):
+            async for draft in self._retried(place, self._stopping):
+                yield draft
+
+    def wait_s(self) -> float | None:
+        """See `Work`."""
+        due = [s for s in (place.next_due_s() for place in self._places.values()) if s is not None]
+        return max(0.0, min(due) - self._system.clock.monotonic_s()) if due else None
+
+    async def _retried(self, place: Place, stopping: Stopping) -> AsyncGenerator[Draft]:
+        if stopping():
+            return
+        made = self._made(place)
+        await self._commanded(place, made)
+        now = started = self._now()
+        due_s = place.next_due_s()
+        for head in place.lot.due(now.s) if due_s is not None and due_s <= now.s else ():
+            await self._retry(place, head, made, now)
+            if self._system.clock.monotonic_s() - started.s > STEP_S_MAX or made.size > STEP_BYTES_MAX:
+                yield self._draft(place, made, None)
+                made, started = self._made(place), self._now()
+                await asyncio.sleep(0)
+            if stopping() or place.open:  # an open breaker lets one event through at a time
+                break
+        if made or place.lot.dirty:
+            yield self._draft(place, made, None)
+
+    async def _retry(self, place: Place, head: Head, made: Made, now: Now) -> None:
+        """Handle a parked event again, or for the first time when it waited behind another."""
+        part = await place.fetch(head, self._topics.source, self._read)
+        offset = head.offset
+        if not made.inputs or made.inputs[-1] is not part.delivered:
+            made.inputs.append(part.delivered)
+        if offset in part.broken:
+            self._lay_down(place, part, head, Cause(part.broken[offset], "DecodeError", again=head.again), made)
+            return
+        attempt = head.attempts + place.deaths.get(offset, 0) + 1
+        if offset in place.deaths and self._spec.retries.default.pause_s(attempt - 1) is None:
+            self._lay_down(place, part, head, self._died(place.deaths[offset], head), made)
+            return
+        if head.again and self._spec.given_up == "continue":
+            made.redriven.add(offset)
+        event = iter(((offset, part.events[offset - part.first]),))
+        result = await self._call_one(part.delivered, event, made, start=offset, attempt=attempt, again=head.again)
+        if isinstance(result, Raised):
+            self._failed_again(place, part, head, result.error, made)
+            return
+        place.succeeded()
+        self._settled(place, head, made, b"handled", now)
+
+    def _failed_again(self, place: Place, part: Part, head: Head, error: BaseException, made: Made) -> None:
+        now = self._now()
+        first = head.attempts == 0
+        if place.open and place.parking.is_transient(error):  # it is the target that fails: nothing is charged
+            place.lot.postpone(head, place.probed(self._spec.retries.for_error(error), now), now)
+            place.keep(head.offset, part.delivered)
+            return
+        tried(head, error, now)
+        head.attempts += place.deaths.get(head.offset, 0) + 1
+        made.ledger += place.forgive(head.offset)
+        pause_s = self._pause_s(error, head.attempts, head.waited_s)
+        if pause_s is None:
+            self._lay_down(place, part, head, self._cause(error, head.attempts, head), made)
+            return
+        emit.count("penstock_handler_retries_total", group=self._spec.name)
+        place.lot.postpone(head, pause_s, now)
+        place.keep(head.offset, part.delivered)
+        if first or not place.parking.is_transient(error):
+            place.failed(error)
+
+    def _lay_down(self, place: Place, part: Part, head: Head, cause: Cause, made: Made) -> None:
+        """A parked event is given up."""
+        made.letter(part.delivered, head.offset, cause)
+        if not cause.holds:
+            self._settled(place, head, made, b"failed again", self._now())
+            return
+        if head.letter >= 0:
+            made.ledger.append(place.resolve(head.letter, b"failed again"))
+        made.ledger += place.forgive(head.offset)
+        made.events += 1
+        head.letter, head.body = -1, None
+        place.lot.postpone(head, None, self._now())
+
+    def _settled(self, place: Place, head: Head, made: Made, outcome: bytes, now: Now) -> None:
+        if head.letter >= 0:
+            made.ledger.append(place.resolve(head.letter, outcome))
+        made.ledger += place.forgive(head.offset)
+        made.events += 1
+        place.lot.settle(head.ident, now)
+
+    async def _commanded(self, place: Place, made: Made) -> None:
+        """Take what people said about dead letters, now and then."""
+        topic, now = self._topics.commands, self._now()
+        if topic is None or now.s - place.looked_s < COMMANDS_EVERY_S:
+            return
+        place.looked_s = now.s
+        before = place.commands
+        found = await self._read(topic.name, place.partition, before, COMMANDS_AT_ONCE)
+        for body in (body for batch in found for body in topic.bodies(batch)):
+            try:
+                command = decode(body)
+            except DecodeError as exc:
+                emit.log(logging.WARNING, "a redrive command was passed over", reason=str(exc), group=self._spec.name)
+            else:
+                if not place.has_room(command):
+                    break
+                made.ledger += place.take(command, now)
+            place.commands += 1
+        if place.commands != before:
+            place.looked_s = float("-inf")  # there may be more
+            made.ledger.append(LedgerWrite(POSITION_SPACE, b"", place.commands.to_bytes(8)))
+
+    # -- shared ----------------------------------------------------------------------------------------------------
+
+    async def _call(
+        self,
+        delivered: Delivered,
+        pairs: Iterator[tuple[int, Any]],
+        made: Made,
+        *,
+        start: int,
+        attempt: int = 1,
+        again: int = 0,
+    ) -> Raised | int | None:
+        """Call the handler on each; what was raised, or from where on nothing was kept; None when all is."""
+        words = self._slot.words
+        words[1] = start  # before the partition: a death in between is charged to nobody
+        words[0] = delivered.partition + 1
+        handler = self._bound(delivered, attempt, again)
+        if self._spec.shape.is_async:
+            raised = await call_async(handler, pairs, words, out=made.out, causes=made.causes, rejected=made.rejected)
+        else:
+            raised = call_sync(handler, pairs, words, out=made.out, causes=made.causes, rejected=made.rejected)
+        words[0] = 0
+        cut = made.encode(whole=self._spec.given_up == "continue")
+        if cut is None:
+            return raised
+        return Raised(None, cut.offset, OutputRefused(cut.reason)) if cut.reason else cut.offset
+
+    async def _call_one(
+        self,
+        delivered: Delivered,
+        pair: Iterator[tuple[int, Any]],
+        made: Made,
+        *,
+        start: int,
+        attempt: int,
+        again: int = 0,
+    ) -> Raised | int | None:
+        """`_call` for one event: a rejection is what was raised."""
+        result = await self._call(delivered, pair, made, start=start, attempt=attempt, again=again)
+        for offset, rejection in made.take_rejected():
+            return Raised(None, offset, rejection)
+        return result
+
+    def _bound(self, delivered: Delivered, attempt: int, again: int) -> Callable[[Any], Any]:
+        """The handler as a function of the event alone; the slot says which event it is."""
+        function = bound = self._spec.function
+        if self._spec.shape.wants_context:
+            words, source = self._slot.words, self._topics.source
+
+            def bound(event: Any) -> Any:
+                return function(event, Context(delivered, words[1], attempt, source, redriven=again))
+
+        limit_s = self._spec.retries.timeout_s
+        return bound if limit_s is None else _limited(bound, limit_s)
+
+    def _pause_s(self, error: BaseException, attempt: int, waited_s: float) -> float | None:
+        if isinstance(error, PermanentError):
+            return None
+        policy = self._spec.retries.for_error(error)
+        return policy.pause_s(attempt, since_s=waited_s, chance=self._system.random.random)
+
+    def _cause(self, error: BaseException, attempts: int, head: Head) -> Cause:
+        holds = self._spec.given_up == "block" and not isinstance(error, Reject)
+        tries = () if isinstance(error, Reject) and len(head.tries) == 1 else head.tries
+        return Cause.of(error, attempts, tries, again=head.again, holds=holds)
+
+    def _died(self, deaths: int, head: Head | None = None) -> Cause:
+        reason = f"the process died {deaths} times while handling it"
+        cause = Cause(reason, "ProcessDied", attempts=deaths, holds=self._spec.given_up == "block")
+        if head is None:
+            return cause
+        attempts = deaths + head.attempts
+        return msgspec.structs.replace(cause, attempts=attempts, tries=head.tries, again=head.again)
+
+    def _made(self, place: Place) -> Made:
+        return Made(self._spec.name, self._topics, place.partition)
+
+    def _draft(self, place: Place, made: Made, after: int | None) -> Draft:
+        made.ledger += place.writes()
+        self._measure()
+        return made.draft(after, oldest=place.lot.oldest)
+
+    def _measure(self) -> None:
+        self.gauge.keys = sum(len(place.lot.heads) for place in self._places.values())
+        self.gauge.events = sum(place.lot.events for place in self._places.values())
+
+    def _now(self) -> Now:
+        return Now(self._system.clock.now_us(), self._system.clock.monotonic_s())
 
     def committed(self, draft: Draft) -> None:
         """See `Work`."""
@@ -172,272 +454,24 @@ class HandlerWork:
         if draft.dead:
             emit.count("penstock_dead_letters_total", draft.dead, group=self._spec.name)
 
-    def left(self) -> None:
-        """See `Work`: attempts are read again when the partition is assigned again."""
-
     async def close(self) -> None:
         """See `Work`."""
         self._slot.close()
 
-    def _decoded(self, delivered: Delivered, gathered: _Gathered) -> Iterator[Any]:
-        """The batch's events. One that is not what the schema says is None here, and named in `gathered.broken`."""
+
+def _limited(function: Callable[[Any], Awaitable[Any]], limit_s: float) -> Callable[[Any], Awaitable[Any]]:
+    async def limited(event: Any) -> Any:
+        limit = asyncio.timeout(limit_s)
         try:
-            return iter(self._source.events(delivered))
-        except DecodeError:
-            events: list[Any] = []
-            for offset, body in enumerate(self._source.bodies(delivered), delivered.first):
-                try:
-                    events.append(self._source.decode(body))
-                except DecodeError as exc:
-                    gathered.broken[offset] = str(exc)
-                    events.append(None)
-            return iter(events)
+            async with limit:
+                return await function(event)
+        except TimeoutError as exc:
+            if not limit.expired():
+                raise
+            msg = f"the handler took longer than {limit_s:g} s (retry.timeout_s) and was cancelled"
+            raise TimeoutError(msg) from exc
 
-    async def _slice(
-        self,
-        delivered: Delivered,
-        events: Iterator[Any],
-        span: tuple[int, int],
-        gathered: _Gathered,
-        stopping: Stopping,
-    ) -> int:
-        """Handle the events of `span`; returns the offset behind the last one that is settled."""
-        done, until = span
-        while done < until:
-            special = self._special(delivered.partition, done, until, gathered.broken)
-            if special == done and done in gathered.broken:
-                next(events)
-                self._letter(delivered, done, gathered, _Cause(gathered.broken[done], "DecodeError"))
-                done += 1
-                continue
-            if special == done:
-                settled = await self._alone(delivered, next(events), done, gathered, stopping)
-                if settled == done:
-                    return done
-                done = settled
-                continue
-            part = events if special is None else islice(events, special - done)
-            result = await self._run(self._bound(delivered, 1), part, done, gathered)
-            if isinstance(result, Raised):
-                settled = await self._failed(delivered, result, gathered, stopping)
-                if settled == result.offset:
-                    return settled
-                done = settled
-            else:
-                done = result
-        return until
-
-    def _special(self, partition: int, done: int, until: int, broken: dict[int, str]) -> int | None:
-        """The lowest offset in [done, until) that cannot be decoded, or has attempts on record: it runs alone."""
-        if not self._attempts and not broken:
-            return None
-        suspects = [o for p, o in self._attempts if p == partition and done <= o < until]
-        return min([*suspects, *(o for o in broken if done <= o < until)], default=None)
-
-    def _bound(self, delivered: Delivered, attempt: int) -> Callable[[Any], Any]:
-        """The handler as a function of the event alone; the slot says which event it is."""
-        function = self._spec.function
-        if not self._spec.shape.wants_context:
-            return function
-        words, source = self._slot.words, self._source
-        return lambda event: function(event, Context(delivered, words[1], attempt, source))
-
-    async def _run(
-        self, handler: Callable[[Any], Any], events: Iterator[Any], offset: int, gathered: _Gathered
-    ) -> Raised | int:
-        words = self._slot.words
-        words[1] = offset
-        words[0] = gathered.partition + 1
-        call = _call_async if self._spec.shape.is_async else _call_sync
-        result = await call(handler, events, words, offset, gathered)
-        words[0] = 0
-        return result
-
-    async def _alone(
-        self, delivered: Delivered, event: Any, offset: int, gathered: _Gathered, stopping: Stopping
-    ) -> int:
-        """An event whose handling has killed the process before."""
-        place = (delivered.partition, offset)
-        deaths = self._attempts[place]
-        if self._spec.retry.pause_s(deaths) is None:
-            settled = offset + 1
-            reason = f"the process died {deaths} times while handling it"
-            self._letter(delivered, offset, gathered, _Cause(reason, "ProcessDied", attempts=deaths))
-        else:
-            result = await self._run(self._bound(delivered, deaths + 1), iter((event,)), offset, gathered)
-            settled = (
-                await self._failed(delivered, result, gathered, stopping, attempt=deaths + 1)
-                if isinstance(result, Raised)
-                else result
-            )
-        if settled > offset:
-            del self._attempts[place]
-            gathered.ledger.append(LedgerWrite(ATTEMPTS, offset.to_bytes(8), None))
-        return settled
-
-    async def _failed(
-        self, delivered: Delivered, raised: Raised, gathered: _Gathered, stopping: Stopping, *, attempt: int = 1
-    ) -> int:
-        """Retry in place with pauses, then give the event up; returns the offset behind it, its own when stopped."""
-        while True:
-            error = raised.error
-            pause_s = None if isinstance(error, PermanentError) else self._spec.retry.pause_s(attempt)
-            if pause_s is None:
-                cause = _Cause(text_of(error), type(error).__name__, _stack(error), attempt)
-                self._letter(delivered, raised.offset, gathered, cause)
-                return raised.offset + 1
-            emit.count("penstock_handler_retries_total", group=self._spec.name)
-            if not await self._waited(pause_s, stopping):
-                return raised.offset
-            attempt += 1
-            result = await self._run(self._bound(delivered, attempt), iter((raised.event,)), raised.offset, gathered)
-            if not isinstance(result, Raised):
-                return result
-            raised = result
-
-    async def _waited(self, pause_s: float, stopping: Stopping) -> bool:
-        """Whether the whole pause went by without the wish to stop."""
-        while pause_s > 0 and not stopping():
-            await self._system.clock.sleep(min(pause_s, PAUSE_LOOK_S))
-            pause_s -= PAUSE_LOOK_S
-        return not stopping()
-
-    # -- drafts ----------------------------------------------------------------------------------------------------
-
-    def _letter(self, delivered: Delivered, offset: int, gathered: _Gathered, cause: _Cause) -> None:
-        index = offset - delivered.first
-        identity = self._identity_of(delivered)
-        gathered.letters.append(
-            DeadLetter(
-                group=self._spec.name,
-                topic=delivered.topic,
-                partition=delivered.partition,
-                offset=offset,
-                body=identity.body(index),
-                reason=cause.reason,
-                error=cause.error,
-                stack=cause.stack,
-                attempts=cause.attempts,
-                key=identity.key(index),
-                id=identity.id(index),
-            )
-        )
-
-    def _identity_of(self, delivered: Delivered) -> Identity:
-        """Kept for the batch: where its events begin is found once, however many of them are given up."""
-        if self._identity is None or self._identity.delivered is not delivered:
-            self._identity = Identity(delivered, self._source)
-        return self._identity
-
-    def _draft(self, gathered: _Gathered, done: int) -> Draft:
-        outputs = self._packed(gathered) if gathered.encoded.bodies else []
-        if gathered.letters:
-            outputs.append(to_batch(gathered.letters, topic=self._dead.name, partition=gathered.partition))
-        return Draft(
-            gathered.partition,
-            done,
-            outputs,
-            gathered.ledger,
-            events=gathered.events,
-            dead=len(gathered.letters),
-        )
-
-    def _encode(self, gathered: _Gathered) -> None:
-        """Results become valid bytes while they are in the processor's cache."""
-        if not gathered.out:
-            return
-        if self._into is None:
-            reason = f"handler {self._spec.name} returned an event but has no into=; name the topic, or return None"
-            self._refuse(gathered, dict.fromkeys(gathered.causes, reason))
-        else:
-            results, causes, numbers = flatten(gathered.out, gathered.causes)
-            encoded = gathered.encoded
-            try:
-                bodies = list(map(self._into.encode_quick, results))
-            except Exception:  # noqa: BLE001 - the reasons are found one by one
-                bodies = self._encoded_each(results, causes, encoded.refused)
-            self._into.look(bodies, encoded.seen)
-            encoded.bodies += bodies
-            encoded.size += sum(map(len, bodies))
-            encoded.causes.extend(causes)
-            encoded.numbers.extend(array("q", bytes(8 * len(causes))) if numbers is None else numbers)
-        gathered.out.clear()
-        gathered.causes.clear()
-
-    def _encoded_each(self, results: list[Any], causes: Sequence[int], refused: dict[int, str]) -> list[bytes]:
-        """One body per result; of one that cannot be encoded it is empty, and its event's reason noted."""
-        assert self._into is not None
-        bodies: list[bytes] = []
-        for result, cause in zip(results, causes, strict=True):
-            try:
-                bodies.append(self._into.encode(result))
-            except (PermanentError, TypeError) as exc:
-                refused[cause] = str(exc)
-                bodies.append(b"")
-        return bodies
-
-    def _packed(self, gathered: _Gathered) -> list[NewBatch]:
-        """Results as batches; all that one event gave becomes a dead letter of that event when part of it cannot be."""
-        assert self._into is not None
-        encoded = gathered.encoded
-        bodies, causes, refused = encoded.bodies, encoded.causes, encoded.refused
-        attributes: dict[str, Sequence[Any]] = {"cause": causes, **_inherited(gathered.inputs, causes)}
-        if any(encoded.numbers):
-            attributes["number"] = encoded.numbers
-        packed = self._into.pack(bodies, attributes=attributes, seen=encoded.seen)
-        for index, reason in packed.refused.items():
-            refused.setdefault(causes[index], reason)
-        if not refused:
-            return packed.batches
-        self._refuse(gathered, refused)
-        keep = [index for index, cause in enumerate(causes) if cause not in refused]
-        if not keep:
-            return []
-        kept = {name: chosen(values, keep) for name, values in attributes.items()}
-        return self._into.pack([bodies[index] for index in keep], attributes=kept).batches
-
-    def _refuse(self, gathered: _Gathered, refused: dict[int, str]) -> None:
-        for offset, reason in sorted(refused.items()):
-            delivered = next(d for d in gathered.inputs if d.first <= offset < d.end)
-            text = f"what the handler returned cannot be published: {reason}"
-            self._letter(delivered, offset, gathered, _Cause(text, "OutputRefused"))
-
-
-class _Cause(msgspec.Struct, frozen=True):
-    reason: str
-    error: str
-    stack: str = ""
-    attempts: int = 1
-
-
-async def _call_sync(
-    handler: Callable[[Any], Any], events: Iterator[Any], words: memoryview, offset: int, gathered: _Gathered
-) -> Raised | int:
-    return call_sync(handler, events, words, offset=offset, out=gathered.out, causes=gathered.causes)
-
-
-async def _call_async(
-    handler: Callable[[Any], Any], events: Iterator[Any], words: memoryview, offset: int, gathered: _Gathered
-) -> Raised | int:
-    return await call_async(handler, events, words, offset=offset, out=gathered.out, causes=gathered.causes)
-
-
-def _inherited(inputs: Sequence[Delivered], causes: Sequence[int]) -> dict[str, Sequence[Any]]:
-    """What results take over from the events they came from: what they belong to, and the trace they are part of."""
-    found: dict[str, Sequence[Any]] = {}
-    for name in INHERITED:
-        given = [(delivered, delivered.payload.attributes.get(name)) for delivered in inputs]
-        by_offset = {
-            offset: value for d, values in given if values is not None for offset, value in enumerate(values, d.first)
-        }
-        if by_offset:
-            found[name] = [by_offset.get(cause) for cause in causes]
-    return found
-
-
-def _parts(delivery: Delivery) -> Iterator[Delivered]:
-    for batch in delivery.batches:
-        yield from batch.parts(PART_ROWS if isinstance(batch.payload, Rows) else PART_COLUMNS)
+    return limited
 
 
 def _next_size(size: int, seconds: float, result_bytes: int) -> int:
@@ -445,8 +479,3 @@ def _next_size(size: int, seconds: float, result_bytes: int) -> int:
     longest = size * SLICE_S / seconds if seconds > 0 else size * 4
     largest = size * STEP_BYTES_MAX / result_bytes if result_bytes else size * 4
     return max(1, min(size * 4, int(min(longest, largest)) + 1))
-
-
-def _stack(error: BaseException) -> str:
-    """The traceback; a rejection is a decision, not a mistake, and where it was made says nothing."""
-    return "" if isinstance(error, Reject) else "".join(traceback.format_exception(error))

@@ -137,7 +137,7 @@ class Membership:
     def step(self, draft: Draft) -> Step:
         """The step of a draft, up to what is not settled yet; the next draft of its partition begins there."""
         place = self._places[draft.partition]
-        after = draft.after
+        after = place.floor if draft.after is None else draft.after
         while after in place.holes:
             after += 1
         holes = sorted(hole for hole in place.holes if hole >= after)

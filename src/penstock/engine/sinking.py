@@ -11,7 +11,7 @@ import msgspec
 
 from penstock.channel.api import Assigned, Delivery, LedgerWrite, Owned, Subscription
 from penstock.channel.typed import TypedTopic
-from penstock.engine.work import Draft, Stopping
+from penstock.engine.work import Draft, Gauge, Stopping
 from penstock.errors import CorruptionError, SinkFull, TransientError
 from penstock.event.batch import Delivered
 from penstock.sink.api import Claim, Sink, Staged
@@ -68,6 +68,7 @@ class SinkWork:
         self, sink: Sink, subscription: Subscription, source: TypedTopic[Any], *, past: Past, system: System
     ) -> None:
         self.subscription = subscription
+        self.gauge = Gauge()
         self._sink = sink
         self._source = source
         self._past = past
@@ -113,6 +114,10 @@ class SinkWork:
         await self._commit_due(everything=everything)
         for draft in self._drafts():
             yield draft
+
+    def wait_s(self) -> float | None:
+        """See `Work`: nothing waits for a time of its own."""
+        return None
 
     def committed(self, draft: Draft) -> None:
         """See `Work`."""

@@ -15,17 +15,26 @@ from penstock.system.slots import Slot
 class Draft(msgspec.Struct, frozen=True):
     """A step to be: everything of `partition` below `after` is settled, with these outputs and ledger entries.
 
+    `after` None: the floor stays where it is, for what the step settles lies below it (it was parked).
     `oldest`: see `Settle`; unset, it stays as it was. `events` and `dead` count what the step settles, for reports.
     """
 
     partition: int
-    after: int
+    after: int | None
     outputs: Sequence[NewBatch] = ()
     ledger: Sequence[LedgerWrite] = ()
     references: Sequence[tuple[str, int, int, int]] = ()
     oldest: int | msgspec.UnsetType | None = msgspec.UNSET
     events: int = 0
     dead: int = 0
+
+
+class Gauge(msgspec.Struct):
+    """What of a group waits: keys, the events behind them, and why nothing is taken on (empty: it is)."""
+
+    keys: int = 0
+    events: int = 0
+    paused: str = ""
 
 
 class Stopping(Protocol):
@@ -44,6 +53,7 @@ class Work(Protocol):
     """
 
     subscription: Subscription
+    gauge: Gauge
 
     async def assigned(self, assigned: Assigned, slot: Slot | None, stopping: Stopping) -> Sequence[LedgerWrite]:
         """Take over a partition with its ledger; the entries returned are committed before anything is worked on.
@@ -58,6 +68,10 @@ class Work(Protocol):
 
     def due(self, *, everything: bool) -> AsyncGenerator[Draft]:
         """Drafts of what was kept back (a sink's staged events): what is due by now, or `everything` before an end."""
+        ...
+
+    def wait_s(self) -> float | None:
+        """In how many seconds `due` has something to do, 0 when it has now; None when nothing waits for a time."""
         ...
 
     def committed(self, draft: Draft) -> None:

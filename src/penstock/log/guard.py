@@ -9,6 +9,7 @@ from penstock.errors import LogReplaced, LogTruncated
 from penstock.log.store import Identity
 from penstock.log.witness import NAME as WITNESS
 from penstock.log.witness import Seen
+from penstock.system.inodes import Name
 
 DATABASE = "log.db"
 FILES = (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", WITNESS)
@@ -23,8 +24,8 @@ class FileGuard:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._paths = [str(directory / name) for name in FILES]
-        self._inodes = [os.stat(path).st_ino for path in self._paths]
+        names = [Name(str(directory / name)) for name in FILES]
+        self._files = [(name, os.stat(name.path).st_ino) for name in names]
 
     def check(self) -> None:
         """Compare.
@@ -32,14 +33,11 @@ class FileGuard:
         Raises:
             LogReplaced: a file was deleted or replaced since it was opened; nothing has been committed.
         """
-        for path, inode in zip(self._paths, self._inodes, strict=True):
-            try:
-                found = os.stat(path).st_ino
-            except FileNotFoundError:
-                found = None
+        for name, inode in self._files:
+            found = name.inode()
             if found != inode:
                 state = "is gone" if found is None else "was replaced"
-                msg = f"{path} {state} while the log was open: nothing was committed; open the log again"
+                msg = f"{name.path} {state} while the log was open: nothing was committed; open the log again"
                 raise LogReplaced(msg)
 
 

@@ -168,7 +168,7 @@ class Log:
             raise self._closed() from None
 
     def _serve(self, batch: list[Waiting[Request | Work, Any]]) -> None:
-        """One round, in whichever thread leads: check, commit, witness, let the next in, wake, answer.
+        """One round, in whichever thread leads: check, commit, wake, witness, let the next in, answer.
 
         When the write-ahead log is long, the answers go out first: nobody waits for the checkpoint but the next writer.
         """
@@ -184,10 +184,6 @@ class Log:
             self._answer(batch, outcome)
 
     def _answer(self, batch: list[Waiting[Request | Work, Any]], outcome: list[Any]) -> None:
-        touched = _touched([w.request for w in batch])
-        if touched:
-            with suppress(OSError):  # a wake-up that is lost costs its waiter one look later, the commit stands
-                self._announcer.announce(touched)
         for waiting, result in zip(batch, outcome, strict=True):
             if isinstance(result, Exception):
                 waiting.answer.set_exception(result)
@@ -203,6 +199,7 @@ class Log:
             return self._each(requests)
         try:
             results, commits = self._transact(requests)
+            self._announce(requests)
             self._witnessed(commits)
         except Exception as exc:  # noqa: BLE001  the thread that answers for everybody must live on
             return self._refused(requests, exc)
@@ -236,6 +233,13 @@ class Log:
     def _check_whole(self, commits: int) -> None:
         self._guard.check()
         compare_witness(self._witness.read(), self.identity, commits, self.directory)
+
+    def _announce(self, requests: list[Request | Work]) -> None:
+        """Before anything else: what was committed can be read, and who is woken takes a while to get here."""
+        touched = _touched(requests)
+        if touched:
+            with suppress(OSError):  # a wake-up that is lost costs its waiter one look later, the commit stands
+                self._announcer.announce(touched)
 
     def _witnessed(self, commits: int) -> None:
         """At `normal` a commit may be lost with the power, so only checkpoints are witnessed there."""

@@ -58,9 +58,11 @@ def next_offset(db: apsw.Connection, pid: int) -> int:
     return found.offset
 
 
-def room(db: apsw.Connection, blocks: Sequence[Block]) -> dict[int, Tip] | str:
-    """The tips of the blocks' partitions when each can take its events; else the reason why not."""
-    tips: dict[int, Tip] = {}
+def room(db: apsw.Connection, blocks: Sequence[Block], tips: dict[int, Tip]) -> str:
+    """Why not every partition can take its blocks' events; empty when each can, and then its tip is in `tips`.
+
+    Tips that are there already are not read again.
+    """
     wanted: dict[int, int] = {}
     for block in blocks:
         if block.pid not in tips:
@@ -74,7 +76,7 @@ def room(db: apsw.Connection, blocks: Sequence[Block]) -> dict[int, Tip] | str:
                 f"partition id {block.pid} is at offset {tips[block.pid].offset}; {wanted[block.pid]} more pass the "
                 f"limit of 2^{OFFSET_BITS}"
             )
-    return tips
+    return ""
 
 
 def place(db: apsw.Connection, blocks: Sequence[Block], tips: dict[int, Tip], *, origin: str, now_us: int) -> list[int]:

@@ -59,21 +59,36 @@ def _noted(value: Any) -> tuple[int, int]:
     return looked, lag
 
 
-def producer_id(db: apsw.Connection, name: str, *, kept: bool, now_us: int) -> int:
-    """The producer's number, given at its first publish. One that ever sent a note is `kept` for good."""
+class Known(msgspec.Struct):
+    """A producer as it is stored now: its row, and its newest publish."""
+
+    identity: int
+    kept: int
+    seen_us: int
+    newest: ProducerRow | None
+
+    def fresh(self, *, kept: bool, now_us: int) -> bool:
+        """Whether its row already says all that a publish at `now_us` has it say."""
+        return abs(now_us - self.seen_us) <= _SEEN_EVERY_US and self.kept >= kept
+
+
+def known(db: apsw.Connection, name: str, *, kept: bool, now_us: int) -> Known:
+    """The producer; it gets its number at its first publish. One that ever sent a note is `kept` for good."""
     row = _row(db, name)
     if row is None:
         db.execute("INSERT INTO producer(name, kept, seen_us, chk) VALUES(?, ?, ?, 0)", (name, kept, now_us))
-        identity = db.last_insert_rowid()
+        found = Known(db.last_insert_rowid(), int(kept), now_us, None)
     else:
-        identity, was_kept, seen_us, check = row
-        verify_row(f"producer {name}", check, identity, name, was_kept, seen_us)
-        if abs(now_us - seen_us) <= _SEEN_EVERY_US and was_kept >= kept:
-            return identity
-        kept = bool(was_kept or kept)
-    check = row_check(identity, name, int(kept), now_us)
-    db.execute("UPDATE producer SET kept = ?, seen_us = ?, chk = ? WHERE id = ?", (kept, now_us, check, identity))
-    return identity
+        found = Known(row[0], row[1], row[2], None)
+        verify_row(f"producer {name}", row[3], found.identity, name, found.kept, found.seen_us)
+        found.newest = _newest(db, found.identity, name)
+        if found.fresh(kept=kept, now_us=now_us):
+            return found
+        found.kept, found.seen_us = int(bool(found.kept or kept)), now_us
+    check = row_check(found.identity, name, found.kept, now_us)
+    values = (found.kept, now_us, check, found.identity)
+    db.execute("UPDATE producer SET kept = ?, seen_us = ?, chk = ? WHERE id = ?", values)
+    return found
 
 
 def _row(db: apsw.Connection, name: str) -> tuple[int, int, int, int] | None:
@@ -126,12 +141,12 @@ def notes(db: apsw.Connection, name: str, *, epoch: int, start: int, count: int)
     return found
 
 
-def decide_append(db: apsw.Connection, producer: int, request: Append) -> Appended | Refusal | None:
+def decide_append(db: apsw.Connection, producer: Known, request: Append) -> Appended | Refusal | None:
     """None when the sequence is the next one; else the answer of a repetition, or why it is refused.
 
     A repetition is answered for as long as it is remembered, whatever epochs have begun since.
     """
-    last = _newest(db, producer, request.producer)
+    last = producer.newest
     found = None if last is None else (last.epoch, last.sequence)
     meant = decide.sequence(request.producer, found, epoch=request.epoch, number=request.sequence)
     if isinstance(meant, decide.Refused):
@@ -139,7 +154,7 @@ def decide_append(db: apsw.Connection, producer: int, request: Append) -> Append
     if meant == "next":
         return None
     assert last is not None
-    return _repeated(db, producer, request, newest=last)
+    return _repeated(db, producer.identity, request, newest=last)
 
 
 def _refusal(refused: decide.Refused) -> Refusal:
@@ -181,14 +196,14 @@ def _missing(db: apsw.Connection, producer: int, request: Append, *, newest: Pro
 
 def begin(db: apsw.Connection, request: Begin, *, now_us: int) -> Begun | Refusal:
     """Begin the producer's next epoch: from now on nothing new is stored under a lower one. Its note stays."""
-    producer = producer_id(db, request.producer, kept=False, now_us=now_us)
-    last = _newest(db, producer, request.producer)
+    producer = known(db, request.producer, kept=False, now_us=now_us)
+    last = producer.newest
     newest = None if last is None else last.epoch
     epoch = decide.new_epoch(request.producer, newest, after=request.after, now_us=now_us)
     if isinstance(epoch, decide.Refused):
         return _refusal(epoch)
-    _insert(db, (producer, epoch, _BEGUN, 0, _pack([]), b"" if last is None else last.note))
-    _forget_oldest(db, producer)
+    _insert(db, (producer.identity, epoch, _BEGUN, 0, _pack([]), b"" if last is None else last.note))
+    _forget_oldest(db, producer.identity)
     return Begun(epoch)
 
 
@@ -232,16 +247,18 @@ def _decoded(db: apsw.Connection, data: bytes, schema_id: int) -> blocks.Payload
     return blocks.decode(data, arrow=None if schema is None else schema[1])
 
 
-def remember(db: apsw.Connection, producer: int, request: Append, first: list[int]) -> None:
+def remember(db: apsw.Connection, producer: Known, request: Append, first: list[int]) -> None:
     """Record where the sequence's blocks lie, and forget what is older than the horizon."""
     ranges = _pack([(b.pid, f, b.count) for b, f in zip(request.blocks, first, strict=True)])
-    _insert(db, (producer, request.epoch, request.sequence, content_of(request.blocks), ranges, request.note))
-    if request.sequence == 0:
-        _forget_oldest(db, producer)
-    elif request.sequence >= SEQUENCES_KEPT:
+    identity, epoch, sequence = producer.identity, request.epoch, request.sequence
+    _insert(db, (identity, epoch, sequence, content_of(request.blocks), ranges, request.note))
+    producer.newest = ProducerRow(request.producer, epoch, sequence, request.note)
+    if sequence == 0:
+        _forget_oldest(db, identity)
+    elif sequence >= SEQUENCES_KEPT:
         db.execute(
             "DELETE FROM sequence WHERE producer_id = ? AND epoch = ? AND number = ?",
-            (producer, request.epoch, request.sequence - SEQUENCES_KEPT),
+            (identity, epoch, sequence - SEQUENCES_KEPT),
         )
 
 

@@ -167,15 +167,19 @@ def _verify_entry(group_id: int, pid: int, entry: Entry, check: int) -> None:
     verify_row(f"ledger of group id {group_id}, space {entry[0]}", check, group_id, pid, *entry)
 
 
-def ledger_of(db: apsw.Connection, group_id: int, pid: int) -> list[Entry]:
-    """The group's ledger for the partition as it is now, in key order; whether entries are missing is not checked."""
+def ledger_of(db: apsw.Connection, group_id: int, pid: int, *, space: str | None = None) -> list[Entry]:
+    """The group's ledger for the partition as it is now, in key order, of one space or of all.
+
+    Whether entries are missing is not checked.
+    """
     entries: list[Entry] = []
-    for space, key, value, check in db.execute(
-        "SELECT space, key, value, chk FROM ledger WHERE group_id = ? AND pid = ? ORDER BY space, key",
-        (group_id, pid),
+    for of, key, value, check in db.execute(
+        "SELECT space, key, value, chk FROM ledger WHERE group_id = ?1 AND pid = ?2 AND (?3 IS NULL OR space = ?3) "
+        "ORDER BY space, key",
+        (group_id, pid, space),
     ):
-        _verify_entry(group_id, pid, (space, key, value), check)
-        entries.append((space, key, value))
+        _verify_entry(group_id, pid, (of, key, value), check)
+        entries.append((of, key, value))
     return entries
 
 

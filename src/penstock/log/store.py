@@ -19,6 +19,7 @@ T = TypeVar("T")
 CREATED = 1
 """The commit counter of a log that was just made: its creation is the first commit."""
 _LOOK_EVERY_US = 60 * 1_000_000
+_PRODUCERS_HELD_MAX = 1000
 
 
 FORMATS = (*migrate.STEPS, ddl.FORMAT_VERSION)
@@ -39,10 +40,17 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 class Store:
-    """Reads and writes the tables through `db`. Owned by one thread at a time; the caller owns the connection."""
+    """Reads and writes the tables through `db`. Owned by one thread at a time; the caller owns the connection.
+
+    Where partitions end and producers stand is kept from one transaction to the next, and believed for as long as the
+    commit counter says that nobody else has written.
+    """
 
     def __init__(self, db: apsw.Connection) -> None:
         self.db = db
+        self._after = 0
+        self._tips: dict[int, placed.Tip] = {}
+        self._producers: dict[str, producers.Known] = {}
         self._looked_us: int | None = None
         self._behind_us = 0
         self._expiring = False
@@ -128,6 +136,7 @@ class Store:
             self._look_at_clock(now_us)
             results = [self._one(request, now_us=now_us) for request in requests]
             if self._expiring:
+                self._producers.clear()
                 self._expiring = producers.expire(self.db, now_us=now_us - self._behind_us) > 0
             return results
 
@@ -142,7 +151,12 @@ class Store:
 
     def write(self, work: Callable[[apsw.Connection], T], *, check: Check | None = None) -> tuple[T, int]:
         """Run a declaration in a transaction of its own; see `apply`."""
-        return self._transaction(lambda: work(self.db), check)
+
+        def declare() -> T:
+            self._forget()
+            return work(self.db)
+
+        return self._transaction(declare, check)
 
     def _transaction(self, work: Callable[[], T], check: Check | None) -> tuple[T, int]:
         self._roll_back()  # what an interrupted caller has left
@@ -151,16 +165,26 @@ class Store:
             before = self.commits()
             if check is not None:
                 check(before)
+            if before != self._after:  # somebody else has committed since
+                self._forget()
             result = work()
             self._count(before + 1)
             reached("log.commit")
             self._commit()
         except BaseException:
+            self._forget()
             with suppress(apsw.Error):  # the error that brought us here is the one to tell of
                 self._roll_back()
             raise
+        self._after = before + 1
         reached("log.committed")
         return result, before + 1
+
+    def _forget(self) -> None:
+        """Let go of what the last transaction left: it is read again."""
+        self._after = 0
+        self._tips.clear()
+        self._producers.clear()
 
     def _roll_back(self) -> None:
         if self.db.in_transaction:  # SQLite rolls some errors back by itself, a full disk for one
@@ -185,6 +209,7 @@ class Store:
             case Append():
                 return self._append(request, now_us=now_us)
             case Begin():
+                self._producers.pop(request.producer, None)
                 return producers.begin(self.db, request, now_us=now_us - self._behind_us)
             case Advance():
                 return self._advance(request, now_us=now_us)
@@ -192,27 +217,37 @@ class Store:
                 return self._claim(request)
 
     def _append(self, request: Append, *, now_us: int) -> Result:
-        seen_us = now_us - self._behind_us
-        producer = producers.producer_id(self.db, request.producer, kept=bool(request.note), now_us=seen_us)
+        producer = self._producer(request, now_us=now_us - self._behind_us)
         decided = producers.decide_append(self.db, producer, request)
         if decided is not None:
             return decided
-        tips = placed.room(self.db, request.blocks)
-        if isinstance(tips, str):
-            return Refusal(tips)
+        reason = placed.room(self.db, request.blocks, self._tips)
+        if reason:
+            return Refusal(reason)
         origin = f"{request.producer}/{request.epoch}/{request.sequence}"
-        first = placed.place(self.db, request.blocks, tips, origin=origin, now_us=now_us)
+        first = placed.place(self.db, request.blocks, self._tips, origin=origin, now_us=now_us)
         producers.remember(self.db, producer, request, first)
         return Appended(first)
+
+    def _producer(self, request: Append, *, now_us: int) -> producers.Known:
+        """The publish's producer, read unless it is known from the last transaction."""
+        kept, held = bool(request.note), self._producers.get(request.producer)
+        if held is not None and held.fresh(kept=kept, now_us=now_us):
+            return held
+        if len(self._producers) >= _PRODUCERS_HELD_MAX:
+            self._producers.clear()
+        found = producers.known(self.db, request.producer, kept=kept, now_us=now_us)
+        self._producers[request.producer] = found
+        return found
 
     def _advance(self, request: Advance, *, now_us: int) -> Result:
         holes = progress.decide_advance(self.db, request, tip=placed.next_offset(self.db, request.pid))
         if not isinstance(holes, list):
             return holes
-        tips = placed.room(self.db, request.blocks)
-        if isinstance(tips, str):
-            return Refusal(tips)
-        first = placed.place(self.db, request.blocks, tips, origin=request.origin, now_us=now_us)
+        reason = placed.room(self.db, request.blocks, self._tips)
+        if reason:
+            return Refusal(reason)
+        first = placed.place(self.db, request.blocks, self._tips, origin=request.origin, now_us=now_us)
         progress.advance(self.db, request, first, holes=holes, now_us=now_us)
         return Appended(first)
 

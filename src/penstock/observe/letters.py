@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 
 import msgspec
 
@@ -31,14 +31,15 @@ class Found(msgspec.Struct, frozen=True):
 class Cause(msgspec.Struct):
     """Dead letters of one group that were given up for the same cause.
 
-    `cause` is their reason with what differs from event to event (numbers, quoted text) taken out; `reason` and
-    `example` are those of the newest one.
+    `cause` is their reason with what differs from event to event (numbers, quoted text) taken out; `open` of them were
+    neither redriven nor skipped. `reason` and `example` are those of the newest one.
     """
 
     group: str
     error: str
     cause: str
     count: int
+    open: int
     reason: str
     example: str
     first_us: int
@@ -85,16 +86,33 @@ def _letters(delivered: Delivered, group: str) -> list[Found]:
     ]
 
 
-async def causes(channel: Columnar, topics: Mapping[str, Topic], groups: list[str]) -> list[Cause]:
-    """Dead letters counted by group and cause, the most frequent first; rare causes beyond a bound are one entry."""
+async def causes(
+    channel: Columnar,
+    topics: Mapping[str, Topic],
+    groups: list[str],
+    *,
+    dealt_with: Callable[[Found], bool] = lambda _: False,
+    everything: bool = True,
+) -> list[Cause]:
+    """Dead letters counted by group and cause, the most frequent first; rare causes beyond a bound are one entry.
+
+    Args:
+        channel: where they lie.
+        topics: of the channel.
+        groups: whose letters.
+        dealt_with: whether a letter was redriven or skipped.
+        everything: count those too.
+    """
     counted: dict[tuple[str, str, str], Cause] = {}
     for group in groups:
         async for found in letters(channel, topics, group):
-            _count(counted, found)
+            is_open = not dealt_with(found)
+            if is_open or everything:
+                _count(counted, found, is_open=is_open)
     return sorted(counted.values(), key=lambda cause: (-cause.count, cause.group, cause.cause))
 
 
-def _count(counted: dict[tuple[str, str, str], Cause], found: Found) -> None:
+def _count(counted: dict[tuple[str, str, str], Cause], found: Found, *, is_open: bool) -> None:
     letter = found.letter
     cause = _PARTICULAR.sub("…", letter.reason.partition("\n")[0])
     key = (letter.group, letter.error, cause)
@@ -103,9 +121,10 @@ def _count(counted: dict[tuple[str, str, str], Cause], found: Found) -> None:
     known = counted.get(key)
     if known is None:
         at = found.recorded_us
-        counted[key] = Cause(*key, 1, letter.reason, found.position, at, at)
+        counted[key] = Cause(*key, 1, int(is_open), letter.reason, found.position, at, at)
         return
     known.count += 1
+    known.open += is_open
     known.first_us = min(known.first_us, found.recorded_us)
     if found.recorded_us >= known.last_us:
         known.last_us, known.reason, known.example = found.recorded_us, letter.reason, found.position

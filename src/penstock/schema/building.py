@@ -108,6 +108,8 @@ def _struct(builder: Builder, shape: Shape) -> Any:
         tag=shape.tag,
         forbid_unknown_fields=shape.closed,
         kw_only=True,
+        # What comes out of JSON holds no cycle unless the class makes one, so the collector need not know it.
+        gc=hasattr(shape.cls, "__post_init__"),
     )
 
 

@@ -10,7 +10,9 @@ from penstock.errors import SchemaIncompatible
 from penstock.schema.arrow import compute as pc
 from penstock.schema.shapes import Field, Shape
 
-_YEAR_1_US, _YEAR_9999_US = -62_135_596_800_000_000, 253_402_300_799_999_999
+# Scalars with their type: to make one of a bare number Arrow looks for pandas and dateutil, again for each.
+_YEAR_1_US = pa.scalar(-62_135_596_800_000_000, pa.int64())
+_YEAR_9999_US = pa.scalar(253_402_300_799_999_999, pa.int64())
 
 
 def check_columns(name: str, schema: pa.Schema, batch: pa.RecordBatch) -> None:

@@ -187,7 +187,12 @@ def _unions(kind: Type, column: pa.Array) -> list[Any]:
     for member in kind.members:
         if member.fields:
             made[member.tag] = iter(
-                _objects(member, children[str(member.tag)].filter(pc.equal(parts[0], member.tag)).flatten())
+                _objects(
+                    member,
+                    children[str(member.tag)]
+                    .filter(pc.equal(parts[0], pa.scalar(member.tag, parts[0].type)))
+                    .flatten(),
+                )
             )
         else:
             assert member.cls is not None

@@ -38,9 +38,9 @@ def moments(shape: Shape) -> list[Callable[[Any], datetime]] | None:
     return None if any(f.optional for f in fields) else [attrgetter(f.name) for f in fields]
 
 
-def outside(first: datetime, last: datetime) -> bool:
-    """Whether one of these, or anything between them, lies outside the years 1 to 9999 in UTC."""
-    return first < _FIRST or last > _LAST
+def outside(moments: list[datetime]) -> bool:
+    """Whether one of these lies outside the years 1 to 9999 in UTC; there is at least one."""
+    return min(moments) < _FIRST or max(moments) > _LAST
 
 
 def hidden(shape: Shape) -> Problem | None:

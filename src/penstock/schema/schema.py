@@ -213,7 +213,7 @@ class Schema(Generic[T]):
     def _may_be_outside(self, events: list[T], part: list[bytes]) -> bool:
         """Whether a time may lie before year 1 or after year 9999 in UTC."""
         if self._moments is not None:
-            return any(problems.outside(min(map(get, events)), max(map(get, events))) for get in self._moments)
+            return any(problems.outside(list(map(get, events))) for get in self._moments)
         joined = b"\n".join(part)
         return any(day in joined for day in problems.EDGE_DAYS)
 

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 TAGS_CHARACTERS_MAX = 150
+_READ_BYTES = 4096
 _SETTLED_NS = 100_000_000
 
 
@@ -62,10 +63,12 @@ class Waiter:
         seen = False
         while True:
             try:
-                data = os.read(self.fd, 4096)
+                data = os.read(self.fd, _READ_BYTES)
             except BlockingIOError:
                 return seen
-            seen = bool(data)
+            if len(data) < _READ_BYTES:  # that was all
+                return True
+            seen = True
 
     def close(self) -> None:
         """Remove the FIFO; may be called twice."""
@@ -82,12 +85,13 @@ class Announcer:
     def __init__(self, directory: Path) -> None:
         directory.mkdir(exist_ok=True)
         self._directory = directory
+        self._name = str(directory)
         self._seen_ns = -1
         self._open: dict[str, tuple[int, list[tuple[int, int]]]] = {}
 
     def announce(self, tags: Iterable[int]) -> None:
         """Wake them; never blocks. A waiter that is gone is removed from the directory."""
-        stamp = self._directory.stat().st_mtime_ns
+        stamp = os.stat(self._name).st_mtime_ns
         if stamp != self._seen_ns:
             # A change within the clock's tick leaves the time of change as it was: soon after one, look each time.
             self._seen_ns = stamp if abs(time.time_ns() - stamp) > _SETTLED_NS else -1

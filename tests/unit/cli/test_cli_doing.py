@@ -201,6 +201,80 @@ def test_run(penstock: Penstock, tmp_path: Path) -> None:
     assert penstock("query", "--json", "SELECT count(*) AS n FROM good").lines() == [{"n": 90}]
 
 
+STRICT = """
+import os
+from msgspec import Struct
+from penstock import App, Retry
+
+class Order(Struct):
+    id: int
+    customer: str
+
+app = App("strict")
+orders = app.topic("orders", Order, key="customer")
+good = app.topic("good", Order, key="customer")
+
+@app.handle(orders, into=good, retry=Retry(2, first_s=0.01), given_up="block")
+def check(order: Order) -> Order:
+    if order.id % 10 == 0 and not os.environ.get("MENDED"):
+        raise ValueError(f"bad {order.id}")
+    return order
+"""
+
+
+def test_redrive_and_skip(penstock: Penstock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is chosen is said first; then it is handled, once, before what waited behind it."""
+    (tmp_path / "strict.py").write_text(STRICT)
+    assert penstock("run", "strict.py", "--until-idle").code == exits.DONE
+    lines = "".join(f'{{"id":{n},"customer":"c{n % 4}"}}\n' for n in range(1, 41))
+    assert penstock("publish", "orders", given=lines).code == exits.DONE
+    assert penstock("run", "strict.py", "--until-idle").code == exits.DONE
+    listed: Any = penstock("dlq", "list", "--json").json()
+    assert (listed["causes"][0]["count"], listed["causes"][0]["open"]) == (2, 2)
+    dry: Any = penstock("dlq", "redrive", "check", "--all", "--dry-run", "--json").json()
+    assert (len(dry["letters"]), dry["dry_run"]) == (2, True)
+    first, second = dry["letters"]
+    assert "would be handled again" in penstock("dlq", "redrive", "check", "--first", "1", "--dry-run").err
+    assert penstock("dlq", "redrive", "check", "--matching", "nothing like it", "--json").json()["letters"] == []  # type: ignore[index]
+    wrong = penstock("dlq", "redrive", first, "--body", "-", given='{"id":"x"}')
+    assert (wrong.code, "no event of topic orders" in wrong.err) == (exits.FAILED, True)
+    edited = penstock("dlq", "redrive", first, "--body", "-", "--json", given='{"id":1000,"customer":"c0"}')
+    assert edited.json()["letters"] == [first], edited.err  # type: ignore[index]
+    assert penstock("dlq", "skip", second, "--json").json()["letters"] == [second]  # type: ignore[index]
+    again: Any = penstock("dlq", "redrive", first, second, "--rate", "100", "--json").json()
+    assert (again["letters"], {p["state"] for p in again["passed_over"]}) == ([], {"queued"})
+    monkeypatch.setenv("MENDED", "1")
+    assert penstock("run", "strict.py", "--until-idle").code == exits.DONE
+    assert "no open dead letters" in penstock("dlq", "list").out
+    states: Any = penstock("dlq", "redrive", first, second, "--json").json()
+    assert sorted(p["state"] for p in states["passed_over"]) == ["handled", "skipped"]
+    ids = [row["id"] for row in penstock("query", "--json", "SELECT id, customer, _offset FROM good").lines()]
+    assert len(ids) == 39
+    assert 1000 in ids
+    for customer in range(4):
+        of = penstock("query", "--json", f"SELECT id FROM good WHERE customer = 'c{customer}' ORDER BY _offset").lines()
+        plain = [row["id"] for row in of if row["id"] != 1000]
+        assert plain == sorted(plain)  # type: ignore[type-var]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "name letters, or a group"),
+        (["a/0/1", "b/0/1", "--all"], "name one group"),
+        (["check", "--all", "--edit"], "for one letter"),
+        (["nowhere", "--all"], "nowhere"),
+    ],
+)
+def test_a_wrong_redrive(penstock: Penstock, tmp_path: Path, arguments: list[str], said: str) -> None:
+    (tmp_path / "shop.py").write_text(PROGRAM)
+    (tmp_path / "in.ndjson").write_text('{"id":10,"customer":"c"}\n')
+    assert penstock("run", "shop.py", "--until-idle").code == exits.DONE
+    found = penstock("dlq", "redrive", *arguments)
+    assert found.code in (exits.USAGE, exits.FAILED)
+    assert said in found.err
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -12,11 +12,13 @@ from penstock.channel.api import Acked, GroupSpec, Publish, Subscription, TopicS
 from penstock.channel.drivers.memory import MemoryChannel
 from penstock.channel.typed import TypedTopic
 from penstock.delivery.deadletter import DeadLetter, dead_letter_topic, from_row
-from penstock.delivery.retry import Retry
+from penstock.delivery.redrive import redrive_topic
+from penstock.delivery.retry import Retries, Retry
 from penstock.engine.calling import shape_of
 from penstock.engine.group import Group, Slots
-from penstock.engine.handling import HandlerSpec, HandlerWork, Topics
-from penstock.event.batch import NewBatch, Rows
+from penstock.engine.handling import HandlerSpec, HandlerWork
+from penstock.engine.results import Topics
+from penstock.event.batch import Delivered, NewBatch, Rows
 from penstock.schema import schema_of
 from penstock.system.ports import System, real_system
 
@@ -117,14 +119,20 @@ class Kit:
         retry: Retry | None = None,
         slots: Slots | None = None,
         ended: Callable[[], bool] | None = lambda: True,
+        **options: Any,
     ) -> Group:
         """A group that runs `function`; it ends when it has caught up."""
         name = function.__name__
         dead = await self.declare(dead_letter_topic(name, partitions=source.spec.partitions), None)
-        spec = HandlerSpec(name, function, shape_of(function, name=name), retry or Retry())
+        commands = await self.declare(redrive_topic(name, partitions=source.spec.partitions), None)
+        spec = HandlerSpec(name, function, shape_of(function, name=name), Retries.of(retry), **options)
         subscription = Subscription(GroupSpec(name, source.name), "test")
-        work = HandlerWork(spec, subscription, Topics(source, into, dead), system=self.system)
+        topics = Topics(source, into, dead, commands)
+        work = HandlerWork(spec, subscription, topics, system=self.system, read=self.read)
         return Group(self.channel, work, system=self.system, slots=slots, ended=ended)
+
+    async def read(self, topic: str, partition: int, offset: int, events_max: int) -> Sequence[Delivered]:
+        return await self.channel.read(topic, partition, offset, events_max=events_max)
 
     async def close(self) -> None:
         await self.channel.close()

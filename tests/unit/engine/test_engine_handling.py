@@ -102,7 +102,7 @@ async def test_an_exception_is_retried_in_place_with_pauses_and_given_up_with_it
         if order.id == 3:
             raise ValueError("never")
 
-    await (await kit.handler(flaky, source, retry=Retry(3, first_s=1, factor=2))).run()
+    await (await kit.handler(flaky, source, retry=Retry(3, first_s=1, factor=2), order="partition")).run()
     assert calls == [0, 1, 1, 1, 2, 3, 3, 3, 4]
     (letter,) = await kit.letters("flaky")
     assert (letter.offset, letter.attempts, letter.error, letter.reason) == (3, 3, "ValueError", "never")
@@ -161,7 +161,7 @@ async def test_stopped_in_a_pause_the_event_is_not_settled(kit: Kit) -> None:
             group.stop()
             raise ConnectionError("down")
 
-    group = await kit.handler(stuck, source, retry=Retry(1000, first_s=30), ended=None)
+    group = await kit.handler(stuck, source, retry=Retry(1000, first_s=30), ended=None, order="partition")
     await group.run()
     assert group.state.events == 2
     calls: list[int] = []

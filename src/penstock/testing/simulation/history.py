@@ -64,6 +64,8 @@ class History:
         self.entries: list[tuple[float, Entry]] = []
         self.told: list[Sent] = []
         self.settled: dict[tuple[str, str, int], int] = {}
+        self.waiting: dict[tuple[str, str, int], int] = {}
+        """The lowest offset below a group's floor that it still has to handle."""
         self.tips: dict[Place, int] = {}
 
     def add(self, at_s: float, entry: Entry) -> None:
@@ -72,7 +74,11 @@ class History:
         if isinstance(entry, Stored):
             owned = entry.step.owned
             settle = entry.step.settle
-            self.settled[entry.step.group, owned.topic, owned.partition] = settle.floor_after + len(settle.holes)
+            place = (entry.step.group, owned.topic, owned.partition)
+            self.settled[place] = settle.floor_after + len(settle.holes)
+            self.waiting.pop(place, None)
+            if settle.oldest is not None:
+                self.waiting[place] = settle.oldest
             self._grown(entry.step.outputs, entry.first)
         elif isinstance(entry, Sent):
             self._grown(entry.batches, entry.first)

@@ -12,6 +12,7 @@ from penstock.testing.simulation.history import History, Place
 from penstock.testing.simulation.tape import Fault
 
 AnomalyKind = Literal[
+    "overflow",
     "lost",
     "duplicated",
     "reordered",

@@ -10,9 +10,10 @@ import msgspec
 
 from penstock.app.app import App
 from penstock.channel.api import LedgerWrite
+from penstock.delivery.lot import SPACE as PARKED
 from penstock.delivery.retry import Retry
 from penstock.engine.context import Context
-from penstock.engine.handling import ATTEMPTS
+from penstock.engine.place import ATTEMPTS
 from penstock.errors import Reject
 from penstock.testing.simulation.history import Stored
 from penstock.testing.simulation.outcome import Anomaly, Event, Outcome
@@ -78,7 +79,7 @@ def _ids(outcome: Outcome, topic: str) -> Mapping[Event | None, str]:
 
 
 def _nothing_on_record(events: object) -> dict[tuple[str, bytes], bytes]:
-    """No event keeps attempts once it is settled."""
+    """No event keeps attempts, and none waits, once it is settled."""
     return {}
 
 
@@ -86,7 +87,7 @@ def handlers() -> Scenario:
     """Outputs, dead letters and retries of one handler."""
     app = handling()
     made = scenario_of(app, app.topics["jobs"], name="handlers", outputs=("done", "work.dead"))
-    return replace(made, spaces=(ATTEMPTS,), fold=_nothing_on_record, judges=(rightly_given_up,))
+    return replace(made, spaces=(ATTEMPTS, PARKED), fold=_nothing_on_record, judges=(rightly_given_up,))
 
 
 # -- killers -------------------------------------------------------------------------------------------------------

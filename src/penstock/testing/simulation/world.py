@@ -174,6 +174,8 @@ class World:
         """Everything is published, and every group has worked on all of its topic."""
         history = self._network.history
         published = sum(tip for (topic, _), tip in history.tips.items() if topic == self._scenario.input.name)
+        if history.waiting:
+            return False
         return published >= self._expected and all(
             history.settled.get((group.name, topic, partition), 0) >= tip
             for (topic, partition), tip in history.tips.items()
@@ -185,7 +187,8 @@ class World:
         settled = {f"{g}:{t}/{p}": count for (g, t, p), count in sorted(history.settled.items())}
         tips = {f"{t}/{p}": tip for (t, p), tip in sorted(history.tips.items())}
         unfinished = f"published by all but {sorted(self._unfinished)}" if self._unfinished else "all published"
-        return f"{unfinished}, settled {settled}, ends {tips}, {self._expected} events expected"
+        waiting = f", waiting {history.waiting}" if history.waiting else ""
+        return f"{unfinished}, settled {settled}{waiting}, ends {tips}, {self._expected} events expected"
 
     def struck(self) -> list[Fault]:
         """The faults of the tape whose call came."""

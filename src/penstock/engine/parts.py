@@ -1,0 +1,145 @@
+"""A part of a batch as a handler works through it: its events, their keys, and which of them wait behind another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from itertools import compress
+from typing import Any
+
+import msgspec
+
+from penstock.channel.typed import TypedTopic
+from penstock.delivery.lot import ident_of
+from penstock.errors import DecodeError
+from penstock.event.batch import Columns, Delivered, Rows
+from penstock.event.partition import canonical_key
+
+PART_ROWS, PART_COLUMNS = 1_000, 2_000
+"""Events are decoded so many at a time: they are handled while they are in the processor's cache.
+
+More of them from columns, where every batch has fixed costs."""
+
+
+def parts_of(batches: Sequence[Delivered]) -> Iterator[Delivered]:
+    """The batches in parts."""
+    for batch in batches:
+        yield from batch.parts(PART_ROWS if isinstance(batch.payload, Rows) else PART_COLUMNS)
+
+
+class Part:
+    """Decoded events of `delivered`. One that is not what the schema says is None, and named in `broken`."""
+
+    def __init__(self, delivered: Delivered, topic: TypedTopic[Any]) -> None:
+        self.delivered = delivered
+        self.first, self.end = delivered.first, delivered.end
+        self.broken: dict[int, str] = {}
+        self._topic = topic
+        self._mask: bytearray | None = None  # 0: it waits behind another event of its key
+        try:
+            self.events: Sequence[Any] = topic.events(delivered)
+        except DecodeError:
+            self.events = self._each()
+
+    def _each(self) -> list[Any]:
+        events: list[Any] = []
+        for offset, body in enumerate(self._topic.bodies(self.delivered), self.first):
+            try:
+                events.append(self._topic.decode(body))
+            except DecodeError as exc:
+                self.broken[offset] = str(exc)
+                events.append(None)
+        return events
+
+    @cached_property
+    def keys(self) -> Sequence[Any]:
+        """Each event's key, None where it has none."""
+        found = self._topic.keys(self.delivered, self.events)
+        return [None] * len(self.events) if found is None else found
+
+    def key(self, offset: int) -> bytes | None:
+        """The canonical key of one event."""
+        try:
+            return canonical_key(self.keys[offset - self.first])
+        except ValueError:
+            return None
+
+    def ident(self, offset: int) -> bytes:
+        """What the event's key is told by in the lot."""
+        return ident_of(self.key(offset), offset)
+
+    # -- who waits -------------------------------------------------------------------------------------------------
+
+    def hold(self, keys: Any) -> None:
+        """Events of these keys wait, and no others. `keys` is a set, or a dictionary's keys."""
+        self._mask = None
+        if not keys or keys.isdisjoint(self.keys):
+            return
+        self._mask = bytearray(b"\1") * len(self.events)
+        for index, key in enumerate(self.keys):
+            if key in keys:
+                self._mask[index] = 0
+
+    def hold_behind(self, offset: int) -> None:
+        """The later events of this event's key wait."""
+        keys, index = self.keys, offset - self.first
+        key = keys[index]
+        if key is None:
+            return
+        while True:
+            try:
+                index = keys.index(key, index + 1)
+            except ValueError:
+                return
+            if self._mask is None:
+                self._mask = bytearray(b"\1") * len(self.events)
+            self._mask[index] = 0
+
+    def waits(self, offset: int) -> bool:
+        """Whether the event waits behind another of its key."""
+        return self._mask is not None and not self._mask[offset - self.first]
+
+    def waiting(self, start: int, end: int) -> Iterator[int]:
+        """Offsets in [start, end) that wait."""
+        mask = self._mask
+        index = -1 if mask is None else mask.find(0, start - self.first, end - self.first)
+        while mask is not None and index >= 0:
+            yield self.first + index
+            index = mask.find(0, index + 1, end - self.first)
+
+    def free(self, start: int, end: int) -> bool:
+        """Whether any event of [start, end) does not wait."""
+        if self._mask is None:
+            return start < end
+        return self._mask.find(1, start - self.first, end - self.first) >= 0
+
+    def pairs(self, start: int, end: int) -> Iterator[tuple[int, Any]]:
+        """(offset, event) of those in [start, end) that do not wait."""
+        low, high = start - self.first, end - self.first
+        numbered = enumerate(self.events[low:high], start)
+        if self._mask is None or self._mask.find(0, low, high) < 0:
+            return numbered
+        return compress(numbered, self._mask[low:high])
+
+
+def alone(delivered: Delivered, offset: int) -> Delivered:
+    """One event of a batch, as a batch; its id does not change."""
+    index, payload = offset - delivered.first, delivered.payload
+    attributes = {name: values[index : index + 1] for name, values in payload.attributes.items()}
+    if isinstance(payload, Rows):
+        start, size = sum(payload.lengths[:index]) + index, payload.lengths[index]
+        one: Rows | Columns = Rows(payload.body[start : start + size], payload.lengths[index : index + 1], attributes)
+    else:
+        one = Columns(payload.table.slice(index, 1), attributes)
+    return msgspec.structs.replace(delivered, first=offset, count=1, payload=one)
+
+
+def redriven(topic: str, partition: int, *, offset: int, body: bytes, key: bytes | None, identity: str) -> Delivered:
+    """An event that comes from the dead letters, as if it were read from the log again."""
+    attributes: dict[str, Sequence[Any]] = {"id": [identity]} if identity else {}
+    if key is not None:
+        attributes["key"] = [key]
+    return Delivered(topic, partition, offset, 1, Rows.of([body], attributes), recorded_us=0, base=offset)
+
+
+__all__ = ["PART_COLUMNS", "PART_ROWS", "Part", "alone", "parts_of", "redriven"]

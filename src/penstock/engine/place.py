@@ -1,0 +1,250 @@
+"""One partition as a handler owns it: what is parked there, what died, which commands were taken."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from penstock.channel.api import Assigned, LedgerWrite
+from penstock.channel.typed import TypedTopic
+from penstock.delivery import lot as lots
+from penstock.delivery.deadletter import text_of
+from penstock.delivery.lot import Head, Lot, Now, Parking, Try
+from penstock.delivery.redrive import LETTERS_SPACE, POSITION_SPACE, Command
+from penstock.delivery.retry import Retry
+from penstock.engine.parts import PART_ROWS, Part, alone, redriven
+from penstock.errors import CorruptionError
+from penstock.event.batch import Delivered
+
+ATTEMPTS = "attempts"
+SPACES = (ATTEMPTS, lots.SPACE, POSITION_SPACE, LETTERS_SPACE)
+"""What a handler keeps in its ledger."""
+KEPT_MAX = 2_000
+PARTS_KEPT = 8
+ASKED_MAX = 100_000
+
+Read = Callable[[str, int, int, int], Awaitable[Sequence[Delivered]]]
+"""(topic, partition, offset, at most so many events) → recorded events from there on."""
+
+
+class Place:
+    """See the module. Everything here is forgotten with the assignment; the ledger has it."""
+
+    def __init__(self, assigned: Assigned, parking: Parking, now: Now) -> None:
+        self.partition = assigned.owned.partition
+        self.parking = parking
+        self.deaths: dict[int, int] = {}
+        """By offset: how often the process died while it was handled; such an event runs alone."""
+        self.charged: dict[int, bytes] = {}
+        """By offset: the slot's mark when the last of its deaths was charged."""
+        self.letters: dict[int, bytes] = {}
+        self.commands = 0
+        self.looked_s = float("-inf")
+        self.open = False
+        """The breaker: the target fails, not the events."""
+        self.named: dict[Any, bytes] = {}
+        """Keys that wait, as events hold them, by what they are told by in the lot."""
+        self._unnamed: set[bytes] = set()
+        self._asked: set[Any] = set()
+        self._waiting_at = -1
+        self._row = self._probes = 0
+        self._probe_s = float("-inf")
+        self._kept: dict[int, Delivered] = {}
+        self._parts: OrderedDict[int, Part] = OrderedDict()
+        parked: list[tuple[bytes, bytes]] = []
+        for space, key, value in assigned.ledger:
+            if space == ATTEMPTS:
+                offset = int.from_bytes(key)
+                self.deaths[offset], self.charged[offset] = int.from_bytes(value[:4]), value[4:]
+            elif space == lots.SPACE:
+                parked.append((key, value))
+            elif space == POSITION_SPACE:
+                self.commands = int.from_bytes(value)
+            elif space == LETTERS_SPACE:
+                self.letters[int.from_bytes(key)] = value
+        self.lot = Lot.restore(parked, now)
+        # An owner before this one may have met a target that fails: that is known again at the first event.
+        self._row = sum(head.attempts > 0 and not head.held for head in self.lot.heads.values())
+        self.open = self._row >= parking.breaker
+        self._unnamed.update(ident for ident in self.lot.heads if ident[:1] in b"kd")
+
+    # -- who waits -------------------------------------------------------------------------------------------------
+
+    def hold(self, part: Part) -> None:
+        """Tell a part which of its events wait behind parked ones."""
+        if not self.lot.heads:
+            part.hold(frozenset())
+            return
+        self._unnamed &= self.lot.heads.keys()
+        if self._unnamed:  # parked by an owner before this one: nobody has seen their keys yet
+            self._name(part)
+        if self._waiting_at != self.lot.version:
+            self.named = {key: ident for key, ident in self.named.items() if ident in self.lot.heads}
+            self._waiting_at = self.lot.version
+        part.hold(self.named.keys())
+
+    def _name(self, part: Part) -> None:
+        fresh = set(part.keys) - self._asked
+        for key in fresh:
+            ident = part.ident(part.first + part.keys.index(key))
+            if key is not None and ident in self._unnamed:
+                self.named[key] = ident
+                self._unnamed.discard(ident)
+        self._asked = self._asked | fresh if len(self._asked) < ASKED_MAX else set()
+
+    def follow(self, part: Part, start: int, end: int) -> None:
+        """The events of [start, end) that wait are parked behind their keys."""
+        for offset in part.waiting(start, end):
+            self.lot.follow(self.named[part.keys[offset - part.first]], offset)
+
+    def park(self, part: Part, offset: int, head: Head, pause_s: float | None, now: Now) -> None:
+        """The event's key waits: so long, or with None until a person says more."""
+        self.lot.park(head, pause_s, now)
+        key = part.keys[offset - part.first]
+        if key is not None:
+            self.named[key] = head.ident
+            part.hold_behind(offset)
+        if not head.held:
+            self.keep(offset, part.delivered)
+
+    def new_head(self, part: Part, offset: int) -> Head:
+        """The event as the head of its key, before it is parked."""
+        key = part.key(offset)
+        return Head(part.ident(offset), key if key is None else key[: lots.KEY_BYTES_SHOWN], offset)
+
+    def release(self, now: Now) -> None:
+        """Under the policy *continue* no key waits for people: what was held under another one goes on, in order."""
+        for head in [head for head in self.lot.heads.values() if head.held]:
+            self.lot.settle(head.ident, now)
+
+    # -- events again ----------------------------------------------------------------------------------------------
+
+    def keep(self, offset: int, delivered: Delivered) -> None:
+        """Keep a failed event's bytes: it will be wanted soon."""
+        if len(self._kept) < KEPT_MAX:
+            self._kept[offset] = alone(delivered, offset)
+
+    async def fetch(self, head: Head, topic: TypedTopic[Any], read: Read) -> Part:
+        """A part that holds the event, decoded anew when it failed before: a handler may have changed it.
+
+        Raises:
+            CorruptionError: the log does not have it.
+        """
+        offset = head.offset
+        if head.body is not None:
+            event = redriven(topic.name, self.partition, offset=offset, body=head.body, key=head.key, identity=head.id)
+            return Part(event, topic)
+        kept = self._kept.pop(offset, None)
+        if kept is not None:
+            return Part(kept, topic)
+        for part in self._parts.values():
+            if part.first <= offset < part.end:
+                return part if head.attempts == 0 else Part(alone(part.delivered, offset), topic)
+        found = await read(topic.name, self.partition, offset, PART_ROWS)
+        if not found or not found[0].first <= offset < found[0].end:
+            msg = f"{topic.name}/{self.partition}: a parked event at offset {offset}, which the log does not hold"
+            raise CorruptionError(msg)
+        part = self._parts[offset] = Part(next(found[0].tail(offset).parts(PART_ROWS)), topic)
+        while len(self._parts) > PARTS_KEPT:
+            self._parts.popitem(last=False)
+        return part
+
+    # -- the breaker -----------------------------------------------------------------------------------------------
+
+    def failed(self, error: BaseException) -> None:
+        """One more key has failed, and none succeeded since the last one."""
+        if not self.parking.is_transient(error):
+            self.succeeded()
+            return
+        self._row += 1
+        if self._row >= self.parking.breaker:
+            self.open = True
+
+    def succeeded(self) -> None:
+        """An event was handled, or failed by itself: the target works."""
+        self._row = self._probes = 0
+        self.open = False
+
+    def probed(self, policy: Retry, now: Now) -> float:
+        """The breaker let one event through, and it failed: so many seconds until the next one is tried."""
+        self._probes += 1
+        pause_s = policy.backoff_s(self._probes)
+        self._probe_s = now.s + pause_s
+        return pause_s
+
+    def next_due_s(self) -> float | None:
+        """When (monotonic) the next parked event is due; None when none ever is by itself."""
+        due_s = self.lot.next_due_s()
+        return max(due_s, self._probe_s) if due_s is not None and self.open else due_s
+
+    def paused(self) -> str:
+        """Why nothing more is taken on; empty when it is."""
+        if self.open:
+            head = min(self.lot.heads.values(), key=lambda head: head.offset, default=None)
+            last = "" if head is None or not head.tries else f": {head.tries[-1].error} {head.tries[-1].reason}"
+            return f"partition {self.partition}: the target fails ({self._row} keys in a row{last})"
+        full = self.lot.full(self.parking)
+        return f"partition {self.partition}: {full}; redrive or skip what was given up, or raise it" if full else ""
+
+    # -- the ledger ------------------------------------------------------------------------------------------------
+
+    def writes(self) -> list[LedgerWrite]:
+        """What is parked, as far as the ledger does not have it yet."""
+        return [LedgerWrite(lots.SPACE, key, value) for key, value in self.lot.writes()]
+
+    def charge(self, offset: int, mark: bytes) -> LedgerWrite:
+        """The process died while this event was handled."""
+        self.deaths[offset] = count = self.deaths.get(offset, 0) + 1
+        self.charged[offset] = mark
+        return LedgerWrite(ATTEMPTS, offset.to_bytes(8), count.to_bytes(4) + mark)
+
+    def forgive(self, offset: int) -> list[LedgerWrite]:
+        """The event is settled, or its deaths are counted in the lot: they are over."""
+        if self.deaths.pop(offset, None) is None:
+            return []
+        self.charged.pop(offset, None)
+        return [LedgerWrite(ATTEMPTS, offset.to_bytes(8), None)]
+
+    def has_room(self, command: Command) -> bool:
+        """Whether the command can be taken now: one that is about a key that waits always can."""
+        return self.lot.holding(command.offset) is not None or not self.lot.full(self.parking)
+
+    def take(self, command: Command, now: Now) -> list[LedgerWrite]:
+        """Do what a command says, once: a letter that was dealt with, or is in hand, stays as it is."""
+        head = self.lot.holding(command.offset)
+        holds = head is not None and head.held
+        if command.letter in self.letters or any(h.letter == command.letter for h in self.lot.heads.values()):
+            return []
+        if command.action == "skip":
+            if head is not None and holds:
+                self.lot.settle(head.ident, now)
+            return [self.resolve(command.letter, b"skipped")]
+        if head is None or not holds:
+            head = Head(b"r" + command.letter.to_bytes(8), command.key, command.offset)
+            self._redriven(head, command)
+            self.lot.park(head, 0.0, now)
+        else:
+            self._redriven(head, command)
+            self.lot.postpone(head, 0.0, now)
+        return []
+
+    @staticmethod
+    def _redriven(head: Head, command: Command) -> None:
+        head.body, head.key, head.id = command.body, command.key, command.id
+        head.letter, head.again = command.letter, command.again
+        head.attempts, head.waited_s, head.tries = 0, 0.0, []
+
+    def resolve(self, letter: int, outcome: bytes) -> LedgerWrite:
+        """What became of a dead letter."""
+        self.letters[letter] = outcome
+        return LedgerWrite(LETTERS_SPACE, letter.to_bytes(8), outcome)
+
+
+def tried(head: Head, error: BaseException, now: Now) -> None:
+    """Note a failed attempt."""
+    entry = Try(now.us, type(error).__name__, text_of(error)[: lots.REASON_MAX])
+    head.tries = [*head.tries, entry][-lots.TRIES_KEPT :]
+
+
+__all__ = ["ATTEMPTS", "SPACES", "Place", "Read", "tried"]

@@ -1,0 +1,296 @@
+"""What a handler's calls gave, on its way into a step: results as valid bytes, dead letters, ledger entries."""
+
+from __future__ import annotations
+
+import traceback
+from array import array
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from penstock.channel.api import TOGETHER_BYTES_MAX, LedgerWrite
+from penstock.channel.typed import Seen, TypedTopic, chosen
+from penstock.delivery.deadletter import DeadLetter, text_of, to_batch
+from penstock.delivery.lot import Try
+from penstock.engine.calling import flatten
+from penstock.engine.context import Identity
+from penstock.engine.work import Draft
+from penstock.errors import PermanentError, Reject
+from penstock.event.batch import Delivered, NewBatch
+
+RUN_BYTES_MAX = 64_000_000
+"""Results of one run of calls past it are let go, and their events handled again in the next: nothing was settled."""
+EVENT_RESULTS_BYTES_MAX = TOGETHER_BYTES_MAX - RUN_BYTES_MAX - 32_000_000
+"""What one event may give, so that a step with what was gathered before it is never too large."""
+INHERITED = ("correlationid", "traceparent", "tracestate")
+
+
+class Topics(msgspec.Struct, frozen=True):
+    """The topics a handler reads, writes (None: it returns nothing) and lays its dead letters in.
+
+    `commands` holds what people want to be done about those; None where there are none.
+    """
+
+    source: TypedTopic[Any]
+    into: TypedTopic[Any] | None
+    dead: TypedTopic[Any]
+    commands: TypedTopic[Any] | None = None
+
+
+class Cause(msgspec.Struct, frozen=True):
+    """Why an event is given up."""
+
+    reason: str
+    error: str
+    stack: str = ""
+    attempts: int = 1
+    tries: Sequence[Try] = ()
+    again: int = 0
+    holds: bool = False
+
+    @classmethod
+    def of(
+        cls, error: BaseException, attempts: int, tries: Sequence[Try] = (), *, again: int = 0, holds: bool = False
+    ) -> Cause:
+        """What was raised; a rejection is a decision, not a mistake, and where it was made says nothing."""
+        stack = "" if isinstance(error, Reject) else _stack(error)
+        return cls(text_of(error), type(error).__name__, stack, attempts, tries, again, holds)
+
+
+class OutputRefused(PermanentError):
+    """What a handler returned cannot be published."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"what the handler returned cannot be published: {reason}")
+
+
+class Cut(msgspec.Struct, frozen=True):
+    """Results from this offset on were let go: too many bytes, or with a reason, because this one's are refused."""
+
+    offset: int
+    reason: str = ""
+
+
+def _stack(error: BaseException) -> str:
+    """The traceback from the handler on: how it came to be called is the same for all."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("penstock.engine."):
+        trace = trace.tb_next
+    return "".join(traceback.format_exception(type(error), error, trace or error.__traceback__))
+
+
+class _Encoded(msgspec.Struct):
+    """Results as bytes; the offset of each one's event, its number among that event's results; what has no bytes."""
+
+    bodies: list[bytes] = msgspec.field(default_factory=list[bytes])
+    causes: array[int] = msgspec.field(default_factory=lambda: array("q"))
+    numbers: array[int] = msgspec.field(default_factory=lambda: array("q"))
+    refused: dict[int, str] = msgspec.field(default_factory=dict[int, str])
+    seen: Seen = msgspec.field(default_factory=Seen)
+
+
+class Made:
+    """What one draft is made of, while it is being made.
+
+    `out` and `causes` hold the results of the run of calls at hand, until `encode`, `rejected` what it refused.
+    `inputs` are the batches that anything here came from; `redriven` the offsets whose results are out of order.
+    """
+
+    def __init__(self, group: str, topics: Topics, partition: int) -> None:
+        self.partition = partition
+        self.out: list[Any] = []
+        self.causes: list[int] = []
+        self.rejected: list[tuple[int, Reject]] = []
+        self.ledger: list[LedgerWrite] = []
+        self.inputs: list[Delivered] = []
+        self.redriven: set[int] = set()
+        self.events = 0
+        self.size = 0
+        self._group = group
+        self._topics = topics
+        self._encoded = _Encoded()
+        self._letters: list[DeadLetter] = []
+        self._identity: Identity | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self._encoded.bodies or self._letters or self.ledger)
+
+    def take_rejected(self) -> list[tuple[int, Reject]]:
+        """What the last run of calls rejected."""
+        taken, self.rejected = self.rejected, []
+        return taken
+
+    # -- results ---------------------------------------------------------------------------------------------------
+
+    def encode(self, *, whole: bool = True) -> Cut | None:
+        """Results become valid bytes while they are in the processor's cache.
+
+        Args:
+            whole: an event whose results cannot be published becomes a dead letter with the draft, and the others
+                stay; if not, what came behind it is let go, for its key must wait.
+
+        Returns:
+            From where on results were let go, if any were; at least one event's are kept, or refused.
+        """
+        if not self.out:
+            return None
+        into = self._topics.into
+        cut: Cut | None = None
+        if into is None:
+            reason = f"handler {self._group} returned an event but has no into=; name the topic, or return None"
+            if whole:
+                self._refuse(dict.fromkeys(self.causes, reason))
+            else:
+                cut = Cut(self.causes[0], reason)
+        else:
+            cut = self._encode(into, *flatten(self.out, self.causes), whole=whole)
+        self.out.clear()
+        self.causes.clear()
+        return cut
+
+    def _encode(
+        self,
+        into: TypedTopic[Any],
+        results: list[Any],
+        causes: array[int],
+        numbers: array[int] | None,
+        *,
+        whole: bool,
+    ) -> Cut | None:
+        encoded, cut = self._encoded, None
+        try:
+            bodies = list(map(into.encode_quick, results))
+        except Exception:  # noqa: BLE001 - the reasons are found one by one
+            bodies = self._encoded_each(into, results, causes)
+        size = sum(map(len, bodies))
+        if size > RUN_BYTES_MAX:
+            count = self._fitting(bodies, causes)
+            if count < len(causes):
+                cut = Cut(causes[count])
+            bodies, causes, size = bodies[:count], causes[:count], sum(map(len, bodies[:count]))
+        before = encoded.seen.count
+        into.look(bodies, encoded.seen)
+        if not whole and (encoded.refused or encoded.seen.refused):
+            known = encoded.refused | {causes[i - before]: r for i, r in encoded.seen.refused.items()}
+            cut = Cut(min(known), known[min(known)])
+            count = causes.index(cut.offset)
+            encoded.refused.clear()
+            encoded.seen.forget(before)
+            bodies, causes, size = bodies[:count], causes[:count], sum(map(len, bodies[:count]))
+            into.look(bodies, encoded.seen)
+        encoded.bodies += bodies
+        encoded.causes.extend(causes)
+        encoded.numbers.extend(array("q", bytes(8 * len(causes))) if numbers is None else numbers[: len(causes)])
+        self.size += size
+        return cut
+
+    def _encoded_each(self, into: TypedTopic[Any], results: list[Any], causes: Sequence[int]) -> list[bytes]:
+        """One body per result; of one that cannot be encoded it is empty, and its event's reason noted."""
+        bodies: list[bytes] = []
+        for result, cause in zip(results, causes, strict=True):
+            try:
+                bodies.append(into.encode(result))
+            except (PermanentError, TypeError) as exc:
+                self._encoded.refused[cause] = str(exc)
+                bodies.append(b"")
+        return bodies
+
+    def _fitting(self, bodies: list[bytes], causes: Sequence[int]) -> int:
+        """How many results to keep: whole events, at least one; one that gives too much alone keeps nothing."""
+        size = 0
+        for index, body in enumerate(bodies):
+            if size > RUN_BYTES_MAX and causes[index] != causes[index - 1]:
+                return index
+            size += len(body)
+            if causes[index] == causes[0] and size > EVENT_RESULTS_BYTES_MAX:
+                reason = f"the results of one event are more than {EVENT_RESULTS_BYTES_MAX} bytes; return fewer"
+                self._encoded.refused[causes[0]] = reason
+                behind = next((i for i in range(index, len(causes)) if causes[i] != causes[0]), len(causes))
+                bodies[:behind] = [b""] * behind
+                return behind
+        return len(bodies)
+
+    def _packed(self) -> list[NewBatch]:
+        """Results as batches; all that one event gave becomes a dead letter of that event when part of it cannot be."""
+        into, encoded = self._topics.into, self._encoded
+        assert into is not None
+        bodies, causes, refused = encoded.bodies, encoded.causes, encoded.refused
+        attributes: dict[str, Sequence[Any]] = {"cause": causes, **_inherited(self.inputs, causes)}
+        if any(encoded.numbers):
+            attributes["number"] = encoded.numbers
+        if self.redriven:
+            marks = [{"redriven": "out of order"} if cause in self.redriven else None for cause in causes]
+            attributes["headers"] = marks
+        packed = into.pack(bodies, attributes=attributes, seen=encoded.seen)
+        for index, reason in packed.refused.items():
+            refused.setdefault(causes[index], reason)
+        if not refused:
+            return packed.batches
+        self._refuse(refused)
+        keep = [index for index, cause in enumerate(causes) if cause not in refused]
+        if not keep:
+            return []
+        kept = {name: chosen(values, keep) for name, values in attributes.items()}
+        return into.pack([bodies[index] for index in keep], attributes=kept).batches
+
+    def _refuse(self, refused: dict[int, str]) -> None:
+        for offset, reason in sorted(refused.items()):
+            delivered = next(d for d in self.inputs if d.first <= offset < d.end)
+            self.letter(delivered, offset, Cause(str(OutputRefused(reason)), OutputRefused.__name__))
+
+    # -- dead letters ----------------------------------------------------------------------------------------------
+
+    def letter(self, delivered: Delivered, offset: int, cause: Cause) -> None:
+        """Give an event of `delivered` up."""
+        index = offset - delivered.first
+        identity = self._identity_of(delivered)
+        body = identity.body(index)
+        self._letters.append(
+            DeadLetter(
+                group=self._group,
+                topic=delivered.topic,
+                partition=delivered.partition,
+                offset=offset,
+                body=body,
+                reason=cause.reason,
+                error=cause.error,
+                stack=cause.stack,
+                attempts=cause.attempts,
+                key=identity.key(index),
+                id=identity.id(index),
+                tries=cause.tries,
+                again=cause.again,
+                holds=cause.holds,
+            )
+        )
+        self.size += len(body) + len(cause.stack) + len(cause.reason)
+
+    def _identity_of(self, delivered: Delivered) -> Identity:
+        """Kept for the batch: where its events begin is found once, however many of them are given up."""
+        if self._identity is None or self._identity.delivered is not delivered:
+            self._identity = Identity(delivered, self._topics.source)
+        return self._identity
+
+    # -- the draft -------------------------------------------------------------------------------------------------
+
+    def draft(self, after: int | None, *, oldest: int | None) -> Draft:
+        """The draft that settles everything before `after` (None: the floor stays), with what was made here."""
+        outputs = self._packed() if self._encoded.bodies else []
+        if self._letters:
+            outputs.append(to_batch(self._letters, topic=self._topics.dead.name, partition=self.partition))
+        dead = len(self._letters)
+        return Draft(self.partition, after, outputs, self.ledger, oldest=oldest, events=self.events, dead=dead)
+
+
+def _inherited(inputs: Sequence[Delivered], causes: Sequence[int]) -> dict[str, Sequence[Any]]:
+    """What results take over from the events they came from: what they belong to, and the trace they are part of."""
+    found: dict[str, Sequence[Any]] = {}
+    for name in INHERITED:
+        given = [(delivered, delivered.payload.attributes.get(name)) for delivered in inputs]
+        by_offset = {
+            offset: value for d, values in given if values is not None for offset, value in enumerate(values, d.first)
+        }
+        if by_offset:
+            found[name] = [by_offset.get(cause) for cause in causes]
+    return found
