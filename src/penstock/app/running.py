@@ -29,7 +29,7 @@ from penstock.engine.work import Work
 from penstock.errors import ConfigError
 from penstock.event.batch import Delivered
 from penstock.system.ports import Clock, real_system
-from penstock.system.slots import MappedSlot, Slot
+from penstock.system.slots import FileRecords, PartitionSlot, Slot
 
 READ_EVENTS_MAX = 50_000
 DRAIN_S_MAX = 30.0
@@ -218,12 +218,14 @@ def _subscription(group: str, topic: str, kind: str) -> Subscription:
 
 
 def _slots(opened: Opened) -> Slots:
-    """A slot per group in the log's directory, opened by the group's owner only; a name is never a path."""
+    """This worker's record of each group, in the log's directory; a name is never a path."""
     assert opened.channel.directory is not None
     directory = opened.channel.directory / "slots"
-    directory.mkdir(exist_ok=True)
+    records: dict[str, FileRecords] = {}
 
-    def slot(group: str) -> Slot:
-        return MappedSlot(directory / sha256(group.encode()).hexdigest()[:32])
+    def slot(group: str, partition: int) -> Slot:
+        if group not in records:
+            records[group] = FileRecords(directory / sha256(group.encode()).hexdigest()[:32])
+        return PartitionSlot(records[group], partition)
 
     return slot

@@ -1,6 +1,6 @@
 """The channel contract: where events wait, who owns a partition, and how a step becomes permanent.
 
-A driver implements `Channel` and `Intake`, five methods and four, and states its powers in `Capabilities`; the
+A driver implements `Channel` and `Intake`, five methods each, and states its powers in `Capabilities`; the
 published suite `penstock.testing.conformance.channel` tests both what it has and that what it lacks is refused.
 
 Words: a *partition* is the unit of order and ownership; its owner holds an *epoch*, which every commit carries and
@@ -318,6 +318,13 @@ class Intake(Protocol):
 
     async def extend(self, owned: Owned, references: Sequence[int], for_s: float) -> None:
         """Keep deliveries invisible to others for `for_s` more seconds; does nothing where the log keeps ownership."""
+        ...
+
+    def asked(self, owned: Owned) -> bool:
+        """Whether the partition is asked back, or lost: `next` says so; who works on a long delivery ends it early.
+
+        May be called often; it does not wait.
+        """
         ...
 
     async def leave(self, owned: Owned | None = None) -> None:

@@ -116,6 +116,10 @@ class Membership:
         place = self._places.get(owned.partition)
         return place is not None and place.owned == owned
 
+    def works_on(self, partition: int) -> bool:
+        """Whether the partition is worked on at all."""
+        return partition in self._places
+
     def gone(self, owned: Owned) -> bool:
         """The partition is not worked on any more at this epoch; whether it was."""
         if not self.owns(owned):

@@ -70,8 +70,7 @@ async def test_groups_and_their_lag(filled: Kit) -> None:
     assert [part.lag for part in group.partitions] == [ends[0], ends[1] - 5]
     assert group.lag == 95
     group_id = filled.channel.port.look(lambda db: db.execute("SELECT id FROM grp").get)
-    with closing(filled.channel.port.ownership(group_id)) as owner:
-        assert owner.try_acquire("process 7")
+    with closing(filled.channel.port.company(str(group_id), "process 7", partitions=2, changed=lambda: None)):
         [group] = inventory.group_facts(filled.channel)
     assert (group.state, group.owner) == ("running", "process 7")
 

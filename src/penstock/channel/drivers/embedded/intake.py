@@ -47,6 +47,7 @@ from penstock.log.api import (
 from penstock.system.ports import System
 
 SAFETY_LOOK_S = 1.0
+ASKED_LOOK_S = 0.05
 CONTESTED_LOOK_S = 0.02
 """How soon to look again for a partition that two members were about to claim at once."""
 INLINE_BYTES = 64 * 1024
@@ -108,6 +109,7 @@ class EmbeddedIntake:
         self._company = channel.port.company(
             str(group.id), subscription.member, partitions=len(topic.pids), changed=self._tidings.poke
         )
+        self._looked_s = float("-inf")
         self._settled_with: list[sharing.Seat] | None = None  # the members when there was nothing to change
         self._held: dict[int, _Held] = {}
         self._told: deque[Assigned | Revoking | Lost] = deque()
@@ -164,9 +166,16 @@ class EmbeddedIntake:
 
     async def _share(self) -> None:
         """Give up what another member should have, and claim what this one should and nobody has."""
+        claim = self._give_up()
+        if claim and not self._told:
+            await self._claim(claim)
+
+    def _give_up(self) -> Sequence[int]:
+        """Have the member told of what it lost and asked for what another should have; what this one may claim."""
+        self._looked_s = self._system.clock.monotonic_s()
         seats = self._company.seats()
         if seats == self._settled_with:
-            return
+            return ()
         todo = sharing.moves(self._company.name, seats, len(self._topic.pids), together=self._together)
         for number, by in todo.lost.items():
             held = self._held.get(number)
@@ -177,9 +186,8 @@ class EmbeddedIntake:
         for held in asked:
             held.revoked = True
             self._told.append(Revoking(held.owned))
-        if todo.claim:
-            await self._claim(todo.claim)
         self._settled_with = None if todo.lost or todo.claim else seats
+        return todo.claim
 
     async def _claim(self, numbers: Sequence[int]) -> None:
         """Become the owner of partitions that nobody has. What another member claims at the same time is left to it."""
@@ -381,6 +389,13 @@ class EmbeddedIntake:
 
     async def extend(self, owned: Owned, references: Sequence[int], for_s: float) -> None:
         """See `Intake`: the log keeps ownership, there is nothing to extend."""
+
+    def asked(self, owned: Owned) -> bool:
+        """See `Intake`. The other members are looked at now and then."""
+        if not self.left and self._system.clock.monotonic_s() - self._looked_s >= ASKED_LOOK_S:
+            self._give_up()
+        held = self._held.get(owned.partition)
+        return held is None or held.owned != owned or not self._serves(held)
 
     async def leave(self, owned: Owned | None = None) -> None:
         """See `Intake`."""

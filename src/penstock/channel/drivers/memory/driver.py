@@ -223,6 +223,19 @@ class MemoryIntake:
 
     def _share(self) -> None:
         """Give up what another member should have, and claim what this one should and nobody has."""
+        claim = self._give_up()
+        if claim and not self._told:
+            spaces = self._subscription.ledger_spaces
+            for assigned in self._shared.memory.claim(self.group, spaces, partitions=claim):
+                owned = assigned.owned
+                self._held[owned.partition] = owned
+                self._position[owned.partition] = assigned.floor
+                self._chair.mark(owned.partition, owned.epoch)
+                self._told.append(assigned)
+            self._shared.wake()
+
+    def _give_up(self) -> Sequence[int]:
+        """Have the member asked for what another should have; the partitions that this one may claim."""
         count = len(self._shared.memory.partitions(self.group))
         together = self._subscription.group.together
         todo = sharing.moves(self._chair.name, self._chair.seats(), count, together=together)
@@ -230,15 +243,7 @@ class MemoryIntake:
         for owned in asked:
             self._revoked.add(owned)
             self._told.append(Revoking(owned))
-        if todo.claim:
-            spaces = self._subscription.ledger_spaces
-            for assigned in self._shared.memory.claim(self.group, spaces, partitions=todo.claim):
-                owned = assigned.owned
-                self._held[owned.partition] = owned
-                self._position[owned.partition] = assigned.floor
-                self._chair.mark(owned.partition, owned.epoch)
-                self._told.append(assigned)
-            self._shared.wake()
+        return todo.claim
 
     def _idle(self) -> Idle:
         """Why there is nothing, when others have something: all partitions, or events they have not settled."""
@@ -282,6 +287,12 @@ class MemoryIntake:
 
     async def extend(self, owned: Owned, references: Sequence[int], for_s: float) -> None:
         """See `Intake`: the memory keeps ownership, there is nothing to extend."""
+
+    def asked(self, owned: Owned) -> bool:
+        """See `Intake`."""
+        if not self.left:
+            self._give_up()
+        return self._held.get(owned.partition) != owned or owned in self._revoked
 
     async def leave(self, owned: Owned | None = None) -> None:
         """See `Intake`."""
