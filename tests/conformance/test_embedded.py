@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,3 +29,8 @@ class TestEmbedded(ChannelConformance):
 
     async def crash(self, channel: Channel, intake: Intake, group: str) -> None:
         intake._company.room.own.let_go()  # what the kernel does to a dead process's lock  # pyright: ignore[reportAttributeAccessIssue]
+
+    async def freeze(self, channel: Channel, intake: Intake, group: str) -> Callable[[], None]:
+        company: Any = intake._company  # pyright: ignore[reportAttributeAccessIssue]
+        company._heart.remove(company.room)
+        return lambda: company._heart.add(company.room, lambda: None)

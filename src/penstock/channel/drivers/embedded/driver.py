@@ -28,6 +28,7 @@ from penstock.channel.api import (
 from penstock.channel.drivers.embedded import declare, wire
 from penstock.channel.drivers.embedded.intake import EmbeddedIntake
 from penstock.channel.drivers.embedded.port import LogPort, RealPort
+from penstock.channel.drivers.embedded.turn import EmbeddedTurn
 from penstock.errors import Closed, ConfigError, Fenced, OutcomeUnknown
 from penstock.event.batch import Delivered, NewBatch
 from penstock.log import catalogue, placed, producers
@@ -245,6 +246,10 @@ class EmbeddedChannel:
         intake = EmbeddedIntake(self, subscription, group=group, topic=row, system=self._system)
         self._intakes = [*(known for known in self._intakes if not known.left), intake]
         return intake
+
+    def turn(self, name: str, label: str) -> EmbeddedTurn:
+        """What one process at a time does on this log; see `EmbeddedTurn`. The caller closes it."""
+        return EmbeddedTurn(self.port, name, label)
 
     async def read(self, topic: str, partition: int, offset: int, *, events_max: int) -> Sequence[Delivered]:
         """See `Channel`."""

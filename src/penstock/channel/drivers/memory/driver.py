@@ -215,6 +215,7 @@ class MemoryIntake:
             await self._shared.wait(self._system, left_s)
 
     def _take(self, events_max: int, bytes_max: int) -> Taken:
+        self._chair.live = True
         if not self._told:
             self._share()
         if self._told:
@@ -274,13 +275,15 @@ class MemoryIntake:
     async def commit(self, step: Step) -> Committed | FencedOff:
         """See `Intake`; never unknown."""
         reason = self._dead.get(step.owned)
-        if self.left or self._held.get(step.owned.partition) != step.owned:
-            reason = reason or f"{rules.where(step)} is not owned at epoch {step.owned.epoch}"
+        if self.left:
+            reason = f"group {self.group}: this member has left"
         if reason is not None:
             return FencedOff(reason)
         answer = self._shared.memory.commit(step, now_us=self._system.clock.now_us())
         if isinstance(answer, FencedOff):
-            self._lost(step.owned, answer.reason)
+            self._dead[step.owned] = answer.reason
+            if self._held.get(step.owned.partition) == step.owned:
+                self._lost(step.owned, answer.reason)
         elif step.outputs:
             self._shared.wake()
         return answer
@@ -301,6 +304,7 @@ class MemoryIntake:
             self._chair.close()
         elif self._held.get(owned.partition) == owned:
             self._drop(owned)
+            self._dead[owned] = f"group {self.group}: this member has left partition {owned.partition}"
         self._shared.wake()
 
     def _drop(self, owned: Owned) -> None:
@@ -311,7 +315,6 @@ class MemoryIntake:
 
     def _lost(self, owned: Owned, reason: str) -> None:
         """The partition is not this member's any more; it is told."""
-        self._dead[owned] = reason
         self._drop(owned)
         self._told.append(Lost(owned, reason))
 
