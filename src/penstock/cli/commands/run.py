@@ -26,9 +26,7 @@ if TYPE_CHECKING:
 @click.option("--worker", hidden=True, default="", help="This process is one of several, of this name.")
 @click.option("--republish", is_flag=True, help="Publish every source again; what is stored already is not doubled.")
 @json_option("Print the report as one JSON document at the end.")
-def command(
-    *, program: Path, name: str | None, until_idle: bool, workers: int, worker: str, republish: bool
-) -> int:
+def command(*, program: Path, name: str | None, until_idle: bool, workers: int, worker: str, republish: bool) -> int:
     """Run PROGRAM, a Python file that declares an app.
 
     It goes on where it stopped. SIGTERM or Ctrl-C finishes what is in hand and commits it; a second one ends at once,
