@@ -17,7 +17,7 @@ from penstock.system.leases import LEASE_S
 
 ROOT = Path(__file__).resolve().parents[2]
 EVENTS, EVENTS_QUICK = 6_000, 400
-PROGRAM = '''
+PROGRAM = """
 import hashlib, os, time
 from pathlib import Path
 import msgspec
@@ -36,7 +36,7 @@ def work(item: Item) -> Done:
     if item.sent_ns == 0:
         hashlib.pbkdf2_hmac("sha256", b"x", b"y", 2000)
     return Done(os.getpid(), time.monotonic_ns())
-'''
+"""
 
 
 class _Item:
@@ -56,7 +56,9 @@ def program(directory: Path) -> tuple[Path, App]:
 def worker(path: Path) -> subprocess.Popen[bytes]:
     """One worker of it."""
     line = [sys.executable, "-m", "penstock.cli", "run", str(path)]
-    return subprocess.Popen(line, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(
+        line, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
 
 
 class TakeOver(Row):

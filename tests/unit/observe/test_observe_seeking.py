@@ -46,9 +46,7 @@ async def test_what_is_refused(filled: Kit) -> None:
     with pytest.raises(ConfigError, match="nowhere"):
         plan(filled.channel, "nowhere", Aim(0))
     seeking = plan(filled.channel, "check", Aim(0))
-    with closing(
-        filled.channel.port.company(str(seeking.group_id), "process 7", partitions=2, changed=lambda: None)
-    ):
+    with closing(filled.channel.port.company(str(seeking.group_id), "process 7", partitions=2, changed=lambda: None)):
         with pytest.raises(ConflictError, match="process 7"):
             plan(filled.channel, "check", Aim(0))
         with pytest.raises(ConflictError, match="process 7"):
