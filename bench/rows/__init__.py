@@ -8,6 +8,7 @@ from bench.rows.columnar import FilterProject
 from bench.rows.handle import HandleAsync, HandleColumns, HandleInto, HandleRows
 from bench.rows.latency import Latency, LatencyAsync, LatencyBesideBulk
 from bench.rows.publish import PublishColumns, PublishOneByOne, PublishTasks
+from bench.rows.workers import FourWorkers, TakeOver
 
 
 def all_rows() -> list[Row]:
@@ -25,4 +26,6 @@ def all_rows() -> list[Row]:
         LatencyAsync(),
         LatencyBesideBulk(),
         ColdStart(),
+        TakeOver(),
+        FourWorkers(),
     ]

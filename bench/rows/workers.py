@@ -39,10 +39,6 @@ def work(item: Item) -> Done:
 """
 
 
-class _Item:
-    """Loaded with the program, so that both are one type."""
-
-
 def program(directory: Path) -> tuple[Path, App]:
     """The program in a new directory, and its app."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -131,12 +127,49 @@ class TakeOver(Row):
         return [r["pid"] for r in self._results(path)[-64:]]
 
     def _results(self, path: Path) -> list[dict[str, int]]:
-        line = [sys.executable, "-m", "penstock.cli", "tail", "done", "--last", "100000", "--json", "--log"]
-        done = subprocess.run([*line, str(path.parent / "log")], cwd=ROOT, capture_output=True, text=True, check=False)
-        return [json.loads(text)["data"] for text in done.stdout.splitlines()]
+        query = "select pid, at_ns from done order by _offset"
+        line = [sys.executable, "-m", "penstock.cli", "query", query, "--json", "--log", str(path.parent / "log")]
+        done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+        return [json.loads(text) for text in done.stdout.splitlines()]
 
     def _until(self, so: Callable[[], bool], *, every_s: float = 0.3) -> None:
         deadline = time.monotonic() + 60
         while not so():
             assert time.monotonic() < deadline, "it does not come to that"
             time.sleep(every_s)
+
+
+class FourWorkers(Row):
+    """Floor: one worker does the same.
+
+    On two cores; from the start of the processes to the last result, for a handler that only computes.
+    """
+
+    name = "four-workers"
+    workload = "a CPU-bound handler, 0.6 ms an event; until idle, the starts of the processes included"
+    figures = (Figure("events", "events/s", "higher", Budget(1.6)),)
+
+    def setup(self, directory: Path, *, quick: bool) -> None:
+        """See `Row`."""
+        self.directory = directory
+        self.count = EVENTS_QUICK if quick else EVENTS
+        self.runs = 0
+
+    def floor(self) -> Figures:
+        """See `Row`."""
+        return {"events": self._run(1)}
+
+    def measure(self) -> Figures:
+        """See `Row`."""
+        return {"events": self._run(4)}
+
+    def _run(self, workers: int) -> float:
+        self.runs += 1
+        path, app = program(self.directory / f"run-{self.runs}")
+        kind = app.topics["items"].schema.type  # type: ignore[union-attr]
+        with app.client() as client:
+            client.publish_many("items", [kind(f"k{n % 64}", 0) for n in range(self.count)])
+        line = [sys.executable, "-m", "penstock.cli", "run", str(path), "--until-idle", "--workers", str(workers)]
+        start = time.perf_counter()
+        subprocess.run([*line, "--json"], cwd=ROOT, check=True, capture_output=True)
+        return self.count / (time.perf_counter() - start)
