@@ -16,7 +16,7 @@ from penstock import App
 from penstock.system.leases import LEASE_S
 
 ROOT = Path(__file__).resolve().parents[2]
-EVENTS, EVENTS_QUICK = 6_000, 400
+EVENTS, EVENTS_QUICK = 24_000, 400
 PROGRAM = """
 import hashlib, os, time
 from pathlib import Path
@@ -29,7 +29,7 @@ class Item(msgspec.Struct):
 class Done(msgspec.Struct):
     pid: int
     at_ns: int
-items = app.topic("items", Item, key="key", partitions=4)
+items = app.topic("items", Item, key="key", partitions=16)
 done = app.topic("done", Done, partitions=1)
 @app.handle(items, into=done)
 def work(item: Item) -> Done:
@@ -65,7 +65,7 @@ class TakeOver(Row):
     """
 
     name = "take-over"
-    workload = "two idle workers with two partitions each; one is killed (or stopped), an event comes for its partition"
+    workload = "two idle workers with half of the partitions each; one is killed (or stopped), an event comes for its partition"
     figures = (
         Figure("killed", "ms", "lower", Budget(200.0, "value"), floor="wait", label="kill -9"),
         Figure("stopped", "ms", "lower", Budget(LEASE_S * 1000 + 200.0, "value"), floor="wait", label="SIGSTOP"),
@@ -168,7 +168,7 @@ class FourWorkers(Row):
         path, app = program(self.directory / f"run-{self.runs}")
         kind = app.topics["items"].schema.type  # type: ignore[union-attr]
         with app.client() as client:
-            client.publish_many("items", [kind(f"k{n % 64}", 0) for n in range(self.count)])
+            client.publish_many("items", [kind(f"k{n % 1000}", 0) for n in range(self.count)])
         line = [sys.executable, "-m", "penstock.cli", "run", str(path), "--until-idle", "--workers", str(workers)]
         start = time.perf_counter()
         subprocess.run([*line, "--json"], cwd=ROOT, check=True, capture_output=True)
