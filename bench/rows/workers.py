@@ -65,7 +65,7 @@ class TakeOver(Row):
     """
 
     name = "take-over"
-    workload = "two idle workers with half of the partitions each; one is killed (or stopped), an event comes for its partition"
+    workload = "two idle workers share 16 partitions; one is killed (or stopped), events come for all of them"
     figures = (
         Figure("killed", "ms", "lower", Budget(200.0, "value"), floor="wait", label="kill -9"),
         Figure("stopped", "ms", "lower", Budget(LEASE_S * 1000 + 200.0, "value"), floor="wait", label="SIGSTOP"),
