@@ -97,10 +97,10 @@ class TakeOver(Row):
             with app.client() as client:
                 keys = [f"k{n}" for n in range(32)]
 
-                def publish() -> dict[str, int]:
+                def publish() -> bool:
                     for key in keys:
                         client.publish("items", kind(key, time.monotonic_ns()))
-                    return {}
+                    return False
 
                 self._until(lambda: publish() or len(set(self._pids(path))) == 2)
                 time.sleep(0.5)

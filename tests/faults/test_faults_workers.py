@@ -11,7 +11,6 @@ import pytest
 from penstock.channel.api import Assigned, GroupSpec, Subscription, TopicSpec
 from penstock.channel.drivers.embedded import EmbeddedChannel
 from penstock.system import real_system
-from penstock.system import seats as seats_module
 from penstock.system.locks import FairLock
 from penstock.system.seats import Room, SeatFile
 from tests.faults import workers
@@ -35,7 +34,7 @@ def test_a_wall_clock_that_jumps_ends_no_lease(
     """A day forward, a day back, and to and fro between two beats of a member that lives."""
     tally = fault_report("B12", "E1")
     now_s = 1e9
-    monkeypatch.setattr(seats_module.time, "time", lambda: now_s)
+    monkeypatch.setattr(time, "time", lambda: now_s)
     seat, room = SeatFile(tmp_path, "lives", 1), Room(tmp_path)
     for jump in (DAY_S, -DAY_S, -DAY_S, DAY_S, DAY_S):
         assert [seen.name for seen in room.seats()] == [seat.name]
