@@ -13,7 +13,7 @@ from penstock.channel.rules import check_name, check_topic
 from penstock.config import duration_s
 from penstock.delivery.lot import Parking
 from penstock.delivery.retry import Retries, Retry
-from penstock.engine.calling import shape_of
+from penstock.engine.calling import Shape, shape_of
 from penstock.engine.handling import GivenUp, HandlerSpec, Order
 from penstock.errors import ConfigError
 from penstock.flow.spec import FlowSpec
@@ -115,6 +115,7 @@ class App(Program):
         order: Order = "key",
         given_up: GivenUp = "continue",
         parking: Parking | None = None,
+        concurrency: int = 1,
         name: str | None = None,
     ) -> Callable[[F], F]:
         """Declare a per-event handler, as a decorator; the function itself stays what it is.
@@ -131,6 +132,7 @@ class App(Program):
             given_up: what becomes of the key of an event that goes to the dead letters after its last attempt:
                 ``continue``, it goes on, or ``block``, it waits until the event is redriven or skipped.
             parking: how much may wait before the partition pauses.
+            concurrency: how many events of different keys an async handler is given at once.
             name: the consumer group; the function's name by default.
         """
         self._mine(source, into, path="handlers")
@@ -147,7 +149,8 @@ class App(Program):
             if retries.timeout_s is not None and not shape.is_async:
                 msg = "a call of a plain function cannot be ended from outside; make it async, or leave this out"
                 raise ConfigError(msg, path=f"handlers.{group}.retry.timeout_s")
-            spec = HandlerSpec(group, function, shape, retries, parking or Parking(), order, given_up)
+            _check_concurrency(concurrency, shape, order, path=f"handlers.{group}.concurrency")
+            spec = HandlerSpec(group, function, shape, retries, parking or Parking(), order, given_up, concurrency)
             self.handlers[group] = Handled(spec, source, into)
             return function
 
@@ -294,6 +297,17 @@ class App(Program):
         from penstock.app.client import Client  # noqa: PLC0415
 
         return Client(self, producer=producer)
+
+
+def _check_concurrency(concurrency: int, shape: Shape, order: Order, *, path: str) -> None:
+    if concurrency < 1:
+        raise ConfigError(f"{concurrency}; expected at least 1", path=path)
+    if concurrency > 1 and not shape.is_async:
+        msg = "a plain function has the process for itself; make it async, or run more workers"
+        raise ConfigError(msg, path=path)
+    if concurrency > 1 and order == "partition":
+        msg = 'events side by side, and order="partition"; keep one of the two'
+        raise ConfigError(msg, path=path)
 
 
 def _name_of(function: Callable[..., Any], name: str | None, *, path: str) -> str:

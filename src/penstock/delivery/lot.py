@@ -197,6 +197,10 @@ class Lot:
         self._dirty.add(self._page_of[head.ident])
         self._wait(head, now.s + head.pause_s)
 
+    def lend(self, head: Head) -> None:
+        """The head is being handled: it is not due until it is settled or postponed."""
+        self._due_s.pop(head.ident, None)
+
     def _wait(self, head: Head, due_s: float) -> None:
         if head.held:
             self._due_s.pop(head.ident, None)

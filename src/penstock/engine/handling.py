@@ -41,7 +41,8 @@ class HandlerSpec(msgspec.Struct, frozen=True):
     """A handler as declared: its name is its group.
 
     order: what waits while an event is retried: its key, or the whole partition. given_up: what becomes of the key
-    when an event of it is laid among the dead letters: it goes on, or waits for a redrive or a skip.
+    when an event of it is laid among the dead letters: it goes on, or waits for a redrive or a skip. concurrency: how
+    many events of different keys are handled at once.
     """
 
     name: str
@@ -51,6 +52,7 @@ class HandlerSpec(msgspec.Struct, frozen=True):
     parking: Parking = Parking()
     order: Order = "key"
     given_up: GivenUp = "continue"
+    concurrency: int = 1
 
 
 class HandlerWork:
@@ -65,6 +67,7 @@ class HandlerWork:
     ) -> None:
         self.subscription = msgspec.structs.replace(subscription, ledger_spaces=SPACES)
         self.gauge = Gauge()
+        self.news: asyncio.Event | None = None
         self._spec = spec
         self._topics = topics
         self._system = system
@@ -73,6 +76,10 @@ class HandlerWork:
         self._places: dict[int, Place] = {}
         self._stopping: Stopping = lambda: False
         self._size = 1  # a slow handler must not be asked for many events before the first look at the clock
+        self.prepare()
+
+    def prepare(self) -> None:
+        """For what is built on this."""
 
     # -- ownership -------------------------------------------------------------------------------------------------
 
@@ -213,29 +220,36 @@ class HandlerWork:
         """Park the event, retry it in place, or give it up; returns the offset behind it, its own when stopped."""
         offset = raised.offset
         head = place.new_head(part, offset)
+        head.attempts = attempt - 1
         while True:
-            now = self._now()
-            tried(head, raised.error, now)
-            pause_s = self._pause_s(raised.error, attempt, head.waited_s)
+            pause_s = self._park_or_give_up(place, part, raised, made, head)
             if pause_s is None:
-                cause = self._cause(raised.error, attempt, head)
-                self._give_up(place, part, offset, cause, made)
-                return offset + 1
-            emit.count("penstock_handler_retries_total", group=self._spec.name)
-            head.attempts = attempt
-            if self._spec.order == "key":
-                place.park(part, offset, head, pause_s, now)
-                place.failed(raised.error)
                 return offset + 1
             if not await waited(self._system.clock, pause_s, stopping):
                 return offset
             head.waited_s += pause_s
-            attempt += 1
             again = iter(((offset, part.events[offset - part.first]),))
+            attempt = head.attempts + 1
             result = await self._call_one(part.delivered, again, made, start=offset, attempt=attempt)
             if not isinstance(result, Raised):
                 return offset + 1
             raised = result
+
+    def _park_or_give_up(self, place: Place, part: Part, raised: Raised, made: Made, head: Head) -> float | None:
+        """A new event has failed; the pause before it is retried in place, None when it is parked or given up."""
+        now = self._now()
+        tried(head, raised.error, now)
+        head.attempts += 1
+        pause_s = self._pause_s(raised.error, head.attempts, head.waited_s)
+        if pause_s is None:
+            self._give_up(place, part, head.offset, self._cause(raised.error, head.attempts, head), made)
+            return None
+        emit.count("penstock_handler_retries_total", group=self._spec.name)
+        if self._spec.order == "partition":
+            return pause_s
+        place.park(part, head.offset, head, pause_s, now)
+        place.failed(raised.error)
+        return None
 
     def _give_up(self, place: Place, part: Part, offset: int, cause: Cause, made: Made) -> None:
         """A dead letter; under the policy *block* the event's key waits for what people say."""
@@ -284,7 +298,7 @@ class HandlerWork:
             self._lay_down(place, part, head, Cause(part.broken[offset], "DecodeError", again=head.again), made)
             return
         attempt = head.attempts + place.deaths.get(offset, 0) + 1
-        if offset in place.deaths and self._spec.retries.default.pause_s(attempt - 1) is None:
+        if self._has_died_enough(place, head):
             self._lay_down(place, part, head, self._died(place.deaths[offset], head), made)
             return
         if head.again and self._spec.given_up == "continue":
@@ -296,6 +310,10 @@ class HandlerWork:
             return
         place.succeeded()
         self._settled(place, head, made, b"handled", now)
+
+    def _has_died_enough(self, place: Place, head: Head) -> bool:
+        deaths = place.deaths.get(head.offset, 0)
+        return deaths > 0 and self._spec.retries.default.pause_s(head.attempts + deaths) is None
 
     def _failed_again(self, place: Place, part: Part, head: Head, error: BaseException, made: Made) -> None:
         now = self._now()
@@ -402,14 +420,16 @@ class HandlerWork:
             return Raised(None, offset, rejection)
         return result
 
-    def _bound(self, delivered: Delivered, attempt: int, again: int) -> Callable[[Any], Any]:
+    def _bound(
+        self, delivered: Delivered, attempt: int, again: int, *, words: memoryview | None = None
+    ) -> Callable[[Any], Any]:
         """The handler as a function of the event alone; the slot says which event it is."""
         function = bound = self._spec.function
         if self._spec.shape.wants_context:
-            words, source = self._slot.words, self._topics.source
+            said, source = self._slot.words if words is None else words, self._topics.source
 
             def bound(event: Any) -> Any:
-                return function(event, Context(delivered, words[1], attempt, source, redriven=again))
+                return function(event, Context(delivered, said[1], attempt, source, redriven=again))
 
         limit_s = self._spec.retries.timeout_s
         return bound if limit_s is None else _limited(bound, limit_s)

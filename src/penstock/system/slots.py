@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Protocol
 
 SLOT_WORDS = 4
+SIDE_BY_SIDE = 2**64 - 1
+"""In place of an offset: several events were being handled, and nobody can say which of them killed the process."""
 
 
 class Slot(Protocol):
@@ -20,7 +22,11 @@ class Slot(Protocol):
     words: memoryview
 
     def left(self) -> tuple[int, int] | None:
-        """(partition, offset) that was being handled when the last owner died; None after a clean end."""
+        """(partition, offset) that was being handled, alone, when the last owner died; None after a clean end."""
+        ...
+
+    def left_side_by_side(self) -> bool:
+        """Whether several events were being handled when the last owner died."""
         ...
 
     @property
@@ -51,7 +57,11 @@ class MappedSlot:
 
     def left(self) -> tuple[int, int] | None:
         """See `Slot`."""
-        return (self.words[0] - 1, self.words[1]) if self.words[0] else None
+        return (self.words[0] - 1, self.words[1]) if self.words[0] and self.words[1] != SIDE_BY_SIDE else None
+
+    def left_side_by_side(self) -> bool:
+        """See `Slot`."""
+        return bool(self.words[0]) and self.words[1] == SIDE_BY_SIDE
 
     @property
     def clears(self) -> int:
@@ -78,7 +88,11 @@ class MemorySlot:
 
     def left(self) -> tuple[int, int] | None:
         """See `Slot`."""
-        return (self.words[0] - 1, self.words[1]) if self.words[0] else None
+        return (self.words[0] - 1, self.words[1]) if self.words[0] and self.words[1] != SIDE_BY_SIDE else None
+
+    def left_side_by_side(self) -> bool:
+        """See `Slot`."""
+        return bool(self.words[0]) and self.words[1] == SIDE_BY_SIDE
 
     @property
     def clears(self) -> int:

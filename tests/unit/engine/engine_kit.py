@@ -15,6 +15,7 @@ from penstock.delivery.deadletter import DeadLetter, dead_letter_topic, from_row
 from penstock.delivery.redrive import redrive_topic
 from penstock.delivery.retry import Retries, Retry
 from penstock.engine.calling import shape_of
+from penstock.engine.concurrent import ConcurrentWork
 from penstock.engine.group import Group, Slots
 from penstock.engine.handling import HandlerSpec, HandlerWork
 from penstock.engine.results import Topics
@@ -128,7 +129,8 @@ class Kit:
         spec = HandlerSpec(name, function, shape_of(function, name=name), Retries.of(retry), **options)
         subscription = Subscription(GroupSpec(name, source.name), "test")
         topics = Topics(source, into, dead, commands)
-        work = HandlerWork(spec, subscription, topics, system=self.system, read=self.read)
+        kind = HandlerWork if spec.concurrency == 1 else ConcurrentWork
+        work = kind(spec, subscription, topics, system=self.system, read=self.read)
         return Group(self.channel, work, system=self.system, slots=slots, ended=ended)
 
     async def read(self, topic: str, partition: int, offset: int, events_max: int) -> Sequence[Delivered]:

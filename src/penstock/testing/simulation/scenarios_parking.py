@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -118,6 +119,24 @@ def crowded() -> Scenario:
     """More keys fail than may wait: the partition pauses, and nothing is lost or overtaken."""
     options = {"retry": Retry(4, first_s=0.03, jitter=True), "parking": Parking(keys_max=KEYS_MAX)}
     return _scenario(_app(options, _first_time), "crowded", at_most(KEYS_MAX))
+
+
+# -- side by side --------------------------------------------------------------------------------------------------
+
+
+def side_by_side() -> Scenario:
+    """Events of different keys are handled at once, and end in any order: no gap in progress, order inside a key."""
+    app = App("simulated")
+    jobs = app.topic("jobs", Job, key="key", partitions=2)
+    done = app.topic("done", Done, key="key", partitions=2)
+
+    @app.handle(jobs, into=done, concurrency=4, retry=Retry(4, first_s=0.03))
+    async def work(job: Job, ctx: Context) -> Done:  # pyright: ignore[reportUnusedFunction]
+        await asyncio.sleep((job.number * 7 % 5) * 0.06)
+        _first_time(job, ctx)
+        return Done(job.key, job.number)
+
+    return _scenario(app, "side_by_side")
 
 
 # -- block, and an operator ----------------------------------------------------------------------------------------
