@@ -236,7 +236,7 @@ class ConcurrentWork(HandlerWork):
         """Take the results, or what was raised, and go on with the key's next event."""
         place, head = waiting.place, waiting.head
         progress = self._progress[place.partition]
-        made, whole = progress.made, self._spec.given_up == "continue"
+        made, whole = progress.made, self._spec.on_failure.given_up == "continue"
         if raised is None and head is None and whole:
             place.succeeded()
             progress.finished.append((waiting, out, causes))
@@ -330,7 +330,7 @@ class ConcurrentWork(HandlerWork):
             if head.offset in part.broken:
                 await self._retry(place, head, progress.made, now)
                 continue
-            if head.again and self._spec.given_up == "continue":
+            if head.again and self._spec.on_failure.given_up == "continue":
                 progress.made.redriven.add(head.offset)
             self._begin(_Waiting(place, part, head.offset, head))
             if place.open:

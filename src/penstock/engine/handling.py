@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
 from penstock.channel.api import Assigned, Delivery, LedgerWrite, Subscription
-from penstock.delivery.lot import Head, Now, Parking
+from penstock.delivery.lot import Head, Now, OnFailure
 from penstock.delivery.redrive import POSITION_SPACE, decode
 from penstock.delivery.retry import Retries, Retry
 from penstock.engine.calling import Raised, Shape, call_async, call_sync
@@ -33,25 +33,18 @@ COMMANDS_EVERY_S = 1.0
 COMMANDS_AT_ONCE = 100
 PAUSED_LOOK_S = 0.1
 
-Order = Literal["key", "partition"]
-GivenUp = Literal["continue", "block"]
-
 
 class HandlerSpec(msgspec.Struct, frozen=True):
     """A handler as declared: its name is its group.
 
-    order: what waits while an event is retried: its key, or the whole partition. given_up: what becomes of the key
-    when an event of it is laid among the dead letters: it goes on, or waits for a redrive or a skip. concurrency: how
-    many events of different keys are handled at once.
+    concurrency: how many events of different keys are handled at once.
     """
 
     name: str
     function: Callable[..., Any]
     shape: Shape
     retries: Retries = Retries(Retry())
-    parking: Parking = Parking()
-    order: Order = "key"
-    given_up: GivenUp = "continue"
+    on_failure: OnFailure = OnFailure()
     concurrency: int = 1
 
 
@@ -85,10 +78,10 @@ class HandlerWork:
 
     async def assigned(self, assigned: Assigned, slot: Slot | None, stopping: Stopping) -> Sequence[LedgerWrite]:
         """See `Work`. An event that was being handled when the last owner died is charged an attempt."""
-        place = Place(assigned, self._spec.parking, self._now())
+        place = Place(assigned, self._spec.on_failure, self._now())
         self._places[place.partition] = place
         self._stopping = stopping
-        if self._spec.given_up == "continue":
+        if self._spec.on_failure.given_up == "continue":
             place.release(self._now())
         self._measure()
         if slot is None:
@@ -245,7 +238,7 @@ class HandlerWork:
             self._give_up(place, part, head.offset, self._cause(raised.error, head.attempts, head), made)
             return None
         emit.count("penstock_handler_retries_total", group=self._spec.name)
-        if self._spec.order == "partition":
+        if self._spec.on_failure.order == "partition":
             return pause_s
         place.park(part, head.offset, head, pause_s, now)
         place.failed(raised.error)
@@ -301,7 +294,7 @@ class HandlerWork:
         if self._has_died_enough(place, head):
             self._lay_down(place, part, head, self._died(place.deaths[offset], head), made)
             return
-        if head.again and self._spec.given_up == "continue":
+        if head.again and self._spec.on_failure.given_up == "continue":
             made.redriven.add(offset)
         event = iter(((offset, part.events[offset - part.first]),))
         result = await self._call_one(part.delivered, event, made, start=offset, attempt=attempt, again=head.again)
@@ -318,7 +311,7 @@ class HandlerWork:
     def _failed_again(self, place: Place, part: Part, head: Head, error: BaseException, made: Made) -> None:
         now = self._now()
         first = head.attempts == 0
-        if place.open and place.parking.is_transient(error):  # it is the target that fails: nothing is charged
+        if place.open and place.policy.is_transient(error):  # it is the target that fails: nothing is charged
             place.lot.postpone(head, place.probed(self._spec.retries.for_error(error), now), now)
             place.keep(head.offset, part.delivered)
             return
@@ -332,7 +325,7 @@ class HandlerWork:
         emit.count("penstock_handler_retries_total", group=self._spec.name)
         place.lot.postpone(head, pause_s, now)
         place.keep(head.offset, part.delivered)
-        if first or not place.parking.is_transient(error):
+        if first or not place.policy.is_transient(error):
             place.failed(error)
 
     def _lay_down(self, place: Place, part: Part, head: Head, cause: Cause, made: Made) -> None:
@@ -399,7 +392,7 @@ class HandlerWork:
         else:
             raised = call_sync(handler, pairs, words, out=made.out, causes=made.causes, rejected=made.rejected)
         words[0] = 0
-        cut = made.encode(whole=self._spec.given_up == "continue")
+        cut = made.encode(whole=self._spec.on_failure.given_up == "continue")
         if cut is None:
             return raised
         return Raised(None, cut.offset, OutputRefused(cut.reason)) if cut.reason else cut.offset
@@ -441,13 +434,13 @@ class HandlerWork:
         return policy.pause_s(attempt, since_s=waited_s, chance=self._system.random.random)
 
     def _cause(self, error: BaseException, attempts: int, head: Head) -> Cause:
-        holds = self._spec.given_up == "block" and not isinstance(error, Reject)
+        holds = self._spec.on_failure.given_up == "block" and not isinstance(error, Reject)
         tries = () if isinstance(error, Reject) and len(head.tries) == 1 else head.tries
         return Cause.of(error, attempts, tries, again=head.again, holds=holds)
 
     def _died(self, deaths: int, head: Head | None = None) -> Cause:
         reason = f"the process died {deaths} times while handling it"
-        cause = Cause(reason, "ProcessDied", attempts=deaths, holds=self._spec.given_up == "block")
+        cause = Cause(reason, "ProcessDied", attempts=deaths, holds=self._spec.on_failure.given_up == "block")
         if head is None:
             return cause
         attempts = deaths + head.attempts

@@ -10,7 +10,7 @@ from penstock.channel.api import Assigned, LedgerWrite
 from penstock.channel.typed import TypedTopic
 from penstock.delivery import lot as lots
 from penstock.delivery.deadletter import text_of
-from penstock.delivery.lot import Head, Lot, Now, Parking, Try
+from penstock.delivery.lot import Head, Lot, Now, OnFailure, Try
 from penstock.delivery.redrive import LETTERS_SPACE, POSITION_SPACE, Command
 from penstock.delivery.retry import Retry
 from penstock.engine.parts import PART_ROWS, Part, alone, redriven
@@ -31,9 +31,9 @@ Read = Callable[[str, int, int, int], Awaitable[Sequence[Delivered]]]
 class Place:
     """See the module. Everything here is forgotten with the assignment; the ledger has it."""
 
-    def __init__(self, assigned: Assigned, parking: Parking, now: Now) -> None:
+    def __init__(self, assigned: Assigned, policy: OnFailure, now: Now) -> None:
         self.partition = assigned.owned.partition
-        self.parking = parking
+        self.policy = policy
         self.deaths: dict[int, int] = {}
         """By offset: how often the process died while it was handled; such an event runs alone."""
         self.charged: dict[int, bytes] = {}
@@ -66,7 +66,7 @@ class Place:
         self.lot = Lot.restore(parked, now)
         # An owner before this one may have met a target that fails: that is known again at the first event.
         self._row = sum(head.attempts > 0 and not head.held for head in self.lot.heads.values())
-        self.open = self._row >= parking.breaker
+        self.open = self._row >= policy.breaker
         self._unnamed.update(ident for ident in self.lot.heads if ident[:1] in b"kd")
 
     # -- who waits -------------------------------------------------------------------------------------------------
@@ -154,11 +154,11 @@ class Place:
 
     def failed(self, error: BaseException) -> None:
         """One more key has failed, and none succeeded since the last one."""
-        if not self.parking.is_transient(error):
+        if not self.policy.is_transient(error):
             self.succeeded()
             return
         self._row += 1
-        if self._row >= self.parking.breaker:
+        if self._row >= self.policy.breaker:
             self.open = True
 
     def succeeded(self) -> None:
@@ -184,7 +184,7 @@ class Place:
             head = min(self.lot.heads.values(), key=lambda head: head.offset, default=None)
             last = "" if head is None or not head.tries else f": {head.tries[-1].error} {head.tries[-1].reason}"
             return f"partition {self.partition}: the target fails ({self._row} keys in a row{last})"
-        full = self.lot.full(self.parking)
+        full = self.lot.full(self.policy)
         return f"partition {self.partition}: {full}; redrive or skip what was given up, or raise it" if full else ""
 
     # -- the ledger ------------------------------------------------------------------------------------------------
@@ -208,7 +208,7 @@ class Place:
 
     def has_room(self, command: Command) -> bool:
         """Whether the command can be taken now: one that is about a key that waits always can."""
-        return self.lot.holding(command.offset) is not None or not self.lot.full(self.parking)
+        return self.lot.holding(command.offset) is not None or not self.lot.full(self.policy)
 
     def take(self, command: Command, now: Now) -> list[LedgerWrite]:
         """Do what a command says, once: a letter that was dealt with, or is in hand, stays as it is."""

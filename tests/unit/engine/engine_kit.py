@@ -12,6 +12,7 @@ from penstock.channel.api import Acked, GroupSpec, Publish, Subscription, TopicS
 from penstock.channel.drivers.memory import MemoryChannel
 from penstock.channel.typed import TypedTopic
 from penstock.delivery.deadletter import DeadLetter, dead_letter_topic, from_row
+from penstock.delivery.lot import OnFailure
 from penstock.delivery.redrive import redrive_topic
 from penstock.delivery.retry import Retries, Retry
 from penstock.engine.calling import shape_of
@@ -126,7 +127,9 @@ class Kit:
         name = function.__name__
         dead = await self.declare(dead_letter_topic(name, partitions=source.spec.partitions), None)
         commands = await self.declare(redrive_topic(name, partitions=source.spec.partitions), None)
-        spec = HandlerSpec(name, function, shape_of(function, name=name), Retries.of(retry), **options)
+        given = {name: options.pop(name) for name in ("given_up", "order") if name in options}
+        policy = msgspec.structs.replace(options.pop("on_failure", OnFailure()), **given)
+        spec = HandlerSpec(name, function, shape_of(function, name=name), Retries.of(retry), policy, **options)
         subscription = Subscription(GroupSpec(name, source.name), "test")
         topics = Topics(source, into, dead, commands)
         kind = HandlerWork if spec.concurrency == 1 else ConcurrentWork

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from penstock.delivery.lot import Parking
+from penstock.delivery.lot import OnFailure
 from penstock.delivery.retry import Retry
 from penstock.engine.context import Context
 from penstock.errors import Reject
@@ -101,9 +101,9 @@ async def test_any_pattern_of_failures_keeps_each_keys_order(kit: Kit, number: i
             raise ValueError("again") if order.id % 3 else Reject("no")
         return bill(order)
 
-    parking = Parking(keys_max=dice.choice([3, 1000]))
+    parking = OnFailure(keys_max=dice.choice([3, 1000]))
     group = await kit.handler(
-        shaky, source, into, concurrency=dice.choice([2, 16]), retry=Retry(3, first_s=0.1), parking=parking
+        shaky, source, into, concurrency=dice.choice([2, 16]), retry=Retry(3, first_s=0.1), on_failure=parking
     )
     await group.run()
     by_key: dict[str, list[int]] = defaultdict(list)
