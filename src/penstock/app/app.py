@@ -14,7 +14,7 @@ from penstock.config import duration_s
 from penstock.delivery.lot import OnFailure, Order
 from penstock.delivery.retry import Retries, Retry
 from penstock.engine.calling import Shape, shape_of
-from penstock.engine.handling import HandlerSpec
+from penstock.engine.calls import HandlerSpec
 from penstock.errors import ConfigError
 from penstock.flow.spec import FlowSpec
 from penstock.schema import schema_of

@@ -137,8 +137,6 @@ class Lot:
         self.heads: dict[bytes, Head] = {}
         self.events = 0
         """Followers of all keys."""
-        self.version = 0
-        """Changes whenever a key comes or goes."""
         self._followers: dict[bytes, deque[int]] = {}
         self._due: list[tuple[float, int, bytes]] = []
         self._due_s: dict[bytes, float] = {}
@@ -194,7 +192,6 @@ class Lot:
     def park(self, head: Head, pause_s: float | None, now: Now) -> None:
         """The key waits from now on; with `pause_s` None until somebody redrives or skips the event."""
         assert head.ident not in self.heads
-        self.version += 1
         self.heads[head.ident] = head
         if len(self._pages.get(self._page, ())) >= PAGE_HEADS_MAX:
             self._page += 1
@@ -240,7 +237,6 @@ class Lot:
             self.events -= 1
             self.postpone(following, 0.0, now)
             return
-        self.version += 1
         del self.heads[ident]
         self._due_s.pop(ident, None)
         self._pages[self._page_of.pop(ident)].discard(ident)

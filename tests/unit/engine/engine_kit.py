@@ -16,9 +16,10 @@ from penstock.delivery.lot import OnFailure
 from penstock.delivery.redrive import redrive_topic
 from penstock.delivery.retry import Retries, Retry
 from penstock.engine.calling import shape_of
+from penstock.engine.calls import HandlerSpec
 from penstock.engine.concurrent import ConcurrentWork
 from penstock.engine.group import Group, Slots
-from penstock.engine.handling import HandlerSpec, HandlerWork
+from penstock.engine.handling import HandlerWork
 from penstock.engine.results import Topics
 from penstock.event.batch import Delivered, NewBatch, Rows
 from penstock.schema import schema_of
