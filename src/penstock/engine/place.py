@@ -21,7 +21,7 @@ ATTEMPTS = "attempts"
 SPACES = (ATTEMPTS, lots.SPACE, POSITION_SPACE, LETTERS_SPACE)
 """What a handler keeps in its ledger."""
 KEPT_BYTES_MAX = 32_000_000
-"""Of events that wait, as they came; decoded they are some three times as large."""
+"""Of parts in which events wait."""
 READ_EVENTS = 5_000
 ASKED_MAX = 100_000
 
@@ -51,7 +51,7 @@ class Place:
         self._keys: dict[bytes, Any] = {}
         self._row = self._probes = 0
         self._probe_s = float("-inf")
-        self._parts: dict[int, Part] = {}
+        self._kept: dict[int, Picker] = {}
         self._firsts: list[int] = []
         self._bytes = 0
         self._picker: Picker | None = None
@@ -131,18 +131,21 @@ class Place:
     # -- events again ----------------------------------------------------------------------------------------------
 
     def keep(self, part: Part) -> None:
-        """Keep a part's events: some of them wait, and will be wanted soon."""
-        if part.first not in self._parts:
-            self._parts[part.first] = part
+        """Keep a part's bytes: some of its events wait, and will be wanted soon.
+
+        Not as objects: those of the next parts would be made in fresh memory instead of the processor's cache.
+        """
+        if part.first not in self._kept:
+            self._kept[part.first] = part.picker
             self._bytes += part.picker.size
-            while self._bytes > KEPT_BYTES_MAX and len(self._parts) > 1:
-                gone = next(iter(self._parts))
-                self._bytes -= self._parts.pop(gone).picker.size
+            while self._bytes > KEPT_BYTES_MAX and len(self._kept) > 1:
+                gone = next(iter(self._kept))
+                self._bytes -= self._kept.pop(gone).size
                 self._firsts.remove(gone)
             insort(self._firsts, part.first)
 
     async def fetch(self, head: Head, topic: TypedTopic[Any], read: Read) -> Part:
-        """A part that holds the event, decoded anew when it failed before: a handler may have changed it.
+        """A part that holds the event, decoded anew: a handler may have changed what it was given before.
 
         Raises:
             CorruptionError: the log does not have it.
@@ -152,9 +155,9 @@ class Place:
             event = redriven(topic.name, self.partition, offset=offset, body=head.body, key=head.key, identity=head.id)
             return Part(event, topic)
         at = bisect_right(self._firsts, offset) - 1
-        part = self._parts[self._firsts[at]] if at >= 0 else None
-        if part is not None and offset < part.end:
-            return part if head.attempts == 0 else Part(part.picker.one(offset), topic)
+        picker = self._kept[self._firsts[at]] if at >= 0 else None
+        if picker is not None and offset < picker.delivered.end:
+            return Part(picker.one(offset), topic)
         if self._picker is None or not self._picker.delivered.first <= offset < self._picker.delivered.end:
             found = await read(topic.name, self.partition, offset, READ_EVENTS)
             if not found or not found[0].first <= offset < found[0].end:
