@@ -95,6 +95,10 @@ PLANTED = [
         ("duplicated", "reordered", "lost"),
         "a step that moves no floor is told by its number",
     ),
+    Planted(
+        "sim_floor_gap", "parking:side_by_side", ("lost", "stuck"), "the floor passes no event that is being handled"
+    ),
+    Planted("sim_lanes", "parking:side_by_side", ("reordered", "twin"), "never two events of a key at once"),
     Planted("sim_sink_fenced", "targets:sink", ("failed",), "a fenced target means to join again"),
 ]
 

@@ -30,6 +30,7 @@ SEEDS = {
     "parking:outage": 60,
     "parking:crowded": 80,
     "parking:blocking": 60,
+    "parking:side_by_side": 80,
     "parking:crowded@memory": 60,
     "parking:blocking@memory": 40,
 }

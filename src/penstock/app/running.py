@@ -18,6 +18,7 @@ from penstock.app.plan import Plan, plan_app
 from penstock.channel.api import GroupSpec, Subscription
 from penstock.delivery.deadletter import SUFFIX
 from penstock.delivery.redrive import SUFFIX as COMMANDS
+from penstock.engine.concurrent import ConcurrentWork
 from penstock.engine.group import Group, GroupState, Slots
 from penstock.engine.handling import HandlerWork
 from penstock.engine.place import Read
@@ -169,7 +170,8 @@ def supervised(
         commands = opened.topic(name + COMMANDS)
         topics = Topics(opened.topic(handled.source.name), into, opened.topic(name + SUFFIX), commands)
         subscription = Subscription(GroupSpec(name, handled.source.name), options.label)
-        work = HandlerWork(handled.handler, subscription, topics, system=opened.system, read=_reader(opened))
+        kind = HandlerWork if handled.handler.concurrency == 1 else ConcurrentWork
+        work = kind(handled.handler, subscription, topics, system=opened.system, read=_reader(opened))
         add(work, writes=frozenset(t.name for t in (into, topics.dead) if t is not None))
     _add_flows(plan, opened, options, add)
     circle = supervisor.circle() if options.until_idle else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import traceback
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Sequence
@@ -92,6 +93,7 @@ class FlowWork:
     ) -> None:
         self.subscription = subscription
         self.gauge = Gauge()
+        self.news: asyncio.Event | None = None
         self._stage = stage
         self._topics = topics
         self._system = system

@@ -133,6 +133,9 @@ class Group:
         except (TransientError, Fenced) as exc:  # what was not stored is delivered again, to whoever owns it now
             return str(exc)
         finally:
+            if self._asked is not None:
+                self._asked.cancel()
+                self._asked = None
             await member.drop()
             self._work.left()
             await intake.leave()
@@ -141,7 +144,12 @@ class Group:
         membership = member.membership
         while not self._stopping:
             ended = self._ended is not None and self._ended()
-            action = membership.taken(await self._next(intake, member)) if not self._stopping else Rest()
+            taken = await self._next(intake, member)
+            if taken is None:
+                await member.said()
+                await member.breathe()
+                continue
+            action = membership.taken(taken) if not self._stopping else Rest()
             match action:
                 case Begin():
                     partition = action.assigned.owned.partition
@@ -168,22 +176,27 @@ class Group:
         await member.finish()
         return "a step was refused at the end" if member.refused else ""
 
-    async def _next(self, intake: Intake, member: _Member) -> Taken:
-        """Ask, and be ready to be stopped while waiting."""
-        wait_s = PROGRESS_EVERY_S if member.busy else min(WAIT_S, 0.05 if self._ended is not None else WAIT_S)
-        parked_s = self._work.wait_s()
-        wait_s = wait_s if parked_s is None else min(wait_s, parked_s)
-        self._asked = asyncio.ensure_future(intake.next(events_max=EVENTS_MAX, bytes_max=BYTES_MAX, wait_s=wait_s))
+    async def _next(self, intake: Intake, member: _Member) -> Taken | None:
+        """Ask, and be ready to be stopped while waiting; None when the work has something to say first."""
+        if self._asked is None:
+            wait_s = PROGRESS_EVERY_S if member.busy else min(WAIT_S, 0.05 if self._ended is not None else WAIT_S)
+            parked_s = self._work.wait_s()
+            wait_s = wait_s if parked_s is None else min(wait_s, parked_s)
+            asked = intake.next(events_max=EVENTS_MAX, bytes_max=BYTES_MAX, wait_s=wait_s)
+            self._asked = asyncio.ensure_future(asked)
         try:
-            return await self._asked
+            if self._work.news is not None and not await _first(self._asked, self._work.news):
+                return None
+            taken = await self._asked
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if self._stopping and (task is None or not task.cancelling()):
+                self._asked = None
                 return _NOTHING
             self._asked.cancel()
             raise
-        finally:
-            self._asked = None
+        self._asked = None
+        return taken
 
     async def _rest(self, member: _Member, action: Rest, *, ended: bool) -> None:
         self.state.state = "waiting" if action.reason else "idle"
@@ -193,6 +206,16 @@ class Group:
                 emit.log(logging.INFO, "group waits", group=self.state.name, reason=action.reason)
         await member.due(everything=ended)
         await member.settled()
+
+
+async def _first(asked: asyncio.Future[Taken], news: asyncio.Event) -> bool:
+    """Whether what was asked is answered, and not only the work has news."""
+    told = asyncio.ensure_future(news.wait())
+    try:
+        await asyncio.wait((asked, told), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        told.cancel()
+    return asked.done()
 
 
 class _Member:
@@ -300,7 +323,11 @@ class _Member:
         """What waited for a time that has come, also while there is no quiet moment."""
         wait_s = self._work.wait_s()
         if wait_s is not None and wait_s <= 0:
-            await self._each(self._work.due(everything=False))
+            await self.said()
+
+    async def said(self) -> None:
+        """What the work has to say by now."""
+        await self._each(self._work.due(everything=False))
 
     async def _each(self, drafts: AsyncGenerator[Draft]) -> None:
         async with aclosing(drafts):

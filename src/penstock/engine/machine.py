@@ -142,9 +142,10 @@ class Membership:
         """The step of a draft, up to what is not settled yet; the next draft of its partition begins there."""
         place = self._places[draft.partition]
         after = place.floor if draft.after is None else draft.after
-        while after in place.holes:
+        settled = place.holes.union(draft.holes)
+        while after in settled:
             after += 1
-        holes = sorted(hole for hole in place.holes if hole >= after)
+        holes = sorted(hole for hole in settled if hole >= after)
         if draft.oldest is not msgspec.UNSET:
             place.oldest = draft.oldest
         settle = Settle(place.floor, after, holes, draft.references, place.number, place.oldest)

@@ -69,6 +69,7 @@ class SinkWork:
     ) -> None:
         self.subscription = subscription
         self.gauge = Gauge()
+        self.news: asyncio.Event | None = None
         self._sink = sink
         self._source = source
         self._past = past

@@ -349,7 +349,7 @@ class GroupPromises(ChannelSuite):
         mine = await self._owner(site, b"a", b"b")
         assert mine.assigned[0].oldest is None
         with pytest.raises(Rejected, match="to be kept"):
-            await mine.intake.commit(mine.step(1, oldest=1))
+            await mine.intake.commit(mine.step(1, oldest=2))
         assert isinstance(await mine.intake.commit(mine.step(2, oldest=1)), Committed)
         await mine.intake.leave()
         heir = await member(await site.channel(), self)
