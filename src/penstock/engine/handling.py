@@ -79,9 +79,17 @@ class HandlerWork(Calls):
         emit.count("penstock_handler_deaths_total", group=self._spec.name)
         return (place.charge(offset, mark),)
 
-    def left(self) -> None:
+    async def finish(self, partition: int) -> AsyncGenerator[Draft]:
+        """See `Work`: nothing is kept back; what is parked is on record."""
+        return
+        yield
+
+    def left(self, partition: int | None = None) -> None:
         """See `Work`: all of it is read again when the partition is assigned again."""
-        self._places.clear()
+        if partition is None:
+            self._places.clear()
+        else:
+            self._places.pop(partition, None)
 
     # -- new events ------------------------------------------------------------------------------------------------
 

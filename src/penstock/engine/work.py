@@ -83,8 +83,15 @@ class Work(Protocol):
         """The draft is permanent."""
         ...
 
-    def left(self) -> None:
-        """The membership is over: its partitions are somebody else's, or assigned anew; nothing of them is due."""
+    def finish(self, partition: int) -> AsyncGenerator[Draft]:
+        """Drafts of what was kept back of this partition, which goes to another member; `left` follows."""
+        ...
+
+    def left(self, partition: int | None = None) -> None:
+        """The partition (None: all) is somebody else's, or assigned anew: its state is dropped, nothing of it is due.
+
+        Called once for each partition that was assigned, and at the end of the membership for all.
+        """
         ...
 
     async def close(self) -> None:

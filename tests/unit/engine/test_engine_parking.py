@@ -446,10 +446,10 @@ async def test_a_death_while_a_parked_event_is_tried_again_is_charged_to_it(kit:
             raise SystemExit
 
     for _ in range(2):
-        group = await kit.handler(fatal, source, retry=Retry(3, first_s=1), slots=lambda _: MemorySlot(words))
+        group = await kit.handler(fatal, source, retry=Retry(3, first_s=1), slots=lambda *_: MemorySlot(words))
         with pytest.raises(SystemExit):
             await group.run()
-    await (await kit.handler(fatal, source, retry=Retry(3, first_s=1), slots=lambda _: MemorySlot(words))).run()
+    await (await kit.handler(fatal, source, retry=Retry(3, first_s=1), slots=lambda *_: MemorySlot(words))).run()
     (letter,) = await kit.letters("fatal")
     assert (letter.offset, letter.error, letter.attempts) == (0, "ProcessDied", 3)
     assert calls == [0, 2, 0, 0, 1]

@@ -64,15 +64,14 @@ def test_fields_in_words() -> None:
 async def test_groups_and_their_lag(filled: Kit) -> None:
     """Recorded and not settled; who owns a group is said while it runs."""
     await filled.settle("check", "flights", partition=1, floor=5)
-    [group] = inventory.group_facts(filled.channel)
+    [group] = inventory.group_facts(filled.channel, now_us=filled.system.clock.now_us())
     assert (group.name, group.topic, group.state, group.owner) == ("check", "flights", "stopped", "")
     ends = [part.end for part in group.partitions]
     assert [part.lag for part in group.partitions] == [ends[0], ends[1] - 5]
     assert group.lag == 95
     group_id = filled.channel.port.look(lambda db: db.execute("SELECT id FROM grp").get)
-    with closing(filled.channel.port.ownership(group_id)) as owner:
-        assert owner.try_acquire("process 7")
-        [group] = inventory.group_facts(filled.channel)
+    with closing(filled.channel.port.company(str(group_id), "process 7", partitions=2, changed=lambda: None)):
+        [group] = inventory.group_facts(filled.channel, now_us=filled.system.clock.now_us())
     assert (group.state, group.owner) == ("running", "process 7")
 
 
