@@ -9,6 +9,7 @@ from bench.rows.failing import BlockedKey, OnePercentOnce, SideBySide
 from bench.rows.handle import HandleAsync, HandleColumns, HandleInto, HandleRows
 from bench.rows.latency import Latency, LatencyAsync, LatencyBesideBulk
 from bench.rows.publish import PublishColumns, PublishOneByOne, PublishTasks
+from bench.rows.workers import FourWorkers, TakeOver
 
 
 def all_rows() -> list[Row]:
@@ -29,4 +30,6 @@ def all_rows() -> list[Row]:
         LatencyAsync(),
         LatencyBesideBulk(),
         ColdStart(),
+        TakeOver(),
+        FourWorkers(),
     ]

@@ -16,8 +16,8 @@ from penstock import App
 from penstock.system.leases import LEASE_S
 
 ROOT = Path(__file__).resolve().parents[2]
-EVENTS, EVENTS_QUICK = 6_000, 400
-PROGRAM = '''
+EVENTS, EVENTS_QUICK = 24_000, 400
+PROGRAM = """
 import hashlib, os, time
 from pathlib import Path
 import msgspec
@@ -29,18 +29,14 @@ class Item(msgspec.Struct):
 class Done(msgspec.Struct):
     pid: int
     at_ns: int
-items = app.topic("items", Item, key="key", partitions=4)
+items = app.topic("items", Item, key="key", partitions=16)
 done = app.topic("done", Done, partitions=1)
 @app.handle(items, into=done)
 def work(item: Item) -> Done:
     if item.sent_ns == 0:
         hashlib.pbkdf2_hmac("sha256", b"x", b"y", 2000)
     return Done(os.getpid(), time.monotonic_ns())
-'''
-
-
-class _Item:
-    """Loaded with the program, so that both are one type."""
+"""
 
 
 def program(directory: Path) -> tuple[Path, App]:
@@ -56,7 +52,9 @@ def program(directory: Path) -> tuple[Path, App]:
 def worker(path: Path) -> subprocess.Popen[bytes]:
     """One worker of it."""
     line = [sys.executable, "-m", "penstock.cli", "run", str(path)]
-    return subprocess.Popen(line, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(
+        line, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
 
 
 class TakeOver(Row):
@@ -67,7 +65,7 @@ class TakeOver(Row):
     """
 
     name = "take-over"
-    workload = "two idle workers with two partitions each; one is killed (or stopped), an event comes for its partition"
+    workload = "two idle workers share 16 partitions; one is killed (or stopped), events come for all of them"
     figures = (
         Figure("killed", "ms", "lower", Budget(200.0, "value"), floor="wait", label="kill -9"),
         Figure("stopped", "ms", "lower", Budget(LEASE_S * 1000 + 200.0, "value"), floor="wait", label="SIGSTOP"),
@@ -99,10 +97,10 @@ class TakeOver(Row):
             with app.client() as client:
                 keys = [f"k{n}" for n in range(32)]
 
-                def publish() -> dict[str, int]:
+                def publish() -> bool:
                     for key in keys:
                         client.publish("items", kind(key, time.monotonic_ns()))
-                    return {}
+                    return False
 
                 self._until(lambda: publish() or len(set(self._pids(path))) == 2)
                 time.sleep(0.5)
@@ -129,12 +127,49 @@ class TakeOver(Row):
         return [r["pid"] for r in self._results(path)[-64:]]
 
     def _results(self, path: Path) -> list[dict[str, int]]:
-        line = [sys.executable, "-m", "penstock.cli", "tail", "done", "--last", "100000", "--json", "--log"]
-        done = subprocess.run([*line, str(path.parent / "log")], cwd=ROOT, capture_output=True, text=True, check=False)
-        return [json.loads(text)["data"] for text in done.stdout.splitlines()]
+        query = "select pid, at_ns from done order by _offset"
+        line = [sys.executable, "-m", "penstock.cli", "query", query, "--json", "--log", str(path.parent / "log")]
+        done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+        return [json.loads(text) for text in done.stdout.splitlines()]
 
     def _until(self, so: Callable[[], bool], *, every_s: float = 0.3) -> None:
         deadline = time.monotonic() + 60
         while not so():
             assert time.monotonic() < deadline, "it does not come to that"
             time.sleep(every_s)
+
+
+class FourWorkers(Row):
+    """Floor: one worker does the same.
+
+    On two cores; from the start of the processes to the last result, for a handler that only computes.
+    """
+
+    name = "four-workers"
+    workload = "a CPU-bound handler, 0.6 ms an event; until idle, the starts of the processes included"
+    figures = (Figure("events", "events/s", "higher", Budget(1.6)),)
+
+    def setup(self, directory: Path, *, quick: bool) -> None:
+        """See `Row`."""
+        self.directory = directory
+        self.count = EVENTS_QUICK if quick else EVENTS
+        self.runs = 0
+
+    def floor(self) -> Figures:
+        """See `Row`."""
+        return {"events": self._run(1)}
+
+    def measure(self) -> Figures:
+        """See `Row`."""
+        return {"events": self._run(4)}
+
+    def _run(self, workers: int) -> float:
+        self.runs += 1
+        path, app = program(self.directory / f"run-{self.runs}")
+        kind = app.topics["items"].schema.type  # type: ignore[union-attr]
+        with app.client() as client:
+            client.publish_many("items", [kind(f"k{n % 1000}", 0) for n in range(self.count)])
+        line = [sys.executable, "-m", "penstock.cli", "run", str(path), "--until-idle", "--workers", str(workers)]
+        start = time.perf_counter()
+        subprocess.run([*line, "--json"], cwd=ROOT, check=True, capture_output=True)
+        return self.count / (time.perf_counter() - start)

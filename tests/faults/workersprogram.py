@@ -1,4 +1,4 @@
-"""A worker that is killed and stopped while it shares a group: ``python -m tests.faults.workersprogram PLACE``.
+"""A worker that is killed and stopped while others share its groups: ``python -m tests.faults.workersprogram PLACE``.
 
 `idle` as a second argument: it ends when nothing is left to do.
 """

@@ -320,8 +320,8 @@ class Intake(Protocol):
         """Keep deliveries invisible to others for `for_s` more seconds; does nothing where the log keeps ownership."""
         ...
 
-    def asked(self, owned: Owned) -> bool:
-        """Whether the partition is asked back, or lost: `next` says so; who works on a long delivery ends it early.
+    def asked(self) -> Sequence[Owned]:
+        """Partitions that are asked back, or lost: `next` says so too, but who works on a long delivery asks here.
 
         May be called often; it does not wait.
         """

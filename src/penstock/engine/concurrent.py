@@ -106,6 +106,8 @@ class ConcurrentWork(HandlerWork):
         """See `Work`: what is being handled of it is waited for, what is only begun is left to the next owner."""
         self._forget_ready(partition)
         while partition in self._at.values():
+            if self._error is not None:
+                raise self._error
             self._told.clear()
             await self._told.wait()
         for draft in self._drafts(everything=True, only=partition):

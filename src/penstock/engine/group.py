@@ -301,11 +301,14 @@ class _Member:
         owned = action.delivery.owned
 
         def stopping() -> bool:
-            return self._group.stopping() or not self.membership.owns(owned) or self._intake.asked(owned)
+            return self._group.stopping() or not self.membership.owns(owned) or owned in self._intake.asked()
 
         async with aclosing(self._work.process(action.delivery, stopping)) as drafts:
             async for draft in drafts:
                 await self._step_or_keep(draft)
+                for other in self._intake.asked():
+                    if other != owned and self.membership.owns(other):
+                        await self.hand(other)  # whoever waits for it does not wait for the end of this delivery
                 if not self.membership.owns(owned):
                     return
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Protocol
 
 SLOT_WORDS = 4
+_BYTES = SLOT_WORDS * 8
 SIDE_BY_SIDE = 2**64 - 1
 """In place of an offset: several events were being handled, and nobody can say which of them killed the process."""
-_BYTES = SLOT_WORDS * 8
 
 
 class Slot(Protocol):
@@ -31,11 +31,11 @@ class Slot(Protocol):
     words: memoryview
 
     def left(self) -> tuple[int, int] | None:
-        """(partition, offset) that was being handled, alone, when an earlier owner ended; None after a clean end."""
+        """(partition, offset) of what was handled, alone, when an earlier owner ended; None after a clean end."""
         ...
 
     def left_side_by_side(self) -> bool:
-        """Whether an earlier worker came to its end while it was handling several events at once."""
+        """Whether several events were being handled when an earlier owner came to its end."""
         ...
 
     @property
@@ -77,40 +77,44 @@ class PartitionSlot:
         self.words = records.words
         self._records = records
         self._partition = partition
+        self._told = ""
 
     def left(self) -> tuple[int, int] | None:
         """See `Slot`."""
-        found = self._found()
-        return None if found is None or found[1] == SIDE_BY_SIDE else (self._partition, found[1])
+        found = self._found(side_by_side=False)
+        return None if found is None else (self._partition, found[1])
 
     def left_side_by_side(self) -> bool:
-        """See `Slot`: where the last event that was begun was of this partition."""
-        found = self._found()
-        return found is not None and found[1] == SIDE_BY_SIDE
+        """See `Slot`."""
+        return self._found(side_by_side=True) is not None
 
     @property
     def clears(self) -> int:
         """See `Slot`."""
-        found = self._found()
+        found = self._found(side_by_side=False)
         return 0 if found is None else found[2]
 
     def clear(self) -> None:
-        """See `Slot`."""
-        found = self._found()
-        if found is not None:
-            self._records.clear(found[0])
+        """See `Slot`: what was asked for last."""
+        if self._told:
+            self._records.clear(self._told)
+            self._told = ""
 
     def close(self) -> None:
         """See `Slot`."""
         self._records.close()
 
-    def _found(self) -> tuple[str, int, int] | None:
+    def _found(self, *, side_by_side: bool) -> tuple[str, int, int] | None:
         """Of several records of this partition that with the highest offset; only one was left by its last owner."""
-        mine = [(offset, name, number) for name, (at, offset, number) in self._records.others().items()
-                if at == self._partition + 1]  # fmt: skip
+        mine = [
+            (offset, name, number)
+            for name, (at, offset, number) in self._records.others().items()
+            if at == self._partition + 1 and (offset == SIDE_BY_SIDE) == side_by_side
+        ]
         if not mine:
             return None
         offset, name, number = max(mine)
+        self._told = name
         return name, offset, number
 
 

@@ -229,13 +229,17 @@ class Member:
         ledger: Sequence[LedgerWrite] = (),
         number: int | None = None,
         oldest: int | None = None,
-        partition: int = 0,
     ) -> Step:
-        """A step of a partition from its assignment's floor (or `before`) to `after`."""
-        mine = self.assigned[partition]
+        """A step of partition 0 from its assignment's floor (or `before`) to `after`."""
+        mine = self.assigned[0]
         start = mine.floor if before is None else before
         settle = Settle(start, after, holes, number=number, oldest=oldest)
         return Step("g", mine.owned, settle, outputs, ledger)
+
+    def step_of(self, partition: int, after: int, *outputs: NewBatch) -> Step:
+        """A step of a partition from its assignment's floor to `after`."""
+        mine = self.assigned[partition]
+        return Step("g", mine.owned, Settle(mine.floor, after), outputs)
 
 
 async def member(channel: Channel, suite: ChannelSuite, group: GroupSpec | None = None, *, name: str = "") -> Member:

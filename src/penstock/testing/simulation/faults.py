@@ -220,9 +220,9 @@ class FaultyIntake:
         """See `Intake`; no faults."""
         await self._inner.extend(owned, references, for_s)
 
-    def asked(self, owned: Owned) -> bool:
+    def asked(self) -> Sequence[Owned]:
         """See `Intake`; no faults."""
-        return self._inner.asked(owned)
+        return self._inner.asked()
 
     async def leave(self, owned: Owned | None = None) -> None:
         """See `Intake`; no faults."""

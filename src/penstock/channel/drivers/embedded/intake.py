@@ -390,12 +390,12 @@ class EmbeddedIntake:
     async def extend(self, owned: Owned, references: Sequence[int], for_s: float) -> None:
         """See `Intake`: the log keeps ownership, there is nothing to extend."""
 
-    def asked(self, owned: Owned) -> bool:
+    def asked(self) -> Sequence[Owned]:
         """See `Intake`. The other members are looked at now and then."""
         if not self.left and self._system.clock.monotonic_s() - self._looked_s >= ASKED_LOOK_S:
             self._give_up()
-        held = self._held.get(owned.partition)
-        return held is None or held.owned != owned or not self._serves(held)
+        lost = [told.owned for told in self._told if isinstance(told, Lost)]
+        return [*lost, *(held.owned for held in self._held.values() if held.revoked or held.dead)]
 
     async def leave(self, owned: Owned | None = None) -> None:
         """See `Intake`."""

@@ -291,11 +291,12 @@ class MemoryIntake:
     async def extend(self, owned: Owned, references: Sequence[int], for_s: float) -> None:
         """See `Intake`: the memory keeps ownership, there is nothing to extend."""
 
-    def asked(self, owned: Owned) -> bool:
+    def asked(self) -> Sequence[Owned]:
         """See `Intake`."""
         if not self.left:
             self._give_up()
-        return self._held.get(owned.partition) != owned or owned in self._revoked
+        lost = [told.owned for told in self._told if isinstance(told, Lost)]
+        return [*lost, *(owned for owned in self._held.values() if owned in self._revoked)]
 
     async def leave(self, owned: Owned | None = None) -> None:
         """See `Intake`."""
