@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
-from collections.abc import AsyncGenerator, Sequence
+from collections import deque
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -70,7 +70,7 @@ class ConcurrentWork(HandlerWork):
     """
 
     _lanes: dict[Lane, deque[_Waiting]]
-    _tasks: set[asyncio.Task[None]]
+    _at: dict[asyncio.Task[None], int]
     _ready: deque[tuple[Lane, _Waiting]]
     _progress: dict[int, _Progress]
 
@@ -78,13 +78,12 @@ class ConcurrentWork(HandlerWork):
         """See `HandlerWork`."""
         self.news = self._told = asyncio.Event()
         self._lanes = {}
-        self._tasks = set()
+        self._at = {}
         self._ready = deque()
         self._progress = {}
         self._error: BaseException | None = None
         self._suspects = False
         self._queued = 0
-        self._in_hand: Counter[int] = Counter()
 
     # -- ownership -------------------------------------------------------------------------------------------------
 
@@ -92,51 +91,42 @@ class ConcurrentWork(HandlerWork):
         """See `Work`."""
         if slot is not None and slot.left_side_by_side():
             self._suspects = True
-            slot.clear()
+            if slot.left() is None:
+                slot.clear()
         writes = await super().assigned(assigned, slot, stopping)
         place = self._places[assigned.owned.partition]
         until = assigned.floor + WINDOW_MAX if self._suspects else max(place.deaths, default=-1) + 1
         made = self._made(place)
-        self._progress[place.partition] = _Progress(assigned.floor, assigned.floor, made, set(), [], until)
+        self._progress[place.partition] = _Progress(
+            assigned.floor, assigned.floor, made, set(assigned.holes), [], until
+        )
         return writes
 
     async def finish(self, partition: int) -> AsyncGenerator[Draft]:
-        """See `Work`: what is being handled is waited for, what has not begun is left to the next owner."""
-        self._forget(partition)
-        while self._in_hand[partition]:
+        """See `Work`: what is being handled of it is waited for, what is only begun is left to the next owner."""
+        self._forget_ready(partition)
+        while partition in self._at.values():
             if self._error is not None:
                 raise self._error
             self._told.clear()
             await self._told.wait()
-        for draft in self._drafts(everything=True):
+        for draft in self._drafts(everything=True, only=partition):
             yield draft
 
     def left(self, partition: int | None = None) -> None:
-        """See `Work`: what is being handled is cancelled, or nobody takes its result."""
-        if partition is None:
-            for task in self._tasks:
+        """See `Work`: what is being handled of it is cancelled, and handled again by the next owner."""
+        for number in list(self._progress) if partition is None else [partition]:
+            self._forget_ready(number)
+            for task in [task for task, at in self._at.items() if at == number]:
                 task.cancel()
-            self._tasks.clear()
-            self._lanes.clear()
-            self._ready.clear()
-            self._progress.clear()
-            self._in_hand.clear()
-            self._queued = 0
-        else:
-            self._forget(partition)
-            self._lanes = {lane: queue for lane, queue in self._lanes.items() if lane[0] != partition}
-            self._progress.pop(partition, None)
+                del self._at[task]
+            for lane in [lane for lane in self._lanes if lane[0] == number]:
+                self._queued -= len(self._lanes.pop(lane))
+            self._progress.pop(number, None)
         super().left(partition)
 
-    def _forget(self, partition: int) -> None:
-        """Begin nothing more of the partition."""
-        begun = {lane for lane in self._lanes if lane[0] == partition} - {lane for lane, _ in self._ready}
-        self._ready = deque((lane, waiting) for lane, waiting in self._ready if lane[0] != partition)
-        for lane in [lane for lane in self._lanes if lane[0] == partition]:
-            self._queued -= len(self._lanes[lane])
-            self._lanes[lane].clear()
-            if lane not in begun:
-                del self._lanes[lane]
+    def _forget_ready(self, partition: int) -> None:
+        self._ready = deque(one for one in self._ready if one[0][0] != partition)
 
     # -- new events ------------------------------------------------------------------------------------------------
 
@@ -191,7 +181,7 @@ class ConcurrentWork(HandlerWork):
             if self.gauge.paused:
                 await self._retried_here(place, stopping)
                 await self._system.clock.sleep(PAUSED_LOOK_S)
-            elif self._tasks:
+            elif self._at:
                 await self._told.wait()
 
     # -- side by side ----------------------------------------------------------------------------------------------
@@ -221,17 +211,17 @@ class ConcurrentWork(HandlerWork):
 
     def _start(self, lane: Lane, waiting: _Waiting) -> None:
         self._ready.append((lane, waiting))
-        if len(self._tasks) < self._spec.concurrency:
+        if len(self._at) < self._spec.concurrency:
             words = self._slot.words
             words[1] = SIDE_BY_SIDE
             words[0] = waiting.place.partition + 1
             task = asyncio.ensure_future(self._work())
-            self._tasks.add(task)
+            self._at[task] = waiting.place.partition
             task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """What ends one of them ends the group, and not in silence."""
-        if task in self._tasks and not task.cancelled() and task.exception() is not None:
+        if task in self._at and not task.cancelled() and task.exception() is not None:
             self._error = task.exception()
             self._told.set()
 
@@ -242,27 +232,22 @@ class ConcurrentWork(HandlerWork):
         mine = memoryview(bytearray(32)).cast("Q")
         while self._ready and not self._stopping():
             lane, waiting = self._ready.popleft()
+            self._at[task] = lane[0]
             head, part, offset = waiting.head, waiting.part, waiting.offset
             attempt = 1 if head is None else head.attempts + 1
             handler = self._bound(part.delivered, attempt, 0 if head is None else head.again, words=mine)
             out, causes, rejected = list[Any](), list[int](), list[tuple[int, Reject]]()
             pair = iter(((offset, part.events[offset - part.first]),))
-            self._in_hand[waiting.place.partition] += 1
             raised = await call_async(handler, pair, mine, out=out, causes=causes, rejected=rejected)
-            if task not in self._tasks:  # the membership is over
+            if task not in self._at:  # the partition is somebody else's
                 return
-            self._in_hand[waiting.place.partition] -= 1
-            if not self._in_hand[waiting.place.partition]:
-                self._told.set()
-            if self._places.get(waiting.place.partition) is not waiting.place:
-                continue  # the partition is somebody else's, or was assigned anew
             if rejected:
                 raised = Raised(None, offset, rejected[0][1])
             self._handled(lane, waiting, raised, out, causes)
             if len(self._ready) < self._spec.concurrency // 2:
                 self._told.set()
-        self._tasks.discard(task)
-        if not self._tasks:
+        del self._at[task]
+        if not self._at:
             self._slot.words[0] = 0
         self._told.set()
 
@@ -334,7 +319,7 @@ class ConcurrentWork(HandlerWork):
         self._told.clear()
         for place in list(self._places.values()):
             await self._retried_here(place, self._stopping)
-        while everything and self._tasks:
+        while everything and self._at:
             if self._error is not None:
                 raise self._error
             await self._told.wait()
@@ -355,7 +340,7 @@ class ConcurrentWork(HandlerWork):
             if len(self._ready) >= self._spec.concurrency:
                 return
             if self._suspects or head.offset in place.deaths:
-                if self._tasks:
+                if self._at:
                     return
                 await self._retry(place, head, progress.made, now)
                 continue
@@ -372,7 +357,7 @@ class ConcurrentWork(HandlerWork):
 
     def wait_s(self) -> float | None:
         """See `Work`."""
-        if self._tasks:
+        if self._at:
             return STEP_EVERY_S
         if any(self._unsaid(progress) for progress in self._progress.values()):
             return 0.0
@@ -404,20 +389,23 @@ class ConcurrentWork(HandlerWork):
         for waiting, _, _ in finished[:count]:
             self._done(waiting)
 
-    def _drafts(self, *, everything: bool) -> list[Draft]:
-        """A step for each partition where something was settled; small ones wait for one another."""
+    def _drafts(self, *, everything: bool, only: int | None = None) -> Iterator[Draft]:
+        """A step for each partition where something was settled; small ones wait for one another.
+
+        Each is made when it is asked for: while one is sent, another partition may be lost.
+        """
         if self._error is not None:
             raise self._error
-        now_s = self._system.clock.monotonic_s()
-        out: list[Draft] = []
-        for partition, progress in self._progress.items():
+        for partition in list(self._progress) if only is None else [only]:
+            progress, now_s = self._progress.get(partition), self._system.clock.monotonic_s()
+            if progress is None or not self._unsaid(progress):
+                continue
             early = now_s - progress.stepped_s < STEP_EVERY_S and progress.made.size < STEP_BYTES_MAX
-            if not self._unsaid(progress) or (early and self._tasks and not everything):
+            if early and self._at and not everything:
                 continue
             place = self._places[partition]
             self._take_finished(progress)
             made, progress.made = progress.made, self._made(place)
             draft = self._draft(place, made, progress.floor)
-            out.append(msgspec.structs.replace(draft, holes=sorted(progress.done)))
             progress.stepped_s, progress.drafted = now_s, progress.floor
-        return out
+            yield msgspec.structs.replace(draft, holes=sorted(progress.done))

@@ -42,7 +42,7 @@ class Handle(msgspec.Struct, frozen=True):
 
 
 class Skip(msgspec.Struct, frozen=True):
-    """Everything delivered was settled before: only the floor moves."""
+    """Everything delivered was settled before."""
 
     draft: Draft
 
@@ -131,11 +131,12 @@ class Membership:
         place = self._places.get(delivery.owned.partition)
         if place is None or place.owned != delivery.owned:
             return Rejoin(f"a delivery of partition {delivery.owned.partition}, which is not assigned")
-        if not place.holes:
+        if not place.holes and place.floor <= delivery.batches[0].first:
             return Handle(delivery)
-        parts = [part for batch in delivery.batches for part in without(batch, place.holes)]
-        if not parts:
-            return Skip(Draft(delivery.owned.partition, delivery.batches[-1].end))
+        batches = [batch.tail(place.floor) for batch in delivery.batches if batch.end > place.floor]
+        parts = [part for batch in batches for part in without(batch, place.holes)]
+        if not parts:  # the floor passes them when what lies before them is settled
+            return Skip(Draft(delivery.owned.partition, None))
         return Handle(Delivery(delivery.owned, parts))
 
     def step(self, draft: Draft) -> Step:
