@@ -78,10 +78,17 @@ PLANTED = [
         "a group ends when its topic had ended before it looked",
     ),
     Planted("sim_lake_compare", "lake:lake", ("lost", "duplicated", "failed"), "a manifest is linked once"),
-    Planted("sim_claim_early", "workers:workers", ("turned_away",), "a partition is claimed after its owner has left"),
-    Planted("sim_claim_early", "workers:workers@memory", ("turned_away",), "the same, in memory"),
     Planted(
-        "sim_slot_of_another", "handlers:killers", ("charged",), "a death is charged by the partition's next owner"
+        "sim_claim_early",
+        "workers:workers",
+        ("turned_away", "twin", "moved_back"),
+        "a partition is claimed after its owner has left",
+    ),
+    Planted(
+        "sim_slot_of_another",
+        "handlers:killers",
+        ("stuck", "charged"),
+        "a death is charged by the partition's next owner",
     ),
     Planted("sim_sink_kept", "targets:sink", ("failed",), "a sink forgets partitions it has lost"),
     Planted("sim_parked_forgotten", "parking:crowded", ("lost", "stuck"), "what is parked is in the step's ledger"),
