@@ -87,7 +87,9 @@ class SinkWork:
             owned=assigned.owned,
             log=assigned.log,
             incarnation=assigned.incarnation,
-            floor=0,  # a target that holds nothing gets everything: the log's floor is not the target's
+            # A target that holds nothing gets everything: the log's floor is not the target's. Only a group that has
+            # never committed begins where the log put it: at the first event that is kept.
+            floor=assigned.floor if assigned.number == 0 else 0,
             tip=await self._past.tip(assigned.owned.partition),
         )
         position = await self._patiently(lambda: self._sink.claim(claim), kept=True)

@@ -94,7 +94,7 @@ class Log:
             undo.pop_all()
         self._lock.release()
         self._db.set_wal_hook(self._grown)
-        self._store = Store(self._db)
+        self._store = Store(self._db, system.clock.monotonic_s)
         self._reading = Mutex()
         self._announcer = Announcer(directory / "wake")
         self._waiters = 0
@@ -196,7 +196,7 @@ class Log:
             error = OutcomeUnknown(f"{self.directory}: the log was closed by an earlier error ({self._failed})")
             return [error for _ in requests]
         if len(requests) > 1 and any(isinstance(request, Work) for request in requests):
-            return self._each(requests)
+            return [answer for run in _runs(requests) for answer in self._commit(run)]
         try:
             results, commits = self._transact(requests)
             self._announce(requests)
@@ -343,6 +343,17 @@ def _size(request: Request | Work) -> int:
             return 200 + sum(len(b.data) for b in blocks) + sum(len(k) + len(v or b"") for _, k, v in ledger)
         case Begin() | Claim() | Work():
             return 200
+
+
+def _runs(requests: Sequence[Request | Work]) -> list[list[Request | Work]]:
+    """The requests in their order: each declaration alone, what lies between two of them together."""
+    runs: list[list[Request | Work]] = []
+    for request in requests:
+        if runs and not isinstance(request, Work) and not isinstance(runs[-1][-1], Work):
+            runs[-1].append(request)
+        else:
+            runs.append([request])
+    return runs
 
 
 def _touched(requests: Sequence[Request | Work]) -> set[int]:

@@ -9,7 +9,7 @@ from zlib import crc32
 import apsw
 import msgspec
 
-from penstock.errors import BlockDamaged, Rejected
+from penstock.errors import BlockDamaged, OffsetOutOfRange, Rejected
 from penstock.log.api import Block, Span, Stored
 from penstock.log.checks import row_check, verify_row
 from penstock.log.ddl import OFFSET_BITS, OFFSET_MAX
@@ -21,32 +21,40 @@ SELECT at, count, schema_id, recorded_us, origin, since, time_min, time_max, siz
     THEN data END
 FROM block WHERE at >= coalesce((SELECT max(at) FROM block WHERE at BETWEEN ?1 AND ?2), ?2) AND at < ?3 ORDER BY at
 """
+HEADERS = """
+SELECT at, count, schema_id, recorded_us, origin, since, time_min, time_max, size, crc, chk, length(data)
+FROM block WHERE at >= ? AND at <= ?"""
 _INSERT = """
 INSERT INTO block(at, count, schema_id, recorded_us, origin, since, time_min, time_max, size, crc, chk, data)
 VALUES(?,?,?,?,?,?,?,?,?,?,?,?)
 """
 
 
+BUNDLE = -1
+"""In place of a schema id: the block bundles several older ones (see `compaction`)."""
+
+
 class Tip(msgspec.Struct):
-    """Where a partition ends: the offset its next event gets."""
+    """Where a partition ends: the offset its next event gets; and where it begins: the first offset that is kept."""
 
     topic_id: int
     number: int
     offset: int
+    begin: int
 
 
 def tip(db: apsw.Connection, pid: int) -> Tip | None:
     """The partition's end; None when there is no such partition."""
-    row = db.execute("SELECT topic_id, number, next, chk FROM partition WHERE pid = ?", (pid,)).fetchone()
+    row = db.execute("SELECT topic_id, number, next, begin, chk FROM partition WHERE pid = ?", (pid,)).fetchone()
     if row is None:
         return None
-    topic_id, number, offset, check = row
-    verify_row(f"partition {number} of topic id {topic_id}", check, pid, topic_id, number, offset)
-    return Tip(topic_id, number, offset)
+    topic_id, number, offset, begin, check = row
+    verify_row(f"partition {number} of topic id {topic_id}", check, pid, topic_id, number, offset, begin)
+    return Tip(topic_id, number, offset, begin)
 
 
-def next_offset(db: apsw.Connection, pid: int) -> int:
-    """The offset the next event of the partition will get.
+def known(db: apsw.Connection, pid: int) -> Tip:
+    """The partition's ends.
 
     Raises:
         Rejected: there is no such partition.
@@ -55,7 +63,22 @@ def next_offset(db: apsw.Connection, pid: int) -> int:
     if found is None:
         msg = f"partition id {pid} is not in this log; expected one of a declared topic"
         raise Rejected(msg)
-    return found.offset
+    return found
+
+
+def set_begin(db: apsw.Connection, pid: int, end: Tip) -> None:
+    """Record the partition's first kept offset, which `end` says; inside the caller's transaction."""
+    check = row_check(pid, end.topic_id, end.number, end.offset, end.begin)
+    db.execute("UPDATE partition SET begin = ?, chk = ? WHERE pid = ?", (end.begin, check, pid))
+
+
+def next_offset(db: apsw.Connection, pid: int) -> int:
+    """The offset the next event of the partition will get.
+
+    Raises:
+        Rejected: there is no such partition.
+    """
+    return known(db, pid).offset
 
 
 def room(db: apsw.Connection, blocks: Sequence[Block], tips: dict[int, Tip]) -> str:
@@ -97,9 +120,14 @@ def place(db: apsw.Connection, blocks: Sequence[Block], tips: dict[int, Tip], *,
         end.offset = offset + block.count
     for pid in base:
         end = tips[pid]
-        check = row_check(pid, end.topic_id, end.number, end.offset)
+        check = row_check(pid, end.topic_id, end.number, end.offset, end.begin)
         db.execute("UPDATE partition SET next = ?, chk = ? WHERE pid = ?", (end.offset, check, pid))
     return first
+
+
+def kept(db: apsw.Connection, span: Span) -> Span:
+    """The part of the span that retention has left."""
+    return msgspec.structs.replace(span, start=max(span.start, known(db, span.pid).begin))
 
 
 def read(db: apsw.Connection, span: Span, *, events_max: int, bytes_max: int, name: str = "") -> list[Stored]:
@@ -109,6 +137,7 @@ def read(db: apsw.Connection, span: Span, *, events_max: int, bytes_max: int, na
 
     Raises:
         BlockDamaged: a checksum does not match, or a block is missing; the offsets are named.
+        OffsetOutOfRange: the span begins below the first offset that is kept.
     """
     name = name or f"partition id {span.pid}"
     out: list[Stored] = []
@@ -146,13 +175,40 @@ def _read(db: apsw.Connection, span: Span, *, limits: tuple[int, int], name: str
     except (apsw.CorruptError, UnicodeDecodeError) as exc:
         msg = f"{name}, offset {expected}: the file's pages are damaged here ({exc}); others can be read. {_WAY_OUT}"
         raise BlockDamaged(msg) from exc
-    end = min(next_offset(db, span.pid), span.end)
+    ends = known(db, span.pid)
+    end = min(ends.offset, span.end)
+    if span.start < ends.begin and expected < end:
+        raise OffsetOutOfRange(out_of_range(name, span.start, ends.begin))
     if expected < end:
         msg = f"{name}: no block holds offset {expected}, though the log goes up to {end}. {_WAY_OUT}"
         raise BlockDamaged(msg)
 
 
+def out_of_range(name: str, offset: int, begin: int) -> str:
+    """What is said of an offset that retention has passed."""
+    return (
+        f"{name}: offset {offset} is asked for, and the first one that is kept is {begin}: retention has passed it, "
+        f"and nothing was skipped. Read from {begin} on if what lay before it is not needed"
+    )
+
+
 _WAY_OUT = "Nothing is skipped by itself: restore a backup, or run `penstock doctor`"
+
+
+def checked_header(row: Sequence[Any], name: str) -> tuple[list[Any], int]:
+    """The header of a row of `HEADERS`, and the bytes of its block.
+
+    Raises:
+        BlockDamaged: its checksum does not match.
+    """
+    *header, crc, check, size = row
+    _verify(name, header, crc=crc, check=check, data=None)
+    return header, size
+
+
+def recorded_last_us(schema_id: int, recorded_us: int, since: int) -> int:
+    """When the last event of a block was recorded; of a bundle `since` tells how long after the first."""
+    return recorded_us + since if schema_id == BUNDLE else recorded_us
 
 
 def _verify(name: str, header: list[Any], *, crc: int, check: int, data: Any) -> None:

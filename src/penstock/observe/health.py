@@ -17,6 +17,7 @@ from penstock.log.extent import starts
 from penstock.log.guard import DATABASE
 from penstock.log.opening import NETWORK_FILE_SYSTEMS, file_system
 from penstock.log.witness import NAME as WITNESS
+from penstock.observe.inventory import group_facts
 from penstock.system.files import remove, write_synced
 from penstock.system.locks import FairLock
 
@@ -110,8 +111,18 @@ def look_at_log(channel: EmbeddedChannel, directory: Path) -> Iterator[Finding]:
     else:
         detail = f'{durable} for programs with durability="full": acked survives a power loss'
         yield Finding("durability", "ok", detail)
+    yield from _quiet(channel)
     sizes = {name: _size(directory / name) for name in (DATABASE, f"{DATABASE}-wal", WITNESS)}
     yield Finding("files", "ok", ", ".join(f"{name} {count / 1e6:.1f} MB" for name, count in sizes.items()))
+
+
+def _quiet(channel: EmbeddedChannel) -> Iterator[Finding]:
+    """Groups that were not here for long: what becomes of what they have not settled."""
+    for fact in group_facts(channel):
+        if fact.state == "gone":
+            what = "soon holds retention up no more" if fact.holds else "holds retention up no more"
+            detail = f"{fact.name} has no member and has committed nothing for days, and {what}; run it, or let it go"
+            yield Finding("group", "warning", detail)
 
 
 def _size(path: Path) -> int:

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from penstock.channel.api import GroupSpec, Topic
-from penstock.log import catalogue, placed, progress
+from penstock.log import living, placed
 from penstock.log.extent import extent
 
 if TYPE_CHECKING:
     import apsw
 
     from penstock.channel.drivers.embedded import EmbeddedChannel
-    from penstock.log.api import ProgressRow, TopicRow
+    from penstock.log.api import TopicRow
+
+    Standings = Mapping[int, living.Standing]
 
 _group_spec = msgspec.json.Decoder(GroupSpec).decode
 
@@ -52,9 +54,10 @@ class FieldFacts(msgspec.Struct, frozen=True):
 
 
 class PartitionFacts(msgspec.Struct, frozen=True):
-    """One partition: the offset its next event gets, and how much it holds."""
+    """One partition: the first offset that is kept, the one its next event gets, and how much it holds."""
 
     partition: int
+    begin: int
     next: int
     blocks: int
     bytes: int
@@ -72,7 +75,11 @@ class PartitionLag(msgspec.Struct, frozen=True):
 
 
 class GroupFacts(msgspec.Struct, frozen=True):
-    """A consumer group. `state`: `running` (it has an owner), `stopped`, or `new` (it never ran)."""
+    """A consumer group.
+
+    `state`: `running` (it has an owner), `stopped`, or `new` (it never ran); `gone`: not here for so long that soon, or
+    already, retention stops for it no more, and `holds` says which.
+    """
 
     name: str
     kind: str
@@ -81,6 +88,7 @@ class GroupFacts(msgspec.Struct, frozen=True):
     owner: str
     lag: int
     partitions: Sequence[PartitionLag]
+    holds: bool = True
 
 
 def topic_facts(channel: EmbeddedChannel) -> list[TopicFacts]:
@@ -92,13 +100,13 @@ def topic_facts(channel: EmbeddedChannel) -> list[TopicFacts]:
 def _topic_facts(channel: EmbeddedChannel, topic: Topic) -> TopicFacts:
     row = channel.row(topic.spec.name)
     parts = channel.port.look(lambda db: [extent(db, pid) for pid in row.pids])
-    ends = channel.port.look(lambda db: [placed.next_offset(db, pid) for pid in row.pids])
+    ends = channel.port.look(lambda db: [placed.known(db, pid) for pid in row.pids])
     return TopicFacts(
         name=topic.spec.name,
         type=type_name(topic),
         internal=topic.spec.internal,
         partitions=topic.spec.partitions,
-        events=sum(ends),
+        events=sum(end.offset - end.begin for end in ends),
         blocks=sum(part.blocks for part in parts),
         bytes=sum(part.bytes for part in parts),
         schema_id=topic.schema_id,
@@ -132,8 +140,10 @@ def partition_facts(channel: EmbeddedChannel, topic: str) -> list[PartitionFacts
     row = channel.row(topic)
 
     def look(db: apsw.Connection) -> list[PartitionFacts]:
-        extents = [(placed.next_offset(db, pid), extent(db, pid)) for pid in row.pids]
-        return [PartitionFacts(n, end, part.blocks, part.bytes) for n, (end, part) in enumerate(extents)]
+        extents = [(placed.known(db, pid), extent(db, pid)) for pid in row.pids]
+        return [
+            PartitionFacts(n, end.begin, end.offset, part.blocks, part.bytes) for n, (end, part) in enumerate(extents)
+        ]
 
     return channel.port.look(look)
 
@@ -176,21 +186,26 @@ def type_words(kind: Mapping[str, Any]) -> str:
 def group_facts(channel: EmbeddedChannel) -> list[GroupFacts]:
     """Every consumer group of the log, by name."""
     topics = {name: channel.row(name) for name in channel.topics()}
-    groups = channel.port.look(catalogue.groups)
-    rows = channel.port.look(progress.all_progress)
+    found = standings(channel)
     return [
-        _group_facts(channel, group.id, _group_spec(group.spec), [r for r in rows if r.group_id == group.id], topics)
-        for group in groups
+        _group_facts(channel, number, _group_spec(standing.group.spec), topics, found)
+        for number, standing in found.items()
     ]
 
 
+def standings(channel: EmbeddedChannel) -> dict[int, living.Standing]:
+    """Each group as retention sees it now, by its id."""
+
+    def look(db: apsw.Connection) -> list[living.Standing]:
+        return living.standings(db, now_us=channel.ages(db).now_us, expiry=living.Expiry())
+
+    return {standing.group.id: standing for standing in channel.port.look(look)}
+
+
 def _group_facts(
-    channel: EmbeddedChannel,
-    group_id: int,
-    spec: GroupSpec,
-    rows: Sequence[ProgressRow],
-    topics: Mapping[str, TopicRow],
+    channel: EmbeddedChannel, group_id: int, spec: GroupSpec, topics: Mapping[str, TopicRow], standings: Standings
 ) -> GroupFacts:
+    rows = standings[group_id].rows
     pids = topics[spec.topic].pids
     ends = channel.port.look(lambda db: {pid: placed.next_offset(db, pid) for pid in pids})
     known = {row.pid: row for row in rows}
@@ -204,5 +219,9 @@ def _group_facts(
         owner = "" if ownership.try_acquire(ownership.label()) else ownership.label()
     finally:
         ownership.close()
+    standing = standings[group_id]
     state = "running" if owner else ("stopped" if any(part.epoch for part in parts) else "new")
-    return GroupFacts(spec.name, spec.kind, spec.topic, state, owner, sum(part.lag for part in parts), parts)
+    if not owner and standing.state != "live":
+        state = "gone"
+    lag = sum(part.lag for part in parts)
+    return GroupFacts(spec.name, spec.kind, spec.topic, state, owner, lag, parts, standing.holds)

@@ -46,4 +46,6 @@ def command(*, names: tuple[str, ...]) -> None:
 
 
 def _state(group: dict[str, Any]) -> str:
+    if group["state"] == "gone":
+        return "gone: holds retention up for another day" if group["holds"] else "gone: holds retention up no more"
     return f"running: {group['owner']}" if group["owner"] else group["state"]

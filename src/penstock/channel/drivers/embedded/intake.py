@@ -24,6 +24,7 @@ from penstock.channel.api import (
     Taken,
     Unknown,
 )
+from penstock.channel.drivers.embedded import reach
 from penstock.channel.drivers.embedded.port import LogPort, Tidings
 from penstock.errors import Closed, LogRegressed, OutcomeUnknown, PenstockError, Rejected, TransientError
 from penstock.event.batch import Delivered, NewBatch
@@ -174,6 +175,7 @@ class EmbeddedIntake:
         tips = self._tips()
         for number, claimed in zip(numbers, result.held, strict=True):
             self._check_not_ahead(number, claimed, tips[claimed.pid])
+            self._channel.port.look(lambda db, c=claimed, n=number: reach.check(db, self._group, self._topic, c, n))
         for number, reading in zip(numbers, restored, strict=True):
             if not reading.overtaken:
                 self._assign(number, reading)
