@@ -30,13 +30,3 @@ def extent(db: apsw.Connection, pid: int) -> Extent:
     row = db.execute(_SELECT, (low, low | OFFSET_MAX)).fetchone()
     assert row is not None
     return Extent(*row)
-
-
-def starts(db: apsw.Connection, pid: int, *, after: int, count_max: int) -> list[int]:
-    """First offsets of the partition's blocks behind offset `after`, in order, at most `count_max`."""
-    low = pid << OFFSET_BITS
-    rows = db.execute(
-        "SELECT at FROM block WHERE at > ? AND at <= ? ORDER BY at LIMIT ?",
-        (low | after if after >= 0 else low - 1, low | OFFSET_MAX, count_max),
-    )
-    return [at & OFFSET_MAX for (at,) in rows]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -285,6 +285,26 @@ class Log:
                 return work(self._reader)
             except (apsw.Error, UnicodeDecodeError) as exc:
                 raise translate(exc, self.directory) from exc
+
+    @contextmanager
+    def connection(self) -> Generator[apsw.Connection, None, None]:
+        """Another connection to the log's file, for a long read; opened and closed under the writers' lock.
+
+        Raises:
+            LogBusy: another process holds the lock.
+        """
+        self._check_usable()
+        with ExitStack() as stack:
+            lock = FairLock(self.directory)
+            stack.callback(lock.close)
+            opening.enter(lock, self.directory, wait_s=self.config.lock_wait_s)
+            db = connect(self.directory / DATABASE, self.config.durability)
+            lock.release()
+            try:
+                yield db
+            finally:
+                lock.acquire()
+                db.close()
 
     def waiter(self, pids: Iterable[int]) -> Waiter:
         """A FIFO that becomes readable when one of the partitions gets events; the caller closes it."""

@@ -10,9 +10,11 @@ import apsw
 import msgspec
 
 from penstock.errors import BlockDamaged, OffsetOutOfRange, Rejected
+from penstock.log import quarantine
 from penstock.log.api import Block, Span, Stored
 from penstock.log.checks import row_check, verify_row
 from penstock.log.ddl import OFFSET_BITS, OFFSET_MAX
+from penstock.telemetry import emit
 
 # A block is left out by its header alone: its bytes are the last column, and SQLite then does not read their pages.
 _SELECT = """
@@ -24,6 +26,7 @@ FROM block WHERE at >= coalesce((SELECT max(at) FROM block WHERE at BETWEEN ?1 A
 HEADERS = """
 SELECT at, count, schema_id, recorded_us, origin, since, time_min, time_max, size, crc, chk, length(data)
 FROM block WHERE at >= ? AND at <= ?"""
+WHOLE = HEADERS.replace("length(data)", "data")
 _INSERT = """
 INSERT INTO block(at, count, schema_id, recorded_us, origin, since, time_min, time_max, size, crc, chk, data)
 VALUES(?,?,?,?,?,?,?,?,?,?,?,?)
@@ -141,29 +144,55 @@ def read(db: apsw.Connection, span: Span, *, events_max: int, bytes_max: int, na
     """
     name = name or f"partition id {span.pid}"
     out: list[Stored] = []
-    with db:
-        out.extend(_read(db, span, limits=(events_max, bytes_max), name=name))
+    walk = _Walk(span.start)
+    limits = (events_max, bytes_max)
+    while not _read_on(db, span, walk, out, limits=limits, name=name):
+        pass
     return out
 
 
-def _read(db: apsw.Connection, span: Span, *, limits: tuple[int, int], name: str) -> Iterator[Stored]:
+def _read_on(
+    db: apsw.Connection, span: Span, walk: _Walk, out: list[Stored], *, limits: tuple[int, int], name: str
+) -> bool:
+    """Read as far as it goes; False when something quarantined was passed over and there is more behind it."""
+    try:
+        with db:
+            out.extend(_read(db, span, walk, limits=limits, name=name))
+    except BlockDamaged:  # SQLite goes no further in a transaction that has met a damaged page
+        passed = quarantine.covering(db, span.pid, walk.expected)
+        if passed is None:
+            raise
+        if out:  # what was read already is delivered first: the next read begins here
+            return True
+        emit.count("penstock_events_quarantined_total", passed.end - walk.expected, partition=name)
+        walk.expected = passed.end
+        return walk.expected >= min(known(db, span.pid).offset, span.end)
+    return True
+
+
+class _Walk(msgspec.Struct):
+    """Where a read is: the offset that comes next."""
+
+    expected: int
+
+
+def _read(db: apsw.Connection, span: Span, walk: _Walk, *, limits: tuple[int, int], name: str) -> Iterator[Stored]:
     events_max, bytes_max = limits
     low = span.pid << OFFSET_BITS
     # In a partition's key space OFFSET_MAX is never an event's offset, so the end may be cut there.
-    bounds = (low, low | min(span.start, OFFSET_MAX), low | min(span.end, OFFSET_MAX))
-    expected = span.start
+    bounds = (low, low | min(walk.expected, OFFSET_MAX), low | min(span.end, OFFSET_MAX))
     events = size_sum = 0
     try:
         for *header, crc, check, data in db.execute(_SELECT, (*bounds, span.time_from_us, span.time_to_us)):
             at, count, schema_id, recorded_us, origin, since, time_min, time_max, size = header
             first = at & OFFSET_MAX
             _verify(name, header, crc=crc, check=check, data=data)
-            if first > expected:
+            if first > walk.expected:
                 break
-            if first + count <= expected:
+            if first + count <= walk.expected:
                 continue
-            new = first + count - expected
-            expected = first + count
+            new = first + count - walk.expected
+            walk.expected = first + count
             if data is None:
                 continue
             base = first - since
@@ -173,14 +202,16 @@ def _read(db: apsw.Connection, span: Span, *, limits: tuple[int, int], name: str
             if events >= events_max or size_sum >= bytes_max:
                 return
     except (apsw.CorruptError, UnicodeDecodeError) as exc:
-        msg = f"{name}, offset {expected}: the file's pages are damaged here ({exc}); others can be read. {_WAY_OUT}"
+        msg = (
+            f"{name}, offset {walk.expected}: the file's pages are damaged here ({exc}); others can be read. {_WAY_OUT}"
+        )
         raise BlockDamaged(msg) from exc
     ends = known(db, span.pid)
     end = min(ends.offset, span.end)
-    if span.start < ends.begin and expected < end:
+    if span.start < ends.begin and walk.expected < end:
         raise OffsetOutOfRange(out_of_range(name, span.start, ends.begin))
-    if expected < end:
-        msg = f"{name}: no block holds offset {expected}, though the log goes up to {end}. {_WAY_OUT}"
+    if walk.expected < end:
+        msg = f"{name}: no block holds offset {walk.expected}, though the log goes up to {end}. {_WAY_OUT}"
         raise BlockDamaged(msg)
 
 
@@ -192,7 +223,7 @@ def out_of_range(name: str, offset: int, begin: int) -> str:
     )
 
 
-_WAY_OUT = "Nothing is skipped by itself: restore a backup, or run `penstock doctor`"
+_WAY_OUT = "Nothing is skipped by itself: restore a backup; `penstock log verify` lists all damage and other ways out"
 
 
 def checked_header(row: Sequence[Any], name: str) -> tuple[list[Any], int]:
@@ -204,6 +235,27 @@ def checked_header(row: Sequence[Any], name: str) -> tuple[list[Any], int]:
     *header, crc, check, size = row
     _verify(name, header, crc=crc, check=check, data=None)
     return header, size
+
+
+def checked(row: Sequence[Any], name: str) -> tuple[int, int]:
+    """First offset and count of a row of `WHOLE`.
+
+    Raises:
+        BlockDamaged: a checksum does not match.
+    """
+    *header, crc, check, data = row
+    _verify(name, header, crc=crc, check=check, data=data)
+    return header[0] & OFFSET_MAX, header[1]
+
+
+def origin_at(db: apsw.Connection, pid: int, first: int) -> str | None:
+    """Who published the block that begins at this offset; None when it lies in a bundle, or cannot be read."""
+    select = "SELECT origin FROM block WHERE at = ? AND schema_id != ?"
+    try:
+        row: Any = db.execute(select, (pid << OFFSET_BITS | first, BUNDLE)).fetchone()
+    except apsw.CorruptError:
+        return None
+    return None if row is None else row[0]
 
 
 def recorded_last_us(schema_id: int, recorded_us: int, since: int) -> int:

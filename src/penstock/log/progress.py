@@ -193,6 +193,28 @@ def ledger_of(db: apsw.Connection, group_id: int, pid: int, *, space: str | None
     return entries
 
 
+def whole_ledger(db: apsw.Connection, group_id: int, pid: int) -> int:
+    """How many entries the group's ledger has for the partition, read at one moment.
+
+    Raises:
+        RecordDamaged: entries are missing, or are not what was written.
+    """
+    count = total = 0
+    found: _Row | None = None
+    with db:
+        found = _find(db, group_id, pid)
+        for space, key, value, check in db.execute(
+            "SELECT space, key, value, chk FROM ledger WHERE group_id = ? AND pid = ?", (group_id, pid)
+        ):
+            _verify_entry(group_id, pid, (space, key, value), check)
+            count += 1
+            total += check
+    if total != (0 if found is None else found.entries):
+        msg = f"ledger of group id {group_id}, partition id {pid}: entries are missing or changed; {_WAY_OUT}"
+        raise RecordDamaged(msg)
+    return count
+
+
 def decide_advance(db: apsw.Connection, request: Advance, *, tip: int) -> list[int] | Overtaken | Refusal:
     """The holes above the floor after the step, or why it is not applied; runs inside the committing transaction."""
     found = progress_of(db, request.group_id, request.pid)

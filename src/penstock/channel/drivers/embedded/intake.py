@@ -248,7 +248,10 @@ class EmbeddedIntake:
             if held is None or held.dead or held.position >= tips[held.pid]:
                 continue
             self._turn = (held.owned.partition + 1) % count
-            return held, await self._deliver(held, events_max, bytes_max)
+            batches = await self._deliver(held, events_max, bytes_max)
+            if batches:
+                return held, batches
+            held.position = tips[held.pid]  # all that was left is quarantined
         return None
 
     async def _deliver(self, held: _Held, events_max: int, bytes_max: int) -> list[Delivered]:
