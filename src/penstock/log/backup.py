@@ -187,8 +187,9 @@ def _discard(unfinished: Path) -> None:
     """What a copy consists of, and nothing else: somebody's own files stay."""
     if not unfinished.exists():
         return
-    for name in (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal", WITNESS, f"{WITNESS}.new"):
-        remove(unfinished / name)
+    for pattern in (f"{DATABASE}*", f"{WITNESS}*"):
+        for path in unfinished.glob(pattern):
+            remove(path)
     with suppress(OSError):
         unfinished.rmdir()
 

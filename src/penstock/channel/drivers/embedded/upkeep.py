@@ -16,8 +16,8 @@ import msgspec
 
 from penstock.channel.api import Topic
 from penstock.channel.drivers.embedded.port import LogPort
-from penstock.errors import CorruptionError, PenstockError
-from penstock.log import ages, catalogue, living, placed, retention
+from penstock.errors import CorruptionError, LogFull, PenstockError
+from penstock.log import ages, ballast, catalogue, living, placed, relief, retention
 from penstock.log.api import TopicRow
 from penstock.system.locks import FileLock
 from penstock.system.ports import System
@@ -52,6 +52,7 @@ class Report(msgspec.Struct):
     topics: list[TopicTrimmed] = msgspec.field(default_factory=list[TopicTrimmed])
     warned: list[str] = msgspec.field(default_factory=list[str])
     steps: int = 0
+    pages: int = 0
 
 
 class Host(Protocol):
@@ -114,6 +115,9 @@ class Upkeep:
             limits = limits_of(topic)
             if limits is not None and (topics is None or name in topics):
                 await self._trim(name, limits, report, force=force)
+        if topics is None:
+            report.pages = await self._vacuum()
+        await self._hold_ballast()
         return report
 
     # -- groups ----------------------------------------------------------------------------------------------------
@@ -203,11 +207,33 @@ class Upkeep:
             total += await self._slice(lambda db: retention.trim_steps(db, pids, groups))
         return total
 
+    async def _hold_ballast(self) -> None:
+        """Make it again when it was released, as soon as there is room."""
+        directory = self._host.directory
+        if directory is None or ballast.held(directory) or not ballast.wanted(ballast.free_bytes(directory)):
+            return
+        await self._slice(lambda _: ballast.hold(directory))
+
+    async def _vacuum(self) -> int:
+        """Give unused pages back to the file system; a file that is mostly used keeps them for what comes next."""
+        given = 0
+        while True:
+            free, total = self._host.port.look(relief.unused)
+            if free < relief.SHRINK_PAGES or free * relief.UNUSED_PARTS < total:
+                return given
+            try:
+                given += await self._slice(lambda db: relief.vacuum(db, relief.SHRINK_PAGES))
+            except LogFull:  # a page that moves is written twice; what retention has removed is room enough
+                return given
+
     # -- slices ----------------------------------------------------------------------------------------------------
 
     async def _slice(self, work: Callable[[apsw.Connection], T]) -> T:
         started_s = self._system.clock.monotonic_s()
-        done = await self._host.port.write(work)
+        try:
+            done = await self._host.port.write(work)
+        except LogFull:  # removing needs room too: that of the ballast
+            done = await self._host.port.relieve(work)
         await self._system.clock.sleep(max(_PAUSE_S_MIN, self._system.clock.monotonic_s() - started_s))
         return done
 
