@@ -21,6 +21,7 @@ from penstock.log.log import Log, LogConfig
 from penstock.system import real_system
 from tests.faults import logwork
 from tests.faults.report import FaultReport
+from tests.faults.test_faults_damage import edit
 
 SIZE_MB = 8
 EVENT_BYTES = 20_000
@@ -46,10 +47,10 @@ def body(number: int) -> bytes:
 class Filler:
     """Publishes until there is no room, and remembers what was acked."""
 
-    def __init__(self, channel: EmbeddedChannel) -> None:
+    def __init__(self, channel: EmbeddedChannel, *, after: int = 0) -> None:
         self.acked: list[int] = []
         self._channel = channel
-        self._next = 0
+        self._next = after
 
     async def publish(self) -> None:
         rows = Rows.of([body(self._next)])
@@ -121,6 +122,45 @@ def test_a_full_disk_and_back(small_disk: Path, fault_report: FaultReport) -> No
     asyncio.run(work())
     with logwork.opened(small_disk / "log") as log:
         assert log.failure is None
+    assert tally.clean, tally.told
+
+
+def test_a_disk_that_somebody_else_has_filled(small_disk: Path, fault_report: FaultReport) -> None:
+    """The write-ahead log has no room of its own left over: what is to be removed needs the ballast."""
+    tally = fault_report("A11")
+    directory, spec = small_disk / "log", TopicSpec("t", partitions=1, retention=Retention(bytes="1MB"))
+
+    async def fill(count: int) -> None:
+        system = real_system()
+        channel = EmbeddedChannel(directory, system=system)
+        await channel.open([spec])
+        filler = Filler(channel)
+        for _ in range(count):
+            await filler.publish()
+        await channel.close()
+        system.offload.close()
+
+    async def trim() -> None:
+        system = real_system()
+        channel = EmbeddedChannel(directory, system=system)
+        await channel.open([spec])
+        before = await numbers(channel)
+        with pytest.raises(LogFull):
+            await Filler(channel, after=len(before)).publish()
+        report = await Upkeep(channel, system).once()
+        assert report is not None
+        found = await numbers(channel)
+        tally.points += 1
+        tally.compare(before[-len(found) :], found)
+        assert len(found) < len(before)
+        await Filler(channel, after=len(before)).publish()
+        await channel.close()
+        system.offload.close()
+
+    asyncio.run(fill(150))
+    edit(directory, "PRAGMA wal_checkpoint(TRUNCATE)")
+    to_the_last_byte(small_disk)
+    asyncio.run(trim())
     assert tally.clean, tally.told
 
 

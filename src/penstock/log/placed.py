@@ -12,6 +12,7 @@ import msgspec
 from penstock.errors import BlockDamaged, OffsetOutOfRange, Rejected
 from penstock.log import quarantine
 from penstock.log.api import Block, Span, Stored
+from penstock.log.bundles import unbundle
 from penstock.log.checks import row_check, verify_row
 from penstock.log.ddl import OFFSET_BITS, OFFSET_MAX
 from penstock.telemetry import emit
@@ -118,7 +119,7 @@ def place(db: apsw.Connection, blocks: Sequence[Block], tips: dict[int, Tip], *,
         since = offset - base.setdefault(block.pid, offset)
         times = (block.time_min_us, block.time_max_us, block.size)
         header = (block.pid << OFFSET_BITS | offset, block.count, block.schema_id, now_us, origin, since, *times)
-        db.execute(_INSERT, (*header, block.crc, row_check(*header, block.crc), block.data))
+        insert(db, header, block.crc, row_check(*header, block.crc), block.data)
         first.append(offset)
         end.offset = offset + block.count
     for pid in base:
@@ -126,6 +127,11 @@ def place(db: apsw.Connection, blocks: Sequence[Block], tips: dict[int, Tip], *,
         check = row_check(pid, end.topic_id, end.number, end.offset, end.begin)
         db.execute("UPDATE partition SET next = ?, chk = ? WHERE pid = ?", (end.offset, check, pid))
     return first
+
+
+def insert(db: apsw.Connection, header: Sequence[Any], crc: int, check: int, data: bytes) -> None:
+    """Write one block's row, inside the caller's transaction."""
+    db.execute(_INSERT, (*header, crc, check, data))
 
 
 def kept(db: apsw.Connection, span: Span) -> Span:
@@ -191,16 +197,24 @@ def _read(db: apsw.Connection, span: Span, walk: _Walk, *, limits: tuple[int, in
                 break
             if first + count <= walk.expected:
                 continue
-            new = first + count - walk.expected
-            walk.expected = first + count
             if data is None:
+                walk.expected = first + count
                 continue
-            base = first - since
-            yield Stored(span.pid, first, count, schema_id, recorded_us, origin, base, data, time_min, time_max)
-            events += new
-            size_sum += size
-            if events >= events_max or size_sum >= bytes_max:
-                return
+            row = Stored(
+                span.pid, first, count, schema_id, recorded_us, origin, first - since, data, time_min, time_max
+            )
+            for one, bytes_ in ((row, size),) if schema_id != BUNDLE else unbundle(span.pid, first, data):
+                end = one.first + one.count
+                if end <= walk.expected or one.first >= span.end:
+                    continue
+                new, walk.expected = end - walk.expected, end
+                if schema_id == BUNDLE and not _meets(one, span):
+                    continue
+                yield one
+                events += new
+                size_sum += bytes_
+                if events >= events_max or size_sum >= bytes_max:
+                    return
     except (apsw.CorruptError, UnicodeDecodeError) as exc:
         msg = (
             f"{name}, offset {walk.expected}: the file's pages are damaged here ({exc}); others can be read. {_WAY_OUT}"
@@ -213,6 +227,28 @@ def _read(db: apsw.Connection, span: Span, walk: _Walk, *, limits: tuple[int, in
     if walk.expected < end:
         msg = f"{name}: no block holds offset {walk.expected}, though the log goes up to {end}. {_WAY_OUT}"
         raise BlockDamaged(msg)
+
+
+def _meets(one: Stored, span: Span) -> bool:
+    """As SQL decides it of whole rows: whether the block's event times meet the span's."""
+    early = span.time_from_us is not None and one.time_max_us is not None and one.time_max_us < span.time_from_us
+    late = span.time_to_us is not None and one.time_min_us is not None and one.time_min_us >= span.time_to_us
+    return not early and not late
+
+
+def stored(row: Sequence[Any], name: str) -> Stored:
+    """A row of `WHOLE`, which is no bundle, as a block.
+
+    Raises:
+        BlockDamaged: a checksum does not match.
+    """
+    *header, crc, check, data = row
+    _verify(name, header, crc=crc, check=check, data=data)
+    at, count, schema_id, recorded_us, origin, since, time_min, time_max, _ = header
+    first = at & OFFSET_MAX
+    return Stored(
+        at >> OFFSET_BITS, first, count, schema_id, recorded_us, origin, first - since, data, time_min, time_max
+    )
 
 
 def out_of_range(name: str, offset: int, begin: int) -> str:

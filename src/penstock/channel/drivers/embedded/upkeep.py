@@ -17,7 +17,7 @@ import msgspec
 from penstock.channel.api import Topic
 from penstock.channel.drivers.embedded.port import LogPort
 from penstock.errors import CorruptionError, LogFull, PenstockError
-from penstock.log import ages, ballast, catalogue, living, placed, relief, retention
+from penstock.log import ages, ballast, catalogue, compaction, living, placed, relief, retention
 from penstock.log.api import TopicRow
 from penstock.system.locks import FileLock
 from penstock.system.ports import System
@@ -53,6 +53,7 @@ class Report(msgspec.Struct):
     warned: list[str] = msgspec.field(default_factory=list[str])
     steps: int = 0
     pages: int = 0
+    bundled: int = 0
 
 
 class Host(Protocol):
@@ -81,6 +82,7 @@ class Upkeep:
         self._host = host
         self._system = system
         self._config = config or UpkeepConfig()
+        self._compacted: dict[int, int] = {}  # pid -> where the next look for small blocks begins
         self._sizes: dict[int, tuple[int, int, int]] = {}  # pid -> first kept offset, end, and the bytes between
 
     async def run(self) -> None:
@@ -116,6 +118,9 @@ class Upkeep:
             if limits is not None and (topics is None or name in topics):
                 await self._trim(name, limits, report, force=force)
         if topics is None:
+            for row in [self._host.row(name) for name in self._host.topics()]:
+                for pid in row.pids:
+                    report.bundled += await self._compact(pid)
             report.pages = await self._vacuum()
         await self._hold_ballast()
         return report
@@ -206,6 +211,30 @@ class Upkeep:
         while self._host.port.look(lambda db: retention.steps_due(db, pids, groups)):
             total += await self._slice(lambda db: retention.trim_steps(db, pids, groups))
         return total
+
+    async def _compact(self, pid: int) -> int:
+        """Bundle the partition's small blocks, from where the last look ended; how many were."""
+        port, count = self._host.port, 0
+        at: int | None = self._compacted.get(pid, 0)
+        while at is not None:
+            found = port.look(lambda db, at=at: compaction.find(db, pid, at))
+            run, at = found.run, found.onward
+            if run is None:
+                await self._system.clock.sleep(0)
+            else:
+                try:
+                    bundled = await self._system.offload.run(
+                        lambda run=run: port.look(lambda db: compaction.make(db, run))
+                    )  # fmt: skip
+                except CorruptionError as exc:  # it stays as it is, and whoever reads it is told
+                    emit.log(logging.WARNING, "compaction left damaged blocks alone", reason=str(exc))
+                else:
+                    if await self._slice(lambda db, bundled=bundled: compaction.swap(db, bundled)):
+                        self._sizes.pop(pid, None)
+                        count += len(run.checks)
+            if at is not None:
+                self._compacted[pid] = at
+        return count
 
     async def _hold_ballast(self) -> None:
         """Make it again when it was released, as soon as there is room."""
