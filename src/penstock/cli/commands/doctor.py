@@ -58,7 +58,7 @@ async def _examine(directory: Path, *, deep: bool) -> tuple[list[Finding], Any]:
     system.offload.close()
     try:
         async with opened(directory) as log:
-            findings += health.look_at_log(log.channel, directory)
+            findings += health.look_at_log(log.channel, directory, log.system)
             if not deep:
                 return findings, None
             return _deep(log.channel, findings)
@@ -68,15 +68,22 @@ async def _examine(directory: Path, *, deep: bool) -> tuple[list[Finding], Any]:
 
 def _deep(channel: Any, findings: list[Finding]) -> tuple[list[Finding], Any]:
     from penstock.cli.progress import counter  # noqa: PLC0415 - only long work shows progress
-    from penstock.observe import health  # noqa: PLC0415 - loaded by now
+    from penstock.log.verify import verify  # noqa: PLC0415 - loaded by now
+    from penstock.observe import health  # noqa: PLC0415
 
     with counter("checking") as show:
-        read = health.read_everything(channel, lambda blocks, events: show(f"{blocks:,} blocks, {events:,} events"))
-    found = [health.Finding("stored data", "bad", text) for text in read.damaged]
-    whole = (
-        f"{read.blocks:,} blocks with {read.events:,} events, {read.rows:,} rows of progress: every checksum matches"
-    )
-    return findings + (found or [health.Finding("stored data", "ok", whole)]), msgspec.structs.asdict(read)
+        read = verify(channel.port.look, lambda blocks, events: show(f"{blocks:,} blocks, {events:,} events"))
+    found = [health.Finding("stored data", "bad", f"{damage.what}. {damage.way_out}") for damage in read.damages]
+    found += [
+        health.Finding(
+            "quarantine", "warning", f"topic {q.topic}/{q.partition}, offsets {q.first} to {q.end - 1}: passed over"
+        )
+        for q in read.quarantined
+    ]
+    whole = f"{read.blocks:,} blocks with {read.events:,} events, {read.rows:,} rows: every checksum matches"
+    if not read.damages:
+        found.append(health.Finding("stored data", "ok", whole))
+    return findings + found, msgspec.to_builtins(read)
 
 
 def _accept(directory: Path, *, yes: bool) -> int:
