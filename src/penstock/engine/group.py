@@ -337,6 +337,8 @@ class _Member:
     # -- steps -----------------------------------------------------------------------------------------------------
 
     async def _step_or_keep(self, draft: Draft) -> None:
+        if not self.membership.works_on(draft.partition):
+            return  # it has gone since the draft was made
         kept = self._kept.pop(draft.partition, None)
         if kept is not None:
             after = kept.after if draft.after is None else draft.after
