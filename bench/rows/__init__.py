@@ -8,6 +8,7 @@ from bench.rows.columnar import FilterProject
 from bench.rows.handle import HandleAsync, HandleColumns, HandleInto, HandleRows
 from bench.rows.latency import Latency, LatencyAsync, LatencyBesideBulk
 from bench.rows.publish import PublishColumns, PublishOneByOne, PublishTasks
+from bench.rows.upkeep import Upkeep
 
 
 def all_rows() -> list[Row]:
@@ -24,5 +25,6 @@ def all_rows() -> list[Row]:
         Latency(),
         LatencyAsync(),
         LatencyBesideBulk(),
+        Upkeep(),
         ColdStart(),
     ]
