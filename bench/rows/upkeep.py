@@ -38,8 +38,8 @@ class Upkeep(Row):
     def setup(self, directory: Path, *, quick: bool) -> None:
         """See `Row`."""
         self.directory = directory
-        self.count = WARMUP + (200 if quick else 3000)
-        self.small = 3_000 if quick else 60_000
+        self.count = WARMUP + (200 if quick else 2000)
+        self.small = 2_000 if quick else 20_000
 
     def floor(self) -> Figures:
         """See `Row`."""
