@@ -5,10 +5,12 @@ from __future__ import annotations
 from bench.row import Row
 from bench.rows.cold import ColdStart
 from bench.rows.columnar import FilterProject
+from bench.rows.failing import BlockedKey, OnePercentOnce, SideBySide
 from bench.rows.handle import HandleAsync, HandleColumns, HandleInto, HandleRows
 from bench.rows.latency import Latency, LatencyAsync, LatencyBesideBulk
 from bench.rows.publish import PublishColumns, PublishOneByOne, PublishTasks
 from bench.rows.upkeep import Upkeep
+from bench.rows.workers import FourWorkers, TakeOver
 
 
 def all_rows() -> list[Row]:
@@ -21,10 +23,15 @@ def all_rows() -> list[Row]:
         HandleRows(),
         HandleAsync(),
         HandleInto(),
+        OnePercentOnce(),
+        BlockedKey(),
+        SideBySide(),
         FilterProject(),
         Latency(),
         LatencyAsync(),
         LatencyBesideBulk(),
         Upkeep(),
         ColdStart(),
+        TakeOver(),
+        FourWorkers(),
     ]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # what editors and type checkers see; at run time each name l
     from penstock.app.outcome import Rejected as Rejected
     from penstock.app.outcome import Unknown as Unknown
     from penstock.channel.api import Retention as Retention
-    from penstock.delivery.lot import Parking as Parking
+    from penstock.delivery.lot import OnFailure as OnFailure
     from penstock.delivery.retry import Retry as Retry
     from penstock.engine.context import Context as Context
     from penstock.errors import PenstockError as PenstockError
@@ -41,7 +41,7 @@ __all__ = [
     "Csv",
     "Gzip",
     "NewEvent",
-    "Parking",
+    "OnFailure",
     "PenstockError",
     "RecordedEvent",
     "Reject",
@@ -74,7 +74,7 @@ EXPORTS: dict[str, str] = {
     "RecordedEvent": "penstock.event.envelope",
     "Reject": "penstock.errors",
     "Rejected": "penstock.app.outcome",
-    "Parking": "penstock.delivery.lot",
+    "OnFailure": "penstock.delivery.lot",
     "Retention": "penstock.channel.api",
     "Retry": "penstock.delivery.retry",
     "Roll": "penstock.sink.api",

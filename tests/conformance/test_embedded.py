@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,4 +28,9 @@ class TestEmbedded(ChannelConformance):
         return embedded.EmbeddedChannel(place / "log", system=system)
 
     async def crash(self, channel: Channel, intake: Intake, group: str) -> None:
-        intake._owner.close()  # what the kernel does to a dead process's lock  # pyright: ignore[reportAttributeAccessIssue]
+        intake._company.room.own.let_go()  # what the kernel does to a dead process's lock  # pyright: ignore[reportAttributeAccessIssue]
+
+    async def freeze(self, channel: Channel, intake: Intake, group: str) -> Callable[[], None]:
+        company: Any = intake._company  # pyright: ignore[reportAttributeAccessIssue]
+        company._heart.remove(company.room)
+        return lambda: company._heart.add(company.room, lambda: None)

@@ -27,7 +27,7 @@ def test_stopped_before_the_end(tmp_path: Path) -> None:
         [*PENSTOCK, "demo", "flights", "--out", "out/demo"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
     ) as running:
         deadline = time.monotonic() + 30
-        while not list(tmp_path.glob("out/demo/log/groups/*.owner")) and time.monotonic() < deadline:
+        while not list(tmp_path.glob("out/demo/log/groups/*/*")) and time.monotonic() < deadline:
             assert running.poll() is None
         running.send_signal(signal.SIGTERM)
         _, said = running.communicate(timeout=60)

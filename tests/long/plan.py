@@ -10,10 +10,14 @@ Say = Callable[[str], None]
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """points: kill points per job, 0 for each one. states: power-loss states at `full`. flips: per file."""
+    """points: kill points per job, 0 for each one. states: power-loss states at `full`. flips: per file.
+
+    minutes: of the soak. cycles: kills and stops of workers.
+    """
 
     seed: int = 0
     points: int = 0
     states: int = 2400
     flips: int = 300
     minutes: float = 30.0
+    cycles: int = 200

@@ -57,7 +57,7 @@ PLANTED = [
     Planted("sim_source_position", "targets:source", ("duplicated",), "a chunk carries the position behind it"),
     Planted("sim_dead_ids", "targets:source", ("duplicated",), "ids of what a source laid aside differ"),
     Planted("sim_chain", "handlers:handlers", ("turned_away", "lost"), "the next step begins where the last one ended"),
-    Planted("sim_answers", "handlers:handlers", ("stuck",), "a refused or unknown step means to join again"),
+    Planted("sim_answers", "program:program", ("stuck",), "a refused or unknown step is not the end of its partition"),
     Planted("sim_holes_delivered", "holes:holes", ("duplicated",), "events settled before are left out"),
     Planted("sim_holes_forgotten", "holes:holes", ("stuck", "duplicated"), "a step keeps the holes above it"),
     Planted("sim_floor_first", "handlers:handlers", ("lost", "duplicated"), "outputs and floor move in one step"),
@@ -78,6 +78,11 @@ PLANTED = [
         "a group ends when its topic had ended before it looked",
     ),
     Planted("sim_lake_compare", "lake:lake", ("lost", "duplicated", "failed"), "a manifest is linked once"),
+    Planted("sim_claim_early", "workers:workers", ("turned_away",), "a partition is claimed after its owner has left"),
+    Planted("sim_claim_early", "workers:workers@memory", ("turned_away",), "the same, in memory"),
+    Planted(
+        "sim_slot_of_another", "handlers:killers", ("charged",), "a death is charged by the partition's next owner"
+    ),
     Planted("sim_sink_kept", "targets:sink", ("failed",), "a sink forgets partitions it has lost"),
     Planted("sim_parked_forgotten", "parking:crowded", ("lost", "stuck"), "what is parked is in the step's ledger"),
     Planted("sim_follower_overtakes", "parking:crowded", ("reordered",), "later events of a parked key wait behind it"),
@@ -90,6 +95,10 @@ PLANTED = [
         ("duplicated", "reordered", "lost"),
         "a step that moves no floor is told by its number",
     ),
+    Planted(
+        "sim_floor_gap", "parking:side_by_side", ("lost", "stuck"), "the floor passes no event that is being handled"
+    ),
+    Planted("sim_lanes", "parking:side_by_side", ("reordered", "twin"), "never two events of a key at once"),
     Planted("sim_sink_fenced", "targets:sink", ("failed",), "a fenced target means to join again"),
 ]
 

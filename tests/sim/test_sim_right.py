@@ -15,6 +15,8 @@ SEEDS = {
     "handlers:killers": 150,
     "handlers:killers@memory": 150,
     "holes:holes": 150,
+    "workers:workers": 120,
+    "workers:workers@memory": 120,
     "flows:flow": 60,
     "flows:totals": 80,
     "targets:sink": 120,
@@ -28,6 +30,7 @@ SEEDS = {
     "parking:outage": 60,
     "parking:crowded": 80,
     "parking:blocking": 60,
+    "parking:side_by_side": 80,
     "parking:crowded@memory": 60,
     "parking:blocking@memory": 40,
 }

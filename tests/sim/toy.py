@@ -17,6 +17,7 @@ from penstock.channel.api import (
     Lost,
     Owned,
     Publish,
+    Revoking,
     Settle,
     Step,
     Subscription,
@@ -68,6 +69,8 @@ class Toy:
         if isinstance(taken, Assigned):
             self.floors[taken.owned] = taken.floor
             self.sums[taken.owned.partition] = {key: int(value) for _, key, value in taken.ledger}
+        elif isinstance(taken, Revoking):
+            await intake.leave(taken.owned)
         elif isinstance(taken, Lost):
             return False
         elif isinstance(taken, Delivery):
@@ -138,6 +141,8 @@ class ForgetsLedger(Toy):
         if isinstance(taken, Assigned):
             self.floors[taken.owned] = taken.floor
             self.sums[taken.owned.partition] = {}
+        elif isinstance(taken, Revoking):
+            await intake.leave(taken.owned)
         elif isinstance(taken, Lost):
             return False
         elif isinstance(taken, Delivery):

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from penstock.app.declared import AppFlow, Flowed, Handled, Program, Sourced, TopicHandle
 from penstock.app.place import FOLDER, caller, program_base
 from penstock.channel.api import EVENT_BYTES_MAX_DEFAULT, PARTITIONS_DEFAULT, Retention, TopicSpec
 from penstock.channel.rules import check_name, check_topic
 from penstock.config import duration_s
-from penstock.delivery.lot import Parking
+from penstock.delivery.lot import OnFailure, Order
 from penstock.delivery.retry import Retries, Retry
-from penstock.engine.calling import shape_of
-from penstock.engine.handling import GivenUp, HandlerSpec, Order
+from penstock.engine.calling import Shape, shape_of
+from penstock.engine.calls import HandlerSpec
 from penstock.errors import ConfigError
 from penstock.flow.spec import FlowSpec
 from penstock.schema import schema_of
@@ -112,15 +112,14 @@ class App(Program):
         self.topics[name] = handle
         return handle
 
-    def handle(  # noqa: PLR0913 - every option by name, one face for users
+    def handle(
         self,
         source: TopicHandle[Any],
         *,
         into: TopicHandle[Any] | None = None,
         retry: Retry | Mapping[type[BaseException], Retry] | None = None,
-        order: Order = "key",
-        given_up: GivenUp = "continue",
-        parking: Parking | None = None,
+        on_failure: OnFailure | None = None,
+        concurrency: int = 1,
         name: str | None = None,
     ) -> Callable[[F], F]:
         """Declare a per-event handler, as a decorator; the function itself stays what it is.
@@ -133,17 +132,13 @@ class App(Program):
             source: the topic it reads.
             into: the topic its results go to.
             retry: how often and with which pauses, or a policy per type of exception; 3 attempts by default.
-            order: what waits while an event is retried: ``key``, the later events of its key, or ``partition``.
-            given_up: what becomes of the key of an event that goes to the dead letters after its last attempt:
-                ``continue``, it goes on, or ``block``, it waits until the event is redriven or skipped.
-            parking: how much may wait before the partition pauses.
+            on_failure: what waits while an event is retried, and what becomes of its key when it is given up.
+            concurrency: how many events of different keys an async handler is given at once.
             name: the consumer group; the function's name by default.
         """
         self._mine(source, into, path="handlers")
         retries = Retries.of(retry, path="handlers.retry")
-        for option, value, known in (("order", order, get_args(Order)), ("given_up", given_up, get_args(GivenUp))):
-            if value not in known:
-                raise ConfigError(f"{value!r}; expected {' or '.join(map(repr, known))}", path=f"handlers.{option}")
+        policy = on_failure or OnFailure()
 
         def declare(function: F) -> F:
             group = _name_of(function, name, path="handlers")
@@ -153,7 +148,8 @@ class App(Program):
             if retries.timeout_s is not None and not shape.is_async:
                 msg = "a call of a plain function cannot be ended from outside; make it async, or leave this out"
                 raise ConfigError(msg, path=f"handlers.{group}.retry.timeout_s")
-            spec = HandlerSpec(group, function, shape, retries, parking or Parking(), order, given_up)
+            _check_concurrency(concurrency, shape, policy.order, path=f"handlers.{group}.concurrency")
+            spec = HandlerSpec(group, function, shape, retries, policy, concurrency)
             self.handlers[group] = Handled(spec, source, into)
             return function
 
@@ -300,6 +296,17 @@ class App(Program):
         from penstock.app.client import Client  # noqa: PLC0415
 
         return Client(self, producer=producer)
+
+
+def _check_concurrency(concurrency: int, shape: Shape, order: Order, *, path: str) -> None:
+    if concurrency < 1:
+        raise ConfigError(f"{concurrency}; expected at least 1", path=path)
+    if concurrency > 1 and not shape.is_async:
+        msg = "a plain function has the process for itself; make it async, or run more workers"
+        raise ConfigError(msg, path=path)
+    if concurrency > 1 and order == "partition":
+        msg = 'events side by side, and on_failure.order="partition"; keep one of the two'
+        raise ConfigError(msg, path=path)
 
 
 def _name_of(function: Callable[..., Any], name: str | None, *, path: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from hashlib import sha256
 from typing import Protocol
@@ -19,20 +19,23 @@ from penstock.channel.api import GroupSpec, Subscription
 from penstock.channel.drivers.embedded.upkeep import Upkeep
 from penstock.delivery.deadletter import SUFFIX
 from penstock.delivery.redrive import SUFFIX as COMMANDS
+from penstock.engine.concurrent import ConcurrentWork
 from penstock.engine.group import Group, GroupState, Slots
 from penstock.engine.handling import HandlerWork
 from penstock.engine.place import Read
 from penstock.engine.results import Topics
 from penstock.engine.sinking import SinkWork
-from penstock.engine.sourcing import SourceRun
+from penstock.engine.sourcing import SourceRun, Turn
 from penstock.engine.supervisor import Progress, Supervisor
 from penstock.engine.work import Work
 from penstock.errors import ConfigError
 from penstock.event.batch import Delivered
 from penstock.system.ports import Clock, real_system
-from penstock.system.slots import MappedSlot, Slot
+from penstock.system.slots import FileRecords, PartitionSlot, Slot
 
 READ_EVENTS_MAX = 50_000
+Turns = Callable[[str], Turn | None]
+"""Source → whose turn it is to run it."""
 DRAIN_S_MAX = 30.0
 """How long a drain may take; a handler that is still busy then is left, and its event is delivered again."""
 
@@ -42,6 +45,12 @@ class RunOptions(msgspec.Struct, frozen=True):
 
     until_idle: bool = False
     republish: bool = False
+    worker: str = ""
+
+    @property
+    def label(self) -> str:
+        """What people call this process among others."""
+        return f"{self.worker} (process {os.getpid()})" if self.worker else f"process {os.getpid()}"
 
 
 class RunReport(msgspec.Struct, frozen=True):
@@ -108,7 +117,9 @@ async def serve_app(
         plan = plan_app(app)
         opened = await open_app(app, plan, system)
         try:
-            supervisor = supervised(app, plan, opened, options, slots=_slots(opened))
+            supervisor = supervised(
+                app, plan, opened, options, slots=_slots(opened), turns=lambda name: _turn(opened, name, options)
+            )
             upkeep = asyncio.ensure_future(Upkeep(opened.channel, system).run())
             stopper = None if stop is None else asyncio.ensure_future(_stopped(stop, supervisor, system.clock))
             try:
@@ -132,7 +143,9 @@ async def _stopped(stop: asyncio.Event, supervisor: Supervisor, clock: Clock) ->
     supervisor.abandon()
 
 
-def supervised(app: Program, plan: Plan, opened: Opened, options: RunOptions, *, slots: Slots) -> Supervisor:
+def supervised(
+    app: Program, plan: Plan, opened: Opened, options: RunOptions, *, slots: Slots, turns: Turns = lambda _: None
+) -> Supervisor:
     """Every part of the app over an open channel, real or simulated, ready to run."""
     supervisor = Supervisor(opened.system.clock)
 
@@ -151,6 +164,7 @@ def supervised(app: Program, plan: Plan, opened: Opened, options: RunOptions, *,
             dead=dead,
             system=opened.system,
             republish=options.republish,
+            turn=turns(sourced.name),
         )
         supervisor.add(run, writes=frozenset((sourced.into.name, dead.name)))
     for handled in app.handlers.values():
@@ -158,10 +172,11 @@ def supervised(app: Program, plan: Plan, opened: Opened, options: RunOptions, *,
         into = None if handled.into is None else opened.topic(handled.into.name)
         commands = opened.topic(name + COMMANDS)
         topics = Topics(opened.topic(handled.source.name), into, opened.topic(name + SUFFIX), commands)
-        subscription = _subscription(name, handled.source.name, "handler")
-        work = HandlerWork(handled.handler, subscription, topics, system=opened.system, read=_reader(opened))
+        subscription = Subscription(GroupSpec(name, handled.source.name), options.label)
+        kind = HandlerWork if handled.handler.concurrency == 1 else ConcurrentWork
+        work = kind(handled.handler, subscription, topics, system=opened.system, read=_reader(opened))
         add(work, writes=frozenset(t.name for t in (into, topics.dead) if t is not None))
-    _add_flows(plan, opened, add)
+    _add_flows(plan, opened, options, add)
     circle = supervisor.circle() if options.until_idle else []
     if circle:
         msg = f"{' → '.join(circle)}: what feeds itself never becomes idle; run it without until_idle"
@@ -173,24 +188,22 @@ class _Add(Protocol):
     def __call__(self, work: Work, *, writes: frozenset[str]) -> None: ...
 
 
-def _add_flows(plan: Plan, opened: Opened, add: _Add) -> None:
+def _add_flows(plan: Plan, opened: Opened, options: RunOptions, add: _Add) -> None:
     from penstock.engine.flowing import FlowTopics, FlowWork  # noqa: PLC0415
 
     for planned in plan.stages:
         stage = planned.stage
         topics = FlowTopics(opened.topic(stage.topic), opened.topic(planned.into), opened.topic(stage.name + SUFFIX))
-        work = FlowWork(
-            stage, _subscription(stage.name, stage.topic, "flow"), topics, system=opened.system, retry=planned.retry
-        )
+        subscription = Subscription(GroupSpec(stage.name, stage.topic, "flow"), options.label)
+        work = FlowWork(stage, subscription, topics, system=opened.system, retry=planned.retry)
         add(work, writes=frozenset((planned.into, topics.dead.name)))
     for planned in plan.sinks:
         topic = opened.topic(planned.topic)
-        subscription = _subscription(planned.sink.name, planned.topic, "sink")
+        sink = planned.sink.config.open()
+        spec = GroupSpec(planned.sink.name, planned.topic, "sink", together=sink.together)
         past = _Past(opened, planned.topic)
-        add(
-            SinkWork(planned.sink.config.open(), subscription, topic, past=past, system=opened.system),
-            writes=frozenset(),
-        )
+        work = SinkWork(sink, Subscription(spec, options.label), topic, past=past, system=opened.system)
+        add(work, writes=frozenset())
 
 
 class _Past:
@@ -216,17 +229,19 @@ def _reader(opened: Opened) -> Read:
     return read
 
 
-def _subscription(group: str, topic: str, kind: str) -> Subscription:
-    return Subscription(GroupSpec(group, topic, kind), f"process {os.getpid()}")
+def _turn(opened: Opened, source: str, options: RunOptions) -> Turn:
+    return opened.channel.turn(f"source.{source}", options.label)
 
 
 def _slots(opened: Opened) -> Slots:
-    """A slot per group in the log's directory, opened by the group's owner only; a name is never a path."""
+    """This worker's record of each group, in the log's directory; a name is never a path."""
     assert opened.channel.directory is not None
     directory = opened.channel.directory / "slots"
-    directory.mkdir(exist_ok=True)
+    records: dict[str, FileRecords] = {}
 
-    def slot(group: str) -> Slot:
-        return MappedSlot(directory / sha256(group.encode()).hexdigest()[:32])
+    def slot(group: str, partition: int) -> Slot:
+        if group not in records:
+            records[group] = FileRecords(directory / sha256(group.encode()).hexdigest()[:32])
+        return PartitionSlot(records[group], partition)
 
     return slot

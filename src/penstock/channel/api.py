@@ -1,6 +1,6 @@
 """The channel contract: where events wait, who owns a partition, and how a step becomes permanent.
 
-A driver implements `Channel` and `Intake`, five methods and four, and states its powers in `Capabilities`; the
+A driver implements `Channel` and `Intake`, five methods each, and states its powers in `Capabilities`; the
 published suite `penstock.testing.conformance.channel` tests both what it has and that what it lacks is refused.
 
 Words: a *partition* is the unit of order and ownership; its owner holds an *epoch*, which every commit carries and
@@ -189,12 +189,16 @@ class Scan(msgspec.Struct, frozen=True):
 
 
 class GroupSpec(msgspec.Struct, frozen=True):
-    """What a program declares of a consumer group; the name is its identity. `kind`: handler, flow or sink."""
+    """What a program declares of a consumer group; the name is its identity. `kind`: handler, flow or sink.
+
+    `together`: one member at a time has all partitions, as a target with a single owner needs it.
+    """
 
     name: str
     topic: str
     kind: str = "handler"
     start: Literal["earliest", "latest"] = "earliest"
+    together: bool = False
 
 
 class Subscription(msgspec.Struct, frozen=True):
@@ -229,8 +233,8 @@ class Settle(msgspec.Struct, frozen=True):
 
     `floor_before` must be what the channel has: a step is applied once or not at all. A step that moves no floor is
     told from its own repetition by its `number`, which must be the partition's next one (None: not compared).
-    `oldest` is the lowest offset below `floor_after` that the ledger still refers to (a parked event), None when there
-    is none: retention stops there. `references` are further positions the step's outputs depend on (topic, partition,
+    `oldest` is the lowest offset that the ledger still refers to (a parked event, settled or not), None when there is
+    none: retention stops there. `references` are further positions the step's outputs depend on (topic, partition,
     first, end), for lineage.
     """
 
@@ -270,22 +274,32 @@ class Assigned(msgspec.Struct, frozen=True):
 
 
 class Revoking(msgspec.Struct, frozen=True):
-    """Finish what is in flight and commit it: the partition goes to another member when this one answers `leave`."""
+    """Finish what is in flight and commit it: the partition goes to another member when this one answers `leave`.
+
+    Nothing more of it is delivered. Other partitions of this member are not concerned.
+    """
 
     owned: Owned
 
 
 class Lost(msgspec.Struct, frozen=True):
-    """The partition is gone: drop what is in flight, commits of this epoch are refused."""
+    """The partition is gone: drop what is in flight of it, commits of this epoch are refused.
+
+    It may be assigned to this member again, at a higher epoch. Other partitions are not concerned.
+    """
 
     owned: Owned
     reason: str
 
 
 class Idle(msgspec.Struct, frozen=True):
-    """Nothing to hand out within the stated wait. `reason` says why when it is not merely quiet (another owner)."""
+    """Nothing to hand out within the stated wait. `reason` says why when it is not merely quiet (another owner).
+
+    `behind` names what other members of the group have not settled yet; empty when they have nothing left.
+    """
 
     reason: str = ""
+    behind: str = ""
 
 
 class Delivery(msgspec.Struct, frozen=True):
@@ -317,9 +331,9 @@ class Intake(Protocol):
         """The next thing that concerns this member, waiting at most `wait_s`.
 
         Promises: assignments come before deliveries of that partition; deliveries of a partition come in offset order
-        without a gap or repetition within one assignment; a delivery holds at most `events_max` events (and about
-        `bytes_max` bytes, though always one block). Holes of the assignment are delivered too where the log has them:
-        the member leaves them out. A cancelled call loses nothing.
+        without a gap or repetition within one assignment, and none comes after `Revoking` or `Lost`; a delivery holds
+        at most `events_max` events (and about `bytes_max` bytes, though always one block). Holes of the assignment are
+        delivered too where the log has them: the member leaves them out. A cancelled call loses nothing.
 
         Raises:
             Closed: this member has left, or the channel was closed.
@@ -345,8 +359,19 @@ class Intake(Protocol):
         """Keep deliveries invisible to others for `for_s` more seconds; does nothing where the log keeps ownership."""
         ...
 
-    async def leave(self) -> None:
-        """Give the partitions up; uncommitted work is delivered again to the next owner. May be called twice."""
+    def asked(self) -> Sequence[Owned]:
+        """Partitions that are asked back, or lost: `next` says so too, but who works on a long delivery asks here.
+
+        May be called often; it does not wait.
+        """
+        ...
+
+    async def leave(self, owned: Owned | None = None) -> None:
+        """Give one partition up (the answer to `Revoking`), or all and the membership with them.
+
+        Uncommitted work is delivered again to the next owner: commit first. May be called twice, and for a partition
+        that is not owned any more.
+        """
         ...
 
 

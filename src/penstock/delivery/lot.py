@@ -15,6 +15,7 @@ import heapq
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
+from typing import Literal, get_args
 
 import msgspec
 
@@ -31,10 +32,19 @@ Write = tuple[bytes, bytes | None]
 """One entry of the ledger in `SPACE`: key and value, None to remove it."""
 
 
-class Parking(msgspec.Struct, frozen=True):
-    """How much of a partition may wait while the rest goes on; past it the partition pauses, and nothing is lost.
+Order = Literal["key", "partition"]
+GivenUp = Literal["continue", "block"]
+
+
+class OnFailure(msgspec.Struct, frozen=True):
+    """What waits while an event is retried, and what becomes of its key when it is given up.
+
+    Past the bounds the partition pauses, says so, and loses nothing.
 
     Attributes:
+        given_up: what becomes of the key of an event that goes to the dead letters after its last attempt:
+            ``continue``, it goes on, or ``block``, it waits until the letter is redriven or skipped.
+        order: what waits while an event is retried: ``key``, the later events of its key, or ``partition``, all of it.
         keys_max: keys that wait.
         events_max: events that wait behind them.
         breaker: when so many different keys fail in a row with a transient error, it is the target that fails and not
@@ -43,6 +53,8 @@ class Parking(msgspec.Struct, frozen=True):
             connection error and timeout of the standard library is).
     """
 
+    given_up: GivenUp = "continue"
+    order: Order = "key"
     keys_max: int = 1_000
     events_max: int = 1_000_000
     breaker: int = 20
@@ -56,7 +68,11 @@ class Parking(msgspec.Struct, frozen=True):
         """
         for name in ("keys_max", "events_max", "breaker"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"{getattr(self, name)}; expected at least 1", path=f"parking.{name}")
+                raise ConfigError(f"{getattr(self, name)}; expected at least 1", path=f"on_failure.{name}")
+        for name, known in (("given_up", get_args(GivenUp)), ("order", get_args(Order))):
+            if getattr(self, name) not in known:
+                msg = f"{getattr(self, name)!r}; expected {' or '.join(map(repr, known))}"
+                raise ConfigError(msg, path=f"on_failure.{name}")
 
     def is_transient(self, error: BaseException) -> bool:
         """Whether the error tells of a target rather than of the event."""
@@ -121,8 +137,6 @@ class Lot:
         self.heads: dict[bytes, Head] = {}
         self.events = 0
         """Followers of all keys."""
-        self.version = 0
-        """Changes whenever a key comes or goes."""
         self._followers: dict[bytes, deque[int]] = {}
         self._due: list[tuple[float, int, bytes]] = []
         self._due_s: dict[bytes, float] = {}
@@ -178,7 +192,6 @@ class Lot:
     def park(self, head: Head, pause_s: float | None, now: Now) -> None:
         """The key waits from now on; with `pause_s` None until somebody redrives or skips the event."""
         assert head.ident not in self.heads
-        self.version += 1
         self.heads[head.ident] = head
         if len(self._pages.get(self._page, ())) >= PAGE_HEADS_MAX:
             self._page += 1
@@ -196,6 +209,10 @@ class Lot:
         head.due_us = now.us + int(head.pause_s * 1e6)
         self._dirty.add(self._page_of[head.ident])
         self._wait(head, now.s + head.pause_s)
+
+    def lend(self, head: Head) -> None:
+        """The head is being handled: it is not due until it is settled or postponed."""
+        self._due_s.pop(head.ident, None)
 
     def _wait(self, head: Head, due_s: float) -> None:
         if head.held:
@@ -220,7 +237,6 @@ class Lot:
             self.events -= 1
             self.postpone(following, 0.0, now)
             return
-        self.version += 1
         del self.heads[ident]
         self._due_s.pop(ident, None)
         self._pages[self._page_of.pop(ident)].discard(ident)
@@ -265,12 +281,12 @@ class Lot:
         """Offsets of the events that wait behind the key's head, in order."""
         return self._followers.get(ident, ())
 
-    def full(self, parking: Parking) -> str:
+    def full(self, policy: OnFailure) -> str:
         """Why no more can be parked; empty when there is room."""
-        if len(self.heads) >= parking.keys_max:
-            return f"{len(self.heads)} keys wait, parking.keys_max is {parking.keys_max}"
-        if self.events >= parking.events_max:
-            return f"{self.events} events wait behind failed ones, parking.events_max is {parking.events_max}"
+        if len(self.heads) >= policy.keys_max:
+            return f"{len(self.heads)} keys wait, on_failure.keys_max is {policy.keys_max}"
+        if self.events >= policy.events_max:
+            return f"{self.events} events wait behind failed ones, on_failure.events_max is {policy.events_max}"
         return ""
 
     @property
@@ -309,4 +325,4 @@ def heads_of(entries: Iterable[tuple[bytes, bytes]]) -> list[tuple[Head, int]]:
     return [(head, len(lot.followers(ident))) for ident, head in sorted(lot.heads.items())]
 
 
-__all__ = ["SPACE", "Head", "Lot", "Now", "Parking", "Try", "Write", "heads_of", "ident_of"]
+__all__ = ["SPACE", "Head", "Lot", "Now", "OnFailure", "Try", "Write", "heads_of", "ident_of"]

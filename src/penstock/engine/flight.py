@@ -22,6 +22,8 @@ PAUSE_FIRST_S = 0.05
 PAUSE_MAX_S = 2.0
 
 Outcome = Committed | FencedOff | Unknown
+Refused = tuple[Step, FencedOff | Unknown]
+"""A step that was not stored, as far as anybody knows; nor will those of its partition be that were sent after it."""
 
 
 class _Sent(msgspec.Struct):
@@ -61,23 +63,26 @@ class Flight:
     def __bool__(self) -> bool:
         return bool(self._sent)
 
-    async def send(self, draft: Draft | None, step: Step) -> Outcome | None:
-        """Send a step once there is room for it; the first answer that is not `Committed`, if there is one."""
+    async def room(self) -> list[Refused]:
+        """Wait until there is room for a step; the steps that turned out to be refused meanwhile."""
+        refused: list[Refused] = []
         while len(self._sent) >= IN_FLIGHT_MAX:
-            outcome = await self._land()
-            if outcome is not None:
-                return outcome
+            refused += await self._land()
+        return refused
+
+    async def send(self, draft: Draft | None, step: Step) -> list[Refused]:
+        """Send a step once there is room for it; see `room`."""
+        refused = await self.room()
         self._sent.append(_Sent(draft, step, self._commit(step)))
         await asyncio.sleep(0)
-        return None
+        return refused
 
-    async def land(self) -> Outcome | None:
-        """Wait for every step; the first answer that is not `Committed`, None when all are permanent."""
+    async def land(self) -> list[Refused]:
+        """Wait for every step; those that were not stored."""
+        refused: list[Refused] = []
         while self._sent:
-            outcome = await self._land()
-            if outcome is not None:
-                return outcome
-        return None
+            refused += await self._land()
+        return refused
 
     async def drop(self) -> None:
         """Wait for what was sent, whatever becomes of it: the next membership reads the truth."""
@@ -89,19 +94,19 @@ class Flight:
         """As a task at once, so that steps reach the channel in the order of the calls."""
         return asyncio.ensure_future(self._intake.commit(step))
 
-    async def _land(self) -> Outcome | None:
+    async def _land(self) -> list[Refused]:
         first = self._sent[0]
         try:
             outcome = await asyncio.shield(first.answer)
         except TransientError as exc:
             await self._send_again(exc)
-            return None
-        if not isinstance(outcome, Committed):
-            return outcome
+            return []
         self._sent.popleft()
+        if not isinstance(outcome, Committed):
+            return [(first.step, outcome)]
         self._pause_s = PAUSE_FIRST_S
         self._settled(first.draft)
-        return None
+        return []
 
     async def _send_again(self, error: TransientError) -> None:
         """Nothing of the first step was stored, nor of those behind it: the same steps again, after a pause.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import traceback
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Sequence
@@ -92,6 +93,7 @@ class FlowWork:
     ) -> None:
         self.subscription = subscription
         self.gauge = Gauge()
+        self.news: asyncio.Event | None = None
         self._stage = stage
         self._topics = topics
         self._system = system
@@ -145,8 +147,17 @@ class FlowWork:
         if draft.dead:
             emit.count("penstock_dead_letters_total", draft.dead, group=self._stage.name)
 
-    def left(self) -> None:
+    async def finish(self, partition: int) -> AsyncGenerator[Draft]:
+        """See `Work`: nothing is kept back."""
+        return
+        yield
+
+    def left(self, partition: int | None = None) -> None:
         """See `Work`: the state is restored when the partition is assigned again."""
+        if partition is None:
+            self._merges.clear()
+        else:
+            self._merges.pop(partition, None)
 
     async def close(self) -> None:
         """See `Work`."""

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 
 import msgspec
 
-from penstock.channel.api import Channel, Committed, FencedOff, Idle, Intake, Step, Taken, Unknown
-from penstock.engine.flight import Flight
-from penstock.engine.machine import Begin, Handle, Membership, Rejoin, Rest, Skip
+from penstock.channel.api import Channel, Idle, Intake, Owned, Taken
+from penstock.engine.flight import Flight, Refused
+from penstock.engine.machine import Begin, Drop, Hand, Handle, Membership, Rejoin, Rest, Skip
 from penstock.engine.pausing import waited
 from penstock.engine.work import Draft, Gauge, Work
 from penstock.errors import Fenced, TransientError
@@ -30,8 +30,8 @@ PROGRESS_EVERY_S = 0.02
 REJOIN_FIRST_S = 0.05
 REJOIN_MAX_S = 5.0
 
-Slots = Callable[[str], Slot | None]
-"""Group name → its attempts slot, opened by the group's owner; None where there is none."""
+Slots = Callable[[str, int], Slot | None]
+"""(group, partition) → this worker's attempts slot, as the owner of the partition; None where there is none."""
 
 
 class GroupState(msgspec.Struct):
@@ -80,7 +80,6 @@ class Group:
         self._slots = slots
         self._ended = ended
         self._stopping = False
-        self._slot: Slot | None = None
         self._asked: asyncio.Task[Taken] | None = None
         group = work.subscription.group
         self.state = GroupState(group.name, group.kind, group.topic, gauge=work.gauge)
@@ -134,6 +133,9 @@ class Group:
         except (TransientError, Fenced) as exc:  # what was not stored is delivered again, to whoever owns it now
             return str(exc)
         finally:
+            if self._asked is not None:
+                self._asked.cancel()
+                self._asked = None
             await member.drop()
             self._work.left()
             await intake.leave()
@@ -142,58 +144,82 @@ class Group:
         membership = member.membership
         while not self._stopping:
             ended = self._ended is not None and self._ended()
-            action = membership.taken(await self._next(intake, member)) if not self._stopping else Rest()
+            taken = await self._next(intake, member)
+            if taken is None:
+                await member.said()
+                await member.breathe()
+                continue
+            action = membership.taken(taken) if not self._stopping else Rest()
             match action:
                 case Begin():
-                    if self._slot is None and self._slots is not None:
-                        self._slot = self._slots(self.state.name)
-                    reason = await member.begin(action, self._slot)
+                    partition = action.assigned.owned.partition
+                    slot = None if self._slots is None else self._slots(self.state.name, partition)
+                    await member.begin(action, slot)
                 case Handle():
                     self.state.state, self.state.reason = "running", ""
-                    reason = await member.handle(action)
+                    await member.handle(action)
                 case Skip():
-                    reason = await member.skip(action)
+                    await member.skip(action)
                 case Rest():
-                    reason = await self._rest(member, action, ended=ended)
-                    over = ended and not action.reason and self._work.wait_s() is None
-                    if not reason and over and not self._stopping:
-                        return await member.finish()
+                    await self._rest(member, action, ended=ended)
+                    quiet = not (action.reason or action.behind) and self._work.wait_s() is None
+                    if ended and quiet and not (self._stopping or member.refused):
+                        break
+                case Hand():
+                    await member.hand(action.owned)
+                case Drop():
+                    member.lost(action)
                 case Rejoin():
-                    reason = action.reason
-            reason = reason or await member.parked()
-            if reason:
-                return reason
-        return await member.finish()
+                    return action.reason
+            await member.parked()
+            await member.breathe()
+        await member.finish()
+        return "a step was refused at the end" if member.refused else ""
 
-    async def _next(self, intake: Intake, member: _Member) -> Taken:
-        """Ask, and be ready to be stopped while waiting."""
-        wait_s = PROGRESS_EVERY_S if member.busy else min(WAIT_S, 0.05 if self._ended is not None else WAIT_S)
-        parked_s = self._work.wait_s()
-        wait_s = wait_s if parked_s is None else min(wait_s, parked_s)
-        self._asked = asyncio.ensure_future(intake.next(events_max=EVENTS_MAX, bytes_max=BYTES_MAX, wait_s=wait_s))
+    async def _next(self, intake: Intake, member: _Member) -> Taken | None:
+        """Ask, and be ready to be stopped while waiting; None when the work has something to say first."""
+        if self._asked is None:
+            wait_s = PROGRESS_EVERY_S if member.busy else min(WAIT_S, 0.05 if self._ended is not None else WAIT_S)
+            parked_s = self._work.wait_s()
+            wait_s = wait_s if parked_s is None else min(wait_s, parked_s)
+            asked = intake.next(events_max=EVENTS_MAX, bytes_max=BYTES_MAX, wait_s=wait_s)
+            self._asked = asyncio.ensure_future(asked)
         try:
-            return await self._asked
+            if self._work.news is not None and not await _first(self._asked, self._work.news):
+                return None
+            taken = await self._asked
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if self._stopping and (task is None or not task.cancelling()):
+                self._asked = None
                 return _NOTHING
             self._asked.cancel()
             raise
-        finally:
-            self._asked = None
+        self._asked = None
+        return taken
 
-    async def _rest(self, member: _Member, action: Rest, *, ended: bool) -> str:
+    async def _rest(self, member: _Member, action: Rest, *, ended: bool) -> None:
         self.state.state = "waiting" if action.reason else "idle"
         if action.reason != self.state.reason:
             self.state.reason = action.reason
             if action.reason:
                 emit.log(logging.INFO, "group waits", group=self.state.name, reason=action.reason)
-        reason = await member.due(everything=ended)
-        return reason or await member.settled()
+        await member.due(everything=ended)
+        await member.settled()
+
+
+async def _first(asked: asyncio.Future[Taken], news: asyncio.Event) -> bool:
+    """Whether what was asked is answered, and not only the work has news."""
+    told = asyncio.ensure_future(news.wait())
+    try:
+        await asyncio.wait((asked, told), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        told.cancel()
+    return asked.done()
 
 
 class _Member:
-    """From what the work says to steps: one membership."""
+    """From what the work says to steps: one membership. What befalls one partition leaves the others alone."""
 
     def __init__(self, group: Group, intake: Intake, work: Work, clock: Clock) -> None:
         state = group.state
@@ -201,56 +227,118 @@ class _Member:
         self._flight = Flight(intake, clock, stopping=group.stopping, settled=self._permanent, waiting=self._waiting)
         self._kept: dict[int, Draft] = {}  # by partition: drafts that only move its floor
         self._stepped_s = float("-inf")
+        self._intake = intake
         self._group = group
         self._clock = clock
         self._work = work
         self._state = state
+        self.refused = False
 
     @property
     def busy(self) -> bool:
         """Whether anything that was worked on is not permanent yet."""
         return bool(self._flight or self._kept)
 
-    async def begin(self, action: Begin, slot: Slot | None) -> str:
+    # -- partitions that come and go -------------------------------------------------------------------------------
+
+    async def begin(self, action: Begin, slot: Slot | None) -> None:
+        """Take a partition over."""
+        owned = action.assigned.owned
         ledger = await self._work.assigned(action.assigned, slot, self._group.stopping)
         if not ledger:
-            return ""
-        step = self.membership.ledger_step(action.assigned.owned.partition, ledger)
-        reason = await self._commit(None, step) or await self.settled()
-        if not reason and slot is not None:
+            return
+        step = self.membership.ledger_step(owned.partition, ledger)
+        self._apart(await self._flight.send(None, step))
+        await self.settled()
+        if slot is not None and self.membership.owns(owned):
             slot.clear()  # what it said is on record now, and not before
-        return reason
 
-    async def skip(self, action: Skip) -> str:
-        return await self._step_or_keep(action.draft)
+    async def hand(self, owned: Owned) -> None:
+        """Everything of the partition that is in hand becomes permanent, then it is given up."""
+        await self._each(self._work.finish(owned.partition))
+        kept = self._kept.pop(owned.partition, None)
+        if kept is not None:
+            await self._step(kept)
+        await self.settled()
+        self._gone(owned)
+        await self._intake.leave(owned)
 
-    async def handle(self, action: Handle) -> str:
-        return await self._each(self._work.process(action.delivery, self._group.stopping))
+    def lost(self, action: Drop) -> None:
+        """The partition is somebody else's, or will be assigned anew."""
+        if self._gone(action.owned):
+            emit.count("penstock_partitions_lost_total", group=self._state.name)
+            emit.log(logging.WARNING, "partition lost", group=self._state.name, reason=action.reason)
 
-    async def due(self, *, everything: bool) -> str:
+    def _gone(self, owned: Owned) -> bool:
+        if not self.membership.gone(owned):
+            return False
+        self._kept.pop(owned.partition, None)
+        self._work.left(owned.partition)
+        return True
+
+    def _apart(self, refused: Sequence[Refused]) -> None:
+        """Steps that were not stored: their partitions are not ours any more."""
+        for step, outcome in refused:
+            drop = self.membership.answered(step.owned, outcome)
+            if drop is not None:
+                self.refused = True
+                self.lost(drop)
+
+    async def breathe(self) -> None:
+        """After a refused step: whoever is at the partition too gets a moment."""
+        if self.refused:
+            self.refused = False
+            await waited(self._clock, REJOIN_FIRST_S, self._group.stopping)
+
+    # -- work ------------------------------------------------------------------------------------------------------
+
+    async def skip(self, action: Skip) -> None:
+        """Only the floor moves."""
+        await self._step_or_keep(action.draft)
+
+    async def handle(self, action: Handle) -> None:
+        """Work on a delivery, until it is settled or its partition is asked back or gone."""
+        owned = action.delivery.owned
+
+        def stopping() -> bool:
+            return self._group.stopping() or not self.membership.owns(owned) or owned in self._intake.asked()
+
+        async with aclosing(self._work.process(action.delivery, stopping)) as drafts:
+            async for draft in drafts:
+                await self._step_or_keep(draft)
+                for other in self._intake.asked():
+                    if other != owned and self.membership.owns(other):
+                        await self.hand(other)  # whoever waits for it does not wait for the end of this delivery
+                if not self.membership.owns(owned):
+                    return
+
+    async def due(self, *, everything: bool) -> None:
         """What the work has kept back, and what is kept back here: it is quiet."""
-        reason = await self._each(self._work.due(everything=everything))
-        while self._kept and not reason:
+        await self._each(self._work.due(everything=everything))
+        while self._kept:
             _, draft = self._kept.popitem()
-            reason = await self._step(draft)
-        return reason
+            await self._step(draft)
 
-    async def parked(self) -> str:
+    async def parked(self) -> None:
         """What waited for a time that has come, also while there is no quiet moment."""
         wait_s = self._work.wait_s()
-        if wait_s is None or wait_s > 0:
-            return ""
-        return await self._each(self._work.due(everything=False))
+        if wait_s is not None and wait_s <= 0:
+            await self.said()
 
-    async def _each(self, drafts: AsyncGenerator[Draft]) -> str:
+    async def said(self) -> None:
+        """What the work has to say by now."""
+        await self._each(self._work.due(everything=False))
+
+    async def _each(self, drafts: AsyncGenerator[Draft]) -> None:
         async with aclosing(drafts):
             async for draft in drafts:
-                reason = await self._step_or_keep(draft)
-                if reason:
-                    return reason
-        return ""
+                await self._step_or_keep(draft)
 
-    async def _step_or_keep(self, draft: Draft) -> str:
+    # -- steps -----------------------------------------------------------------------------------------------------
+
+    async def _step_or_keep(self, draft: Draft) -> None:
+        if not self.membership.works_on(draft.partition):
+            return  # it has gone since the draft was made
         kept = self._kept.pop(draft.partition, None)
         if kept is not None:
             after = kept.after if draft.after is None else draft.after
@@ -258,31 +346,28 @@ class _Member:
         bare = not (draft.outputs or draft.ledger or draft.references)
         if bare and self._clock.monotonic_s() - self._stepped_s < PROGRESS_EVERY_S:
             self._kept[draft.partition] = draft
-            return ""
-        return await self._step(draft)
+        else:
+            await self._step(draft)
 
-    async def _step(self, draft: Draft) -> str:
+    async def _step(self, draft: Draft) -> None:
+        """Send it, unless its partition has gone meanwhile."""
         self._stepped_s = self._clock.monotonic_s()
-        return await self._commit(draft, self.membership.step(draft))
+        self._apart(await self._flight.room())
+        if self.membership.works_on(draft.partition):
+            self._apart(await self._flight.send(draft, self.membership.step(draft)))
 
-    async def finish(self) -> str:
-        """Everything that is in hand becomes permanent; returns why not, if so."""
-        return await self.due(everything=True) or await self.settled()
+    async def finish(self) -> None:
+        """Everything that is in hand becomes permanent."""
+        await self.due(everything=True)
+        await self.settled()
 
-    async def settled(self) -> str:
-        """Wait for every step in flight; why to join again, empty when all are permanent."""
-        return self._reason(await self._flight.land())
+    async def settled(self) -> None:
+        """Wait for every step in flight."""
+        self._apart(await self._flight.land())
 
     async def drop(self) -> None:
         """See `Flight.drop`."""
         await self._flight.drop()
-
-    async def _commit(self, draft: Draft | None, step: Step) -> str:
-        return self._reason(await self._flight.send(draft, step))
-
-    def _reason(self, outcome: Committed | FencedOff | Unknown | None) -> str:
-        rejoin = None if outcome is None else self.membership.answered(outcome)
-        return "" if rejoin is None else rejoin.reason
 
     def _permanent(self, draft: Draft | None) -> None:
         if draft is not None:

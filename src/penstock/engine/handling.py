@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import AsyncGenerator, Sequence
 
 import msgspec
 
 from penstock.channel.api import Assigned, Delivery, LedgerWrite, Subscription
-from penstock.delivery.lot import Head, Now, Parking
+from penstock.delivery.lot import Head, Now
 from penstock.delivery.redrive import POSITION_SPACE, decode
-from penstock.delivery.retry import Retries, Retry
-from penstock.engine.calling import Raised, Shape, call_async, call_sync
-from penstock.engine.context import Context
+from penstock.engine.calling import Raised
+from penstock.engine.calls import Calls, HandlerSpec, Retried
 from penstock.engine.parts import Part, parts_of
 from penstock.engine.pausing import waited
 from penstock.engine.place import SPACES, Place, Read, tried
-from penstock.engine.results import Cause, Made, OutputRefused, Topics
+from penstock.engine.results import Cause, Made, Topics
 from penstock.engine.work import Draft, Gauge, Stopping
-from penstock.errors import DecodeError, PermanentError, Reject
-from penstock.event.batch import Delivered
+from penstock.errors import DecodeError
 from penstock.system.ports import System
-from penstock.system.slots import MemorySlot, Slot
+from penstock.system.slots import Slot
 from penstock.telemetry import emit
 
 STEP_S_MAX = 0.5
@@ -31,29 +28,11 @@ STEP_BYTES_MAX = 4_000_000
 SLICE_S = 0.05
 COMMANDS_EVERY_S = 1.0
 COMMANDS_AT_ONCE = 100
+TOGETHER_MAX = 256
 PAUSED_LOOK_S = 0.1
 
-Order = Literal["key", "partition"]
-GivenUp = Literal["continue", "block"]
 
-
-class HandlerSpec(msgspec.Struct, frozen=True):
-    """A handler as declared: its name is its group.
-
-    order: what waits while an event is retried: its key, or the whole partition. given_up: what becomes of the key
-    when an event of it is laid among the dead letters: it goes on, or waits for a redrive or a skip.
-    """
-
-    name: str
-    function: Callable[..., Any]
-    shape: Shape
-    retries: Retries = Retries(Retry())
-    parking: Parking = Parking()
-    order: Order = "key"
-    given_up: GivenUp = "continue"
-
-
-class HandlerWork:
+class HandlerWork(Calls):
     """See `Work`. Events of one key are handled one after the other, in offset order.
 
     Delivery guarantee: that of the channel's step: results, dead letters, what is parked and progress become permanent
@@ -63,25 +42,27 @@ class HandlerWork:
     def __init__(
         self, spec: HandlerSpec, subscription: Subscription, topics: Topics, *, system: System, read: Read
     ) -> None:
+        super().__init__(spec, topics, system)
         self.subscription = msgspec.structs.replace(subscription, ledger_spaces=SPACES)
         self.gauge = Gauge()
-        self._spec = spec
-        self._topics = topics
-        self._system = system
+        self.news: asyncio.Event | None = None
         self._read = read
-        self._slot: Slot = MemorySlot()
         self._places: dict[int, Place] = {}
         self._stopping: Stopping = lambda: False
         self._size = 1  # a slow handler must not be asked for many events before the first look at the clock
+        self.prepare()
+
+    def prepare(self) -> None:
+        """For what is built on this."""
 
     # -- ownership -------------------------------------------------------------------------------------------------
 
     async def assigned(self, assigned: Assigned, slot: Slot | None, stopping: Stopping) -> Sequence[LedgerWrite]:
         """See `Work`. An event that was being handled when the last owner died is charged an attempt."""
-        place = Place(assigned, self._spec.parking, self._now())
+        place = Place(assigned, self._spec.on_failure, self._now())
         self._places[place.partition] = place
         self._stopping = stopping
-        if self._spec.given_up == "continue":
+        if self._spec.on_failure.given_up == "continue":
             place.release(self._now())
         self._measure()
         if slot is None:
@@ -98,9 +79,17 @@ class HandlerWork:
         emit.count("penstock_handler_deaths_total", group=self._spec.name)
         return (place.charge(offset, mark),)
 
-    def left(self) -> None:
+    async def finish(self, partition: int) -> AsyncGenerator[Draft]:
+        """See `Work`: nothing is kept back; what is parked is on record."""
+        return
+        yield
+
+    def left(self, partition: int | None = None) -> None:
         """See `Work`: all of it is read again when the partition is assigned again."""
-        self._places.clear()
+        if partition is None:
+            self._places.clear()
+        else:
+            self._places.pop(partition, None)
 
     # -- new events ------------------------------------------------------------------------------------------------
 
@@ -213,35 +202,43 @@ class HandlerWork:
         """Park the event, retry it in place, or give it up; returns the offset behind it, its own when stopped."""
         offset = raised.offset
         head = place.new_head(part, offset)
+        head.attempts = attempt - 1
         while True:
-            now = self._now()
-            tried(head, raised.error, now)
-            pause_s = self._pause_s(raised.error, attempt, head.waited_s)
+            pause_s = self._park_or_give_up(place, part, raised, made, head)
             if pause_s is None:
-                cause = self._cause(raised.error, attempt, head)
-                self._give_up(place, part, offset, cause, made)
-                return offset + 1
-            emit.count("penstock_handler_retries_total", group=self._spec.name)
-            head.attempts = attempt
-            if self._spec.order == "key":
-                place.park(part, offset, head, pause_s, now)
-                place.failed(raised.error)
                 return offset + 1
             if not await waited(self._system.clock, pause_s, stopping):
                 return offset
             head.waited_s += pause_s
-            attempt += 1
             again = iter(((offset, part.events[offset - part.first]),))
+            attempt = head.attempts + 1
             result = await self._call_one(part.delivered, again, made, start=offset, attempt=attempt)
             if not isinstance(result, Raised):
                 return offset + 1
             raised = result
+
+    def _park_or_give_up(self, place: Place, part: Part, raised: Raised, made: Made, head: Head) -> float | None:
+        """A new event has failed; the pause before it is retried in place, None when it is parked or given up."""
+        now = self._now()
+        tried(head, raised.error, now)
+        head.attempts += 1
+        pause_s = self._pause_s(raised.error, head.attempts, head.waited_s)
+        if pause_s is None:
+            self._give_up(place, part, head.offset, self._cause(raised.error, head.attempts, head), made)
+            return None
+        emit.count("penstock_handler_retries_total", group=self._spec.name)
+        if self._spec.on_failure.order == "partition":
+            return pause_s
+        place.park(part, head.offset, head, pause_s, now)
+        place.failed(raised.error)
+        return None
 
     def _give_up(self, place: Place, part: Part, offset: int, cause: Cause, made: Made) -> None:
         """A dead letter; under the policy *block* the event's key waits for what people say."""
         made.letter(part.delivered, offset, cause)
         if cause.holds:
             place.park(part, offset, place.new_head(part, offset), None, self._now())
+            made.events += 1  # it is dealt with, though its key waits
 
     # -- parked events ---------------------------------------------------------------------------------------------
 
@@ -263,16 +260,63 @@ class HandlerWork:
         await self._commanded(place, made)
         now = started = self._now()
         due_s = place.next_due_s()
-        for head in place.lot.due(now.s) if due_s is not None and due_s <= now.s else ():
-            await self._retry(place, head, made, now)
+        while due_s is not None and due_s <= now.s and not stopping():
+            await self._retry_some(place, made, now)
+            due_s = place.next_due_s()
             if self._system.clock.monotonic_s() - started.s > STEP_S_MAX or made.size > STEP_BYTES_MAX:
                 yield self._draft(place, made, None)
                 made, started = self._made(place), self._now()
                 await asyncio.sleep(0)
-            if stopping() or place.open:  # an open breaker lets one event through at a time
+            if place.open:  # an open breaker lets one event through at a time
                 break
         if made or place.lot.dirty:
             yield self._draft(place, made, None)
+
+    async def _retry_some(self, place: Place, made: Made, now: Now) -> None:
+        """Heads that are due: many of them, each of another key, in one run of calls where nothing is in the way."""
+        together: dict[int, Retried] = {}
+        for head in place.lot.due(now.s):
+            special = head.body is not None or head.offset in place.deaths or head.offset in together
+            if special or place.open or self._spec.on_failure.given_up == "block":
+                if not together:
+                    await self._retry(place, head, made, now)
+                break
+            part = await place.fetch(head, self._topics.source, self._read)
+            place.lot.lend(head)
+            together[head.offset] = Retried(head, part)
+            if len(together) >= TOGETHER_MAX:
+                break
+        broken = [one for one in together.values() if one.head.offset in one.part.broken]
+        for one in broken:
+            del together[one.head.offset]
+            await self._retry(place, one.head, made, now)
+        if together:
+            await self._retry_together(place, together, made, now)
+
+    async def _retry_together(self, place: Place, together: dict[int, Retried], made: Made, now: Now) -> None:
+        made.inputs += {id(one.part): one.part.delivered for one in together.values()}.values()
+        left = iter([(offset, one.part.events[offset - one.part.first]) for offset, one in together.items()])
+        while together:
+            result = await self._call_retried(left, made, together)
+            rejected = dict(made.take_rejected())
+            end = result.offset if isinstance(result, Raised) else result
+            for offset in list(together):
+                if offset == end:
+                    break
+                one = together.pop(offset)
+                place.succeeded()
+                if offset in rejected:
+                    self._failed_again(place, one.part, one.head, rejected[offset], made)
+                else:
+                    self._settled(place, one.head, made, b"handled", now)
+            if isinstance(result, Raised):
+                one = together.pop(result.offset)
+                self._failed_again(place, one.part, one.head, result.error, made)
+                if not place.open:
+                    continue
+            for one in together.values():  # let go: they are due as before
+                place.lot.postpone(one.head, 0.0, now)
+            return
 
     async def _retry(self, place: Place, head: Head, made: Made, now: Now) -> None:
         """Handle a parked event again, or for the first time when it waited behind another."""
@@ -284,10 +328,10 @@ class HandlerWork:
             self._lay_down(place, part, head, Cause(part.broken[offset], "DecodeError", again=head.again), made)
             return
         attempt = head.attempts + place.deaths.get(offset, 0) + 1
-        if offset in place.deaths and self._spec.retries.default.pause_s(attempt - 1) is None:
+        if self._has_died_enough(place, head):
             self._lay_down(place, part, head, self._died(place.deaths[offset], head), made)
             return
-        if head.again and self._spec.given_up == "continue":
+        if head.again and self._spec.on_failure.given_up == "continue":
             made.redriven.add(offset)
         event = iter(((offset, part.events[offset - part.first]),))
         result = await self._call_one(part.delivered, event, made, start=offset, attempt=attempt, again=head.again)
@@ -297,12 +341,15 @@ class HandlerWork:
         place.succeeded()
         self._settled(place, head, made, b"handled", now)
 
+    def _has_died_enough(self, place: Place, head: Head) -> bool:
+        deaths = place.deaths.get(head.offset, 0)
+        return deaths > 0 and self._spec.retries.default.pause_s(head.attempts + deaths) is None
+
     def _failed_again(self, place: Place, part: Part, head: Head, error: BaseException, made: Made) -> None:
         now = self._now()
         first = head.attempts == 0
-        if place.open and place.parking.is_transient(error):  # it is the target that fails: nothing is charged
+        if place.open and place.policy.is_transient(error):  # it is the target that fails: nothing is charged
             place.lot.postpone(head, place.probed(self._spec.retries.for_error(error), now), now)
-            place.keep(head.offset, part.delivered)
             return
         tried(head, error, now)
         head.attempts += place.deaths.get(head.offset, 0) + 1
@@ -313,8 +360,7 @@ class HandlerWork:
             return
         emit.count("penstock_handler_retries_total", group=self._spec.name)
         place.lot.postpone(head, pause_s, now)
-        place.keep(head.offset, part.delivered)
-        if first or not place.parking.is_transient(error):
+        if first or not place.policy.is_transient(error):
             place.failed(error)
 
     def _lay_down(self, place: Place, part: Part, head: Head, cause: Cause, made: Made) -> None:
@@ -335,7 +381,7 @@ class HandlerWork:
             made.ledger.append(place.resolve(head.letter, outcome))
         made.ledger += place.forgive(head.offset)
         made.events += 1
-        place.lot.settle(head.ident, now)
+        place.settle(head, now)
 
     async def _commanded(self, place: Place, made: Made) -> None:
         """Take what people said about dead letters, now and then."""
@@ -361,78 +407,6 @@ class HandlerWork:
 
     # -- shared ----------------------------------------------------------------------------------------------------
 
-    async def _call(
-        self,
-        delivered: Delivered,
-        pairs: Iterator[tuple[int, Any]],
-        made: Made,
-        *,
-        start: int,
-        attempt: int = 1,
-        again: int = 0,
-    ) -> Raised | int | None:
-        """Call the handler on each; what was raised, or from where on nothing was kept; None when all is."""
-        words = self._slot.words
-        words[1] = start  # before the partition: a death in between is charged to nobody
-        words[0] = delivered.partition + 1
-        handler = self._bound(delivered, attempt, again)
-        if self._spec.shape.is_async:
-            raised = await call_async(handler, pairs, words, out=made.out, causes=made.causes, rejected=made.rejected)
-        else:
-            raised = call_sync(handler, pairs, words, out=made.out, causes=made.causes, rejected=made.rejected)
-        words[0] = 0
-        cut = made.encode(whole=self._spec.given_up == "continue")
-        if cut is None:
-            return raised
-        return Raised(None, cut.offset, OutputRefused(cut.reason)) if cut.reason else cut.offset
-
-    async def _call_one(
-        self,
-        delivered: Delivered,
-        pair: Iterator[tuple[int, Any]],
-        made: Made,
-        *,
-        start: int,
-        attempt: int,
-        again: int = 0,
-    ) -> Raised | int | None:
-        """`_call` for one event: a rejection is what was raised."""
-        result = await self._call(delivered, pair, made, start=start, attempt=attempt, again=again)
-        for offset, rejection in made.take_rejected():
-            return Raised(None, offset, rejection)
-        return result
-
-    def _bound(self, delivered: Delivered, attempt: int, again: int) -> Callable[[Any], Any]:
-        """The handler as a function of the event alone; the slot says which event it is."""
-        function = bound = self._spec.function
-        if self._spec.shape.wants_context:
-            words, source = self._slot.words, self._topics.source
-
-            def bound(event: Any) -> Any:
-                return function(event, Context(delivered, words[1], attempt, source, redriven=again))
-
-        limit_s = self._spec.retries.timeout_s
-        return bound if limit_s is None else _limited(bound, limit_s)
-
-    def _pause_s(self, error: BaseException, attempt: int, waited_s: float) -> float | None:
-        if isinstance(error, PermanentError):
-            return None
-        policy = self._spec.retries.for_error(error)
-        return policy.pause_s(attempt, since_s=waited_s, chance=self._system.random.random)
-
-    def _cause(self, error: BaseException, attempts: int, head: Head) -> Cause:
-        holds = self._spec.given_up == "block" and not isinstance(error, Reject)
-        tries = () if isinstance(error, Reject) and len(head.tries) == 1 else head.tries
-        return Cause.of(error, attempts, tries, again=head.again, holds=holds)
-
-    def _died(self, deaths: int, head: Head | None = None) -> Cause:
-        reason = f"the process died {deaths} times while handling it"
-        cause = Cause(reason, "ProcessDied", attempts=deaths, holds=self._spec.given_up == "block")
-        if head is None:
-            return cause
-        attempts = deaths + head.attempts
-        return msgspec.structs.replace(cause, attempts=attempts, tries=head.tries, again=head.again)
-
     def _made(self, place: Place) -> Made:
         return Made(self._spec.name, self._topics, place.partition)
 
@@ -457,21 +431,6 @@ class HandlerWork:
     async def close(self) -> None:
         """See `Work`."""
         self._slot.close()
-
-
-def _limited(function: Callable[[Any], Awaitable[Any]], limit_s: float) -> Callable[[Any], Awaitable[Any]]:
-    async def limited(event: Any) -> Any:
-        limit = asyncio.timeout(limit_s)
-        try:
-            async with limit:
-                return await function(event)
-        except TimeoutError as exc:
-            if not limit.expired():
-                raise
-            msg = f"the handler took longer than {limit_s:g} s (retry.timeout_s) and was cancelled"
-            raise TimeoutError(msg) from exc
-
-    return limited
 
 
 def _next_size(size: int, seconds: float, result_bytes: int) -> int:

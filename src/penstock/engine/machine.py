@@ -42,15 +42,29 @@ class Handle(msgspec.Struct, frozen=True):
 
 
 class Skip(msgspec.Struct, frozen=True):
-    """Everything delivered was settled before: only the floor moves."""
+    """Everything delivered was settled before."""
 
     draft: Draft
 
 
 class Rest(msgspec.Struct, frozen=True):
-    """Nothing to do at the moment; `reason` says why when it is not merely quiet."""
+    """Nothing to do at the moment; `reason` says why when it is not merely quiet, `behind` what others have to do."""
 
     reason: str = ""
+    behind: str = ""
+
+
+class Hand(msgspec.Struct, frozen=True):
+    """Finish what is in flight of the partition, commit it, and give it to another member; the others go on."""
+
+    owned: Owned
+
+
+class Drop(msgspec.Struct, frozen=True):
+    """The partition is gone: forget what is in flight of it; the others go on."""
+
+    owned: Owned
+    reason: str
 
 
 class Rejoin(msgspec.Struct, frozen=True):
@@ -59,7 +73,7 @@ class Rejoin(msgspec.Struct, frozen=True):
     reason: str
 
 
-Action = Begin | Handle | Skip | Rest | Rejoin
+Action = Begin | Handle | Skip | Rest | Hand | Drop | Rejoin
 
 
 class _Place(msgspec.Struct):
@@ -91,30 +105,48 @@ class Membership:
             case Delivery():
                 return self._delivered(taken)
             case Idle():
-                return Rest(taken.reason)
+                return Rest(taken.reason, taken.behind)
             case Revoking():
-                return Rejoin(f"partition {taken.owned.partition} goes to another member")
+                return Hand(taken.owned) if self.owns(taken.owned) else Drop(taken.owned, "")
             case Lost():
-                return Rejoin(taken.reason)
+                return Drop(taken.owned, taken.reason)
+
+    def owns(self, owned: Owned) -> bool:
+        """Whether the partition is worked on at this epoch."""
+        place = self._places.get(owned.partition)
+        return place is not None and place.owned == owned
+
+    def works_on(self, partition: int) -> bool:
+        """Whether the partition is worked on at all."""
+        return partition in self._places
+
+    def gone(self, owned: Owned) -> bool:
+        """The partition is not worked on any more at this epoch; whether it was."""
+        if not self.owns(owned):
+            return False
+        del self._places[owned.partition]
+        return True
 
     def _delivered(self, delivery: Delivery) -> Action:
         place = self._places.get(delivery.owned.partition)
         if place is None or place.owned != delivery.owned:
             return Rejoin(f"a delivery of partition {delivery.owned.partition}, which is not assigned")
-        if not place.holes:
+        if not place.holes and place.floor <= delivery.batches[0].first:
             return Handle(delivery)
-        parts = [part for batch in delivery.batches for part in without(batch, place.holes)]
-        if not parts:
-            return Skip(Draft(delivery.owned.partition, delivery.batches[-1].end))
+        batches = [batch.tail(place.floor) for batch in delivery.batches if batch.end > place.floor]
+        parts = [part for batch in batches for part in without(batch, place.holes)]
+        if not parts:  # the floor passes them when what lies before them is settled
+            return Skip(Draft(delivery.owned.partition, None))
         return Handle(Delivery(delivery.owned, parts))
 
     def step(self, draft: Draft) -> Step:
         """The step of a draft, up to what is not settled yet; the next draft of its partition begins there."""
         place = self._places[draft.partition]
         after = place.floor if draft.after is None else draft.after
-        while after in place.holes:
+        settled = place.holes.union(draft.holes)
+        while after in settled:
             after += 1
-        holes = sorted(hole for hole in place.holes if hole >= after)
+        holes = sorted(hole for hole in settled if hole >= after)
         if draft.oldest is not msgspec.UNSET:
             place.oldest = draft.oldest
         settle = Settle(place.floor, after, holes, draft.references, place.number, place.oldest)
@@ -127,15 +159,15 @@ class Membership:
         """A step that only remembers something."""
         return self.step(Draft(partition, self._places[partition].floor, ledger=ledger))
 
-    def answered(self, outcome: Committed | FencedOff | Unknown) -> Rejoin | None:
+    def answered(self, owned: Owned, outcome: Committed | FencedOff | Unknown) -> Drop | None:
         """What the answer to a commit asks for; None to go on."""
         match outcome:
             case Committed():
                 return None
             case FencedOff():
-                return Rejoin(f"fenced off: {outcome.reason}")
+                return Drop(owned, f"fenced off: {outcome.reason}")
             case Unknown():
-                return Rejoin(f"a commit's outcome is unknown: {outcome.reason}")
+                return Drop(owned, f"a commit's outcome is unknown: {outcome.reason}")
 
 
 def without(batch: Delivered, holes: frozenset[int]) -> list[Delivered]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from itertools import compress
+from itertools import accumulate, compress
 from typing import Any
 
 import msgspec
@@ -34,6 +34,7 @@ class Part:
         self.delivered = delivered
         self.first, self.end = delivered.first, delivered.end
         self.broken: dict[int, str] = {}
+        self.picker = Picker(delivered)
         self._topic = topic
         self._mask: bytearray | None = None  # 0: it waits behind another event of its key
         try:
@@ -75,10 +76,7 @@ class Part:
         self._mask = None
         if not keys or keys.isdisjoint(self.keys):
             return
-        self._mask = bytearray(b"\1") * len(self.events)
-        for index, key in enumerate(self.keys):
-            if key in keys:
-                self._mask[index] = 0
+        self._mask = bytearray([key not in keys for key in self.keys])
 
     def hold_behind(self, offset: int) -> None:
         """The later events of this event's key wait."""
@@ -122,16 +120,32 @@ class Part:
         return compress(numbered, self._mask[low:high])
 
 
-def alone(delivered: Delivered, offset: int) -> Delivered:
-    """One event of a batch, as a batch; its id does not change."""
-    index, payload = offset - delivered.first, delivered.payload
-    attributes = {name: values[index : index + 1] for name, values in payload.attributes.items()}
-    if isinstance(payload, Rows):
-        start, size = sum(payload.lengths[:index]) + index, payload.lengths[index]
-        one: Rows | Columns = Rows(payload.body[start : start + size], payload.lengths[index : index + 1], attributes)
-    else:
-        one = Columns(payload.table.slice(index, 1), attributes)
-    return msgspec.structs.replace(delivered, first=offset, count=1, payload=one)
+class Picker:
+    """Single events of a batch, as batches of one; their ids do not change."""
+
+    def __init__(self, delivered: Delivered) -> None:
+        self.delivered = delivered
+        self.size = (
+            len(delivered.payload.body) if isinstance(delivered.payload, Rows) else delivered.payload.table.nbytes
+        )
+
+    @cached_property
+    def _starts(self) -> Sequence[int]:
+        payload = self.delivered.payload
+        assert isinstance(payload, Rows)
+        return list(accumulate(map((1).__add__, payload.lengths), initial=0))
+
+    def one(self, offset: int) -> Delivered:
+        """The event at `offset`."""
+        delivered = self.delivered
+        index, payload = offset - delivered.first, delivered.payload
+        attributes = {name: values[index : index + 1] for name, values in payload.attributes.items()}
+        if isinstance(payload, Rows):
+            start, lengths = self._starts[index], payload.lengths[index : index + 1]
+            one: Rows | Columns = Rows(payload.body[start : start + lengths[0]], lengths, attributes)
+        else:
+            one = Columns(payload.table.slice(index, 1), attributes)
+        return msgspec.structs.replace(delivered, first=offset, count=1, payload=one)
 
 
 def redriven(topic: str, partition: int, *, offset: int, body: bytes, key: bytes | None, identity: str) -> Delivered:
@@ -142,4 +156,4 @@ def redriven(topic: str, partition: int, *, offset: int, body: bytes, key: bytes
     return Delivered(topic, partition, offset, 1, Rows.of([body], attributes), recorded_us=0, base=offset)
 
 
-__all__ = ["PART_COLUMNS", "PART_ROWS", "Part", "alone", "parts_of", "redriven"]
+__all__ = ["PART_COLUMNS", "PART_ROWS", "Part", "Picker", "parts_of", "redriven"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from bisect import bisect_right, insort
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -10,18 +10,19 @@ from penstock.channel.api import Assigned, LedgerWrite
 from penstock.channel.typed import TypedTopic
 from penstock.delivery import lot as lots
 from penstock.delivery.deadletter import text_of
-from penstock.delivery.lot import Head, Lot, Now, Parking, Try
+from penstock.delivery.lot import Head, Lot, Now, OnFailure, Try
 from penstock.delivery.redrive import LETTERS_SPACE, POSITION_SPACE, Command
 from penstock.delivery.retry import Retry
-from penstock.engine.parts import PART_ROWS, Part, alone, redriven
+from penstock.engine.parts import Part, Picker, redriven
 from penstock.errors import CorruptionError
 from penstock.event.batch import Delivered
 
 ATTEMPTS = "attempts"
 SPACES = (ATTEMPTS, lots.SPACE, POSITION_SPACE, LETTERS_SPACE)
 """What a handler keeps in its ledger."""
-KEPT_MAX = 2_000
-PARTS_KEPT = 8
+KEPT_BYTES_MAX = 32_000_000
+"""Of parts in which events wait."""
+READ_EVENTS = 5_000
 ASKED_MAX = 100_000
 
 Read = Callable[[str, int, int, int], Awaitable[Sequence[Delivered]]]
@@ -31,9 +32,9 @@ Read = Callable[[str, int, int, int], Awaitable[Sequence[Delivered]]]
 class Place:
     """See the module. Everything here is forgotten with the assignment; the ledger has it."""
 
-    def __init__(self, assigned: Assigned, parking: Parking, now: Now) -> None:
+    def __init__(self, assigned: Assigned, policy: OnFailure, now: Now) -> None:
         self.partition = assigned.owned.partition
-        self.parking = parking
+        self.policy = policy
         self.deaths: dict[int, int] = {}
         """By offset: how often the process died while it was handled; such an event runs alone."""
         self.charged: dict[int, bytes] = {}
@@ -47,11 +48,13 @@ class Place:
         """Keys that wait, as events hold them, by what they are told by in the lot."""
         self._unnamed: set[bytes] = set()
         self._asked: set[Any] = set()
-        self._waiting_at = -1
+        self._keys: dict[bytes, Any] = {}
         self._row = self._probes = 0
         self._probe_s = float("-inf")
-        self._kept: dict[int, Delivered] = {}
-        self._parts: OrderedDict[int, Part] = OrderedDict()
+        self._kept: dict[int, Picker] = {}
+        self._firsts: list[int] = []
+        self._bytes = 0
+        self._picker: Picker | None = None
         parked: list[tuple[bytes, bytes]] = []
         for space, key, value in assigned.ledger:
             if space == ATTEMPTS:
@@ -66,7 +69,7 @@ class Place:
         self.lot = Lot.restore(parked, now)
         # An owner before this one may have met a target that fails: that is known again at the first event.
         self._row = sum(head.attempts > 0 and not head.held for head in self.lot.heads.values())
-        self.open = self._row >= parking.breaker
+        self.open = self._row >= policy.breaker
         self._unnamed.update(ident for ident in self.lot.heads if ident[:1] in b"kd")
 
     # -- who waits -------------------------------------------------------------------------------------------------
@@ -79,9 +82,6 @@ class Place:
         self._unnamed &= self.lot.heads.keys()
         if self._unnamed:  # parked by an owner before this one: nobody has seen their keys yet
             self._name(part)
-        if self._waiting_at != self.lot.version:
-            self.named = {key: ident for key, ident in self.named.items() if ident in self.lot.heads}
-            self._waiting_at = self.lot.version
         part.hold(self.named.keys())
 
     def _name(self, part: Part) -> None:
@@ -89,13 +89,23 @@ class Place:
         for key in fresh:
             ident = part.ident(part.first + part.keys.index(key))
             if key is not None and ident in self._unnamed:
-                self.named[key] = ident
+                self._name_key(key, ident)
                 self._unnamed.discard(ident)
         self._asked = self._asked | fresh if len(self._asked) < ASKED_MAX else set()
+
+    def _name_key(self, key: Any, ident: bytes) -> None:
+        self.named[key], self._keys[ident] = ident, key
+
+    def settle(self, head: Head, now: Now) -> None:
+        """The head is settled: its key waits for the next event, or waits no more."""
+        self.lot.settle(head.ident, now)
+        if head.ident not in self.lot.heads and head.ident in self._keys:
+            del self.named[self._keys.pop(head.ident)]
 
     def follow(self, part: Part, start: int, end: int) -> None:
         """The events of [start, end) that wait are parked behind their keys."""
         for offset in part.waiting(start, end):
+            self.keep(part)
             self.lot.follow(self.named[part.keys[offset - part.first]], offset)
 
     def park(self, part: Part, offset: int, head: Head, pause_s: float | None, now: Now) -> None:
@@ -103,10 +113,10 @@ class Place:
         self.lot.park(head, pause_s, now)
         key = part.keys[offset - part.first]
         if key is not None:
-            self.named[key] = head.ident
+            self._name_key(key, head.ident)
             part.hold_behind(offset)
         if not head.held:
-            self.keep(offset, part.delivered)
+            self.keep(part)
 
     def new_head(self, part: Part, offset: int) -> Head:
         """The event as the head of its key, before it is parked."""
@@ -116,17 +126,26 @@ class Place:
     def release(self, now: Now) -> None:
         """Under the policy *continue* no key waits for people: what was held under another one goes on, in order."""
         for head in [head for head in self.lot.heads.values() if head.held]:
-            self.lot.settle(head.ident, now)
+            self.settle(head, now)
 
     # -- events again ----------------------------------------------------------------------------------------------
 
-    def keep(self, offset: int, delivered: Delivered) -> None:
-        """Keep a failed event's bytes: it will be wanted soon."""
-        if len(self._kept) < KEPT_MAX:
-            self._kept[offset] = alone(delivered, offset)
+    def keep(self, part: Part) -> None:
+        """Keep a part's bytes: some of its events wait, and will be wanted soon.
+
+        Not as objects: those of the next parts would be made in fresh memory instead of the processor's cache.
+        """
+        if part.first not in self._kept:
+            self._kept[part.first] = part.picker
+            self._bytes += part.picker.size
+            while self._bytes > KEPT_BYTES_MAX and len(self._kept) > 1:
+                gone = next(iter(self._kept))
+                self._bytes -= self._kept.pop(gone).size
+                self._firsts.remove(gone)
+            insort(self._firsts, part.first)
 
     async def fetch(self, head: Head, topic: TypedTopic[Any], read: Read) -> Part:
-        """A part that holds the event, decoded anew when it failed before: a handler may have changed it.
+        """A part that holds the event, decoded anew: a handler may have changed what it was given before.
 
         Raises:
             CorruptionError: the log does not have it.
@@ -135,30 +154,27 @@ class Place:
         if head.body is not None:
             event = redriven(topic.name, self.partition, offset=offset, body=head.body, key=head.key, identity=head.id)
             return Part(event, topic)
-        kept = self._kept.pop(offset, None)
-        if kept is not None:
-            return Part(kept, topic)
-        for part in self._parts.values():
-            if part.first <= offset < part.end:
-                return part if head.attempts == 0 else Part(alone(part.delivered, offset), topic)
-        found = await read(topic.name, self.partition, offset, PART_ROWS)
-        if not found or not found[0].first <= offset < found[0].end:
-            msg = f"{topic.name}/{self.partition}: a parked event at offset {offset}, which the log does not hold"
-            raise CorruptionError(msg)
-        part = self._parts[offset] = Part(next(found[0].tail(offset).parts(PART_ROWS)), topic)
-        while len(self._parts) > PARTS_KEPT:
-            self._parts.popitem(last=False)
-        return part
+        at = bisect_right(self._firsts, offset) - 1
+        picker = self._kept[self._firsts[at]] if at >= 0 else None
+        if picker is not None and offset < picker.delivered.end:
+            return Part(picker.one(offset), topic)
+        if self._picker is None or not self._picker.delivered.first <= offset < self._picker.delivered.end:
+            found = await read(topic.name, self.partition, offset, READ_EVENTS)
+            if not found or not found[0].first <= offset < found[0].end:
+                msg = f"{topic.name}/{self.partition}: a parked event at offset {offset}, which the log does not hold"
+                raise CorruptionError(msg)
+            self._picker = Picker(found[0])
+        return Part(self._picker.one(offset), topic)
 
     # -- the breaker -----------------------------------------------------------------------------------------------
 
     def failed(self, error: BaseException) -> None:
         """One more key has failed, and none succeeded since the last one."""
-        if not self.parking.is_transient(error):
+        if not self.policy.is_transient(error):
             self.succeeded()
             return
         self._row += 1
-        if self._row >= self.parking.breaker:
+        if self._row >= self.policy.breaker:
             self.open = True
 
     def succeeded(self) -> None:
@@ -184,7 +200,7 @@ class Place:
             head = min(self.lot.heads.values(), key=lambda head: head.offset, default=None)
             last = "" if head is None or not head.tries else f": {head.tries[-1].error} {head.tries[-1].reason}"
             return f"partition {self.partition}: the target fails ({self._row} keys in a row{last})"
-        full = self.lot.full(self.parking)
+        full = self.lot.full(self.policy)
         return f"partition {self.partition}: {full}; redrive or skip what was given up, or raise it" if full else ""
 
     # -- the ledger ------------------------------------------------------------------------------------------------
@@ -208,7 +224,7 @@ class Place:
 
     def has_room(self, command: Command) -> bool:
         """Whether the command can be taken now: one that is about a key that waits always can."""
-        return self.lot.holding(command.offset) is not None or not self.lot.full(self.parking)
+        return self.lot.holding(command.offset) is not None or not self.lot.full(self.policy)
 
     def take(self, command: Command, now: Now) -> list[LedgerWrite]:
         """Do what a command says, once: a letter that was dealt with, or is in hand, stays as it is."""
@@ -218,7 +234,7 @@ class Place:
             return []
         if command.action == "skip":
             if head is not None and holds:
-                self.lot.settle(head.ident, now)
+                self.settle(head, now)
             return [self.resolve(command.letter, b"skipped")]
         if head is None or not holds:
             head = Head(b"r" + command.letter.to_bytes(8), command.key, command.offset)

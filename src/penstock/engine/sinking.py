@@ -69,6 +69,7 @@ class SinkWork:
     ) -> None:
         self.subscription = subscription
         self.gauge = Gauge()
+        self.news: asyncio.Event | None = None
         self._sink = sink
         self._source = source
         self._past = past
@@ -111,7 +112,7 @@ class SinkWork:
     async def due(self, *, everything: bool) -> AsyncGenerator[Draft]:
         """See `Work`."""
         await self._drop_left()
-        for held in self._held.values():
+        for held in list(self._held.values()):
             await self._caught_up(held, held.floor)
         await self._commit_due(everything=everything)
         for draft in self._drafts():
@@ -125,10 +126,22 @@ class SinkWork:
         """See `Work`."""
         emit.count("penstock_events_sunk_total", draft.events, sink=self._sink.name)
 
-    def left(self) -> None:
-        """See `Work`."""
-        self._held.clear()
-        self._left = True
+    async def finish(self, partition: int) -> AsyncGenerator[Draft]:
+        """See `Work`: what is staged is committed."""
+        held = self._held.get(partition)
+        if held is not None and await self._caught_up(held, held.floor):
+            if held.staged:
+                await self._commit(held)
+            for draft in self._drafts():
+                yield draft
+
+    def left(self, partition: int | None = None) -> None:
+        """See `Work`. What a lost partition has staged is dropped when the sink is closed, or claims it again."""
+        if partition is not None:
+            self._held.pop(partition, None)
+        if partition is None or not self._held:
+            self._held.clear()
+            self._left = True
 
     async def close(self) -> None:
         """See `Work`. Cancelled, it ends no sooner: the thread that is in the target cannot be left alone with it."""
@@ -204,7 +217,7 @@ class SinkWork:
 
     def _drafts(self) -> Iterator[Draft]:
         """What the log is still to be told."""
-        for held in self._held.values():
+        for held in list(self._held.values()):
             if held.position > held.settled:
                 yield self._draft(held)
 

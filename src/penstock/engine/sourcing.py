@@ -33,6 +33,7 @@ T = TypeVar("T")
 EVENTS_MAX = 10_000
 BYTES_MAX = 4_000_000
 POLL_S = 0.5
+TURN_LOOK_S = 0.1
 RETRY_FIRST_S = 0.05
 RETRY_MAX_S = 5.0
 NOTES_AT_ONCE = 64
@@ -40,6 +41,18 @@ NOTES_AT_ONCE = 64
 
 class SourceChannel(Channel, Producers, Protocol):
     """What a source needs of its channel: that it remembers producers."""
+
+
+class Turn(Protocol):
+    """Whose turn it is to run a source, of several processes."""
+
+    def take(self) -> str:
+        """Empty when it is this process's turn; else whose."""
+        ...
+
+    def close(self) -> None:
+        """Let somebody else have it; may be called twice."""
+        ...
 
 
 class SourceRun:
@@ -56,9 +69,10 @@ class SourceRun:
         dead: the topic that gets what could not be read, verbatim.
         republish: publish every chunk again from the beginning, as far as the channel remembers them, under its
             original sequence and with its original borders; then go on with what is new.
+        turn: which process runs the source, where several could; None: this one.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is given by name
         self,
         channel: SourceChannel,
         source: Source,
@@ -67,8 +81,10 @@ class SourceRun:
         dead: TypedTopic[Any],
         system: System,
         republish: bool = False,
+        turn: Turn | None = None,
     ) -> None:
         self._channel = channel
+        self._turn = turn
         self._source = source
         self._into = into
         self._layout = Layout(source.name, into, dead)
@@ -92,7 +108,7 @@ class SourceRun:
         """
         pause_s = RETRY_FIRST_S
         try:
-            while not self._stopping:
+            while await self._my_turn():
                 try:
                     await self._through()
                     break
@@ -106,7 +122,19 @@ class SourceRun:
             self.state.state, self.state.reason = "failed", str(exc)
             raise
         finally:
+            if self._turn is not None:
+                self._turn.close()
             await self._offloaded(self._source.close)
+
+    async def _my_turn(self) -> bool:
+        """Wait for it; False when stopped."""
+        while not self._stopping:
+            who = "" if self._turn is None else self._turn.take()
+            if not who:
+                return True
+            self.state.state, self.state.reason = "waiting", f"the source is run by {who}"
+            await self._system.clock.sleep(TURN_LOOK_S)
+        return False
 
     async def _through(self) -> None:
         if isinstance(self._into.schema, ColumnsSchema):
@@ -121,6 +149,10 @@ class SourceRun:
         try:
             while not self._stopping:
                 chunk = await _over(ahead)
+                who = "" if self._turn is None else self._turn.take()
+                if who:
+                    msg = f"source {self._source.name} is run by {who} now"
+                    raise TransientError(msg)
                 if chunk is None and self._source.finite:
                     return
                 if chunk is None:

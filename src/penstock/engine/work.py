@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
@@ -15,7 +16,8 @@ from penstock.system.slots import Slot
 class Draft(msgspec.Struct, frozen=True):
     """A step to be: everything of `partition` below `after` is settled, with these outputs and ledger entries.
 
-    `after` None: the floor stays where it is, for what the step settles lies below it (it was parked).
+    `holes` are settled above it. `after` None: the floor stays where it is, for what the step settles lies below it (it
+    was parked).
     `oldest`: see `Settle`; unset, it stays as it was. `events` and `dead` count what the step settles, for reports.
     """
 
@@ -27,6 +29,7 @@ class Draft(msgspec.Struct, frozen=True):
     oldest: int | msgspec.UnsetType | None = msgspec.UNSET
     events: int = 0
     dead: int = 0
+    holes: Sequence[int] = ()
 
 
 class Gauge(msgspec.Struct):
@@ -54,6 +57,8 @@ class Work(Protocol):
 
     subscription: Subscription
     gauge: Gauge
+    news: asyncio.Event | None
+    """Set when `due` has something to do that nobody could tell the time of; None where that never is."""
 
     async def assigned(self, assigned: Assigned, slot: Slot | None, stopping: Stopping) -> Sequence[LedgerWrite]:
         """Take over a partition with its ledger; the entries returned are committed before anything is worked on.
@@ -78,8 +83,15 @@ class Work(Protocol):
         """The draft is permanent."""
         ...
 
-    def left(self) -> None:
-        """The membership is over: its partitions are somebody else's, or assigned anew; nothing of them is due."""
+    def finish(self, partition: int) -> AsyncGenerator[Draft]:
+        """Drafts of what was kept back of this partition, which goes to another member; `left` follows."""
+        ...
+
+    def left(self, partition: int | None = None) -> None:
+        """The partition (None: all) is somebody else's, or assigned anew: its state is dropped, nothing of it is due.
+
+        Called once for each partition that was assigned, and at the end of the membership for all.
+        """
         ...
 
     async def close(self) -> None:

@@ -34,7 +34,7 @@ class Fence(msgspec.Struct, frozen=True):
 class Move(msgspec.Struct, frozen=True):
     """How a step says progress moves: from `before` to `after`, with `holes` settled above.
 
-    `number` is the step's own (None: not compared), `oldest` the lowest offset below `after` that is still referred to.
+    `number` is the step's own (None: not compared), `oldest` the lowest offset that is still referred to.
     """
 
     epoch: int
@@ -142,10 +142,8 @@ def step(  # noqa: PLR0911  one check after the other
         return Fence(
             f"{where}: {what} starts at floor {move.before}; found floor {floor}, and step {number} comes next"
         )
-    if move.oldest is not None and not 0 <= move.oldest < move.after:
-        return Refused(
-            f"{where}: offset {move.oldest} is to be kept, and the floor is {move.after}; expected one below"
-        )
+    if move.oldest is not None and not 0 <= move.oldest < tip:
+        return Refused(f"{where}: offset {move.oldest} is to be kept, and the partition ends at {tip}")
     if move.after < move.before:
         return Refused(f"{where}: a step from floor {move.before} back to {move.after}; floors never move back")
     if move.after > tip:

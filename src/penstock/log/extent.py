@@ -30,3 +30,42 @@ def extent(db: apsw.Connection, pid: int) -> Extent:
     row = db.execute(_SELECT, (low, low | OFFSET_MAX)).fetchone()
     assert row is not None
     return Extent(*row)
+
+
+def starts(db: apsw.Connection, pid: int, *, after: int, count_max: int) -> list[int]:
+    """First offsets of the partition's blocks behind offset `after`, in order, at most `count_max`."""
+    low = pid << OFFSET_BITS
+    rows = db.execute(
+        "SELECT at FROM block WHERE at > ? AND at <= ? ORDER BY at LIMIT ?",
+        (low | after if after >= 0 else low - 1, low | OFFSET_MAX, count_max),
+    )
+    return [at & OFFSET_MAX for (at,) in rows]
+
+
+def recorded_us(db: apsw.Connection, pid: int, offset: int) -> int | None:
+    """When the event at `offset` was recorded; None when no block that old is there."""
+    low = pid << OFFSET_BITS
+    row = db.execute(
+        "SELECT recorded_us FROM block WHERE at BETWEEN ? AND ? ORDER BY at DESC LIMIT 1", (low, low | offset)
+    ).fetchone()
+    return None if row is None else row[0]
+
+
+def offset_at(db: apsw.Connection, pid: int, end: int, at_us: int) -> int:
+    """The first offset of the first block recorded at `at_us` or later; `end`, the next offset, when there is none.
+
+    Blocks are taken to be in the order of their times: where the clock has jumped it is near the jump.
+    """
+    first, last = 0, end
+    while first < last:
+        middle = (first + last) // 2
+        recorded = recorded_us(db, pid, middle)
+        if recorded is not None and recorded >= at_us:
+            last = middle
+        else:
+            first = middle + 1
+    low = pid << OFFSET_BITS
+    row = db.execute(
+        "SELECT at FROM block WHERE at BETWEEN ? AND ? ORDER BY at DESC LIMIT 1", (low, low | min(first, OFFSET_MAX))
+    ).fetchone()
+    return end if first >= end or row is None else row[0] & OFFSET_MAX

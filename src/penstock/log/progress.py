@@ -103,6 +103,44 @@ def claim(db: apsw.Connection, request: Claim, *, seen_us: int = 0) -> list[Held
     return out
 
 
+def seek(db: apsw.Connection, group_id: int, pid: int, *, floor: int) -> None:
+    """Put the group's progress on the partition elsewhere, and forget what it remembers there.
+
+    The epoch goes up: whoever owns the partition meanwhile is fenced off. Recorded steps stay, and their numbers go on.
+    """
+    found = _find(db, group_id, pid)
+    row = found or _Row(ProgressRow(group_id, pid, 0, 0, ()), 0, 0)
+    db.execute("DELETE FROM ledger WHERE group_id = ? AND pid = ?", (group_id, pid))
+    at = msgspec.structs.replace(row.progress, epoch=row.progress.epoch + 1, floor=floor, holes=(), oldest=None)
+    _write(db, msgspec.structs.replace(row, progress=at, entries=0))
+
+
+def spaces_of(db: apsw.Connection, group_id: int, pid: int) -> dict[str, int]:
+    """Ledger space → how many entries the group has there for the partition."""
+    rows: Any = db.execute(
+        "SELECT space, count(*) FROM ledger WHERE group_id = ? AND pid = ? GROUP BY space ORDER BY space",
+        (group_id, pid),
+    ).fetchall()
+    return dict(rows)
+
+
+def floor_at(db: apsw.Connection, group_id: int, pid: int, at_us: int) -> int | None:
+    """The group's floor as it was at `at_us`, from its recorded steps; None when there is none since."""
+    found = _find(db, group_id, pid)
+    first, last = 0, 0 if found is None else found.steps
+    end = last
+    while first < last:
+        middle = (first + last) // 2
+        row = db.execute(
+            "SELECT at_us FROM step WHERE group_id = ? AND pid = ? AND number = ?", (group_id, pid, middle)
+        ).fetchone()
+        first, last = (first, middle) if row is not None and row[0] >= at_us else (middle + 1, last)
+    row = db.execute(
+        "SELECT before FROM step WHERE group_id = ? AND pid = ? AND number = ?", (group_id, pid, first)
+    ).fetchone()
+    return None if first >= end or row is None else row[0]
+
+
 def _first(db: apsw.Connection, pid: int) -> int:
     found = placed.tip(db, pid)
     return 0 if found is None else found.begin

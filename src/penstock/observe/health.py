@@ -96,7 +96,7 @@ def _sync(directory: Path, system: System) -> Finding:
     return Finding("sync", "ok", f"{middle * 1000:.2f} ms per sync of 4 KB (median of {SYNCS})")
 
 
-def look_at_log(channel: EmbeddedChannel, directory: Path) -> Iterator[Finding]:
+def look_at_log(channel: EmbeddedChannel, directory: Path, system: System) -> Iterator[Finding]:
     """An open log: which one it is, how large, and what it promises. That it could be opened is its witness's word."""
     import apsw  # noqa: PLC0415 - kept from the start of commands that need no log
 
@@ -115,7 +115,7 @@ def look_at_log(channel: EmbeddedChannel, directory: Path) -> Iterator[Finding]:
         yield Finding("durability", "ok", detail)
     yield _ballast(directory)
     yield _write_ahead_log(directory)
-    yield from _quiet(channel)
+    yield from _quiet(channel, now_us=system.clock.now_us())
     sizes = {name: _size(directory / name) for name in (DATABASE, f"{DATABASE}-wal", WITNESS)}
     yield Finding("files", "ok", ", ".join(f"{name} {count / 1e6:.1f} MB" for name, count in sizes.items()))
 
@@ -172,9 +172,9 @@ def durability_of(findings: Sequence[Finding]) -> tuple[str, str]:
     return "D2", "; ".join(told)
 
 
-def _quiet(channel: EmbeddedChannel) -> Iterator[Finding]:
+def _quiet(channel: EmbeddedChannel, *, now_us: int) -> Iterator[Finding]:
     """Groups that were not here for long: what becomes of what they have not settled."""
-    for fact in group_facts(channel):
+    for fact in group_facts(channel, now_us=now_us):
         if fact.state == "gone":
             what = "soon holds retention up no more" if fact.holds else "holds retention up no more"
             detail = f"{fact.name} has no member and has committed nothing for days, and {what}; run it, or let it go"

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from penstock.channel import sharing
 from penstock.channel.api import GroupSpec, Topic
-from penstock.log import living, placed
-from penstock.log.extent import extent
+from penstock.log import living, placed, progress
+from penstock.log.api import ProgressRow
+from penstock.log.extent import extent, offset_at, recorded_us
 
 if TYPE_CHECKING:
     import apsw
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
     Standings = Mapping[int, living.Standing]
 
+TREND_S = 60
 _group_spec = msgspec.json.Decoder(GroupSpec).decode
 
 
@@ -64,21 +67,29 @@ class PartitionFacts(msgspec.Struct, frozen=True):
 
 
 class PartitionLag(msgspec.Struct, frozen=True):
-    """A group on one partition: everything below `floor` is settled, `lag` events are not."""
+    """A group on one partition: everything below `floor` is settled, `lag` events are not.
+
+    `owner` is what the worker that has it calls itself. `lag_s` is how long ago the first event that is not settled
+    was recorded, `trend` by how many events the lag has grown in the last TREND_S seconds (less than 0: it shrinks).
+    """
 
     partition: int
+    owner: str
     epoch: int
     floor: int
     holes: int
     end: int
     lag: int
+    lag_s: float
+    trend: int
 
 
 class GroupFacts(msgspec.Struct, frozen=True):
     """A consumer group.
 
-    `state`: `running` (it has an owner), `stopped`, or `new` (it never ran); `gone`: not here for so long that soon, or
-    already, retention stops for it no more, and `holds` says which.
+    `state`: `running` (it has members), `stopped`, or `new` (it never ran); `gone`: not here for so long that soon, or
+    already, retention stops for it no more, and `holds` says which. `owner` lists its members; `lag_s` is the longest
+    of its partitions', `trend` the sum of theirs.
     """
 
     name: str
@@ -87,6 +98,8 @@ class GroupFacts(msgspec.Struct, frozen=True):
     state: str
     owner: str
     lag: int
+    lag_s: float
+    trend: int
     partitions: Sequence[PartitionLag]
     holds: bool = True
 
@@ -183,14 +196,11 @@ def type_words(kind: Mapping[str, Any]) -> str:
     return f"{words} | None" if kind.get("optional") else words
 
 
-def group_facts(channel: EmbeddedChannel) -> list[GroupFacts]:
-    """Every consumer group of the log, by name."""
+def group_facts(channel: EmbeddedChannel, *, now_us: int) -> list[GroupFacts]:
+    """Every consumer group of the log, by name, as it is at `now_us`."""
     topics = {name: channel.row(name) for name in channel.topics()}
     found = standings(channel)
-    return [
-        _group_facts(channel, number, _group_spec(standing.group.spec), topics, found)
-        for number, standing in found.items()
-    ]
+    return [_group_facts(channel, standing, topics, now_us) for standing in found.values()]
 
 
 def standings(channel: EmbeddedChannel) -> dict[int, living.Standing]:
@@ -203,25 +213,47 @@ def standings(channel: EmbeddedChannel) -> dict[int, living.Standing]:
 
 
 def _group_facts(
-    channel: EmbeddedChannel, group_id: int, spec: GroupSpec, topics: Mapping[str, TopicRow], standings: Standings
+    channel: EmbeddedChannel, standing: living.Standing, topics: Mapping[str, TopicRow], now_us: int
 ) -> GroupFacts:
-    rows = standings[group_id].rows
-    pids = topics[spec.topic].pids
-    ends = channel.port.look(lambda db: {pid: placed.next_offset(db, pid) for pid in pids})
+    group_id, spec, rows = standing.group.id, _group_spec(standing.group.spec), standing.rows
+    seats = channel.port.present(str(group_id))
+    holders = sharing.holders(seats)
     known = {row.pid: row for row in rows}
-    parts: list[PartitionLag] = []
-    for number, pid in enumerate(pids):
-        row = known.get(pid)
-        epoch, floor, holes = (0, 0, 0) if row is None else (row.epoch, row.floor, len(row.holes))
-        parts.append(PartitionLag(number, epoch, floor, holes, ends[pid], ends[pid] - floor - holes))
-    ownership = channel.port.ownership(group_id)
-    try:
-        owner = "" if ownership.try_acquire(ownership.label()) else ownership.label()
-    finally:
-        ownership.close()
-    standing = standings[group_id]
+
+    def look(db: apsw.Connection) -> list[PartitionLag]:
+        parts: list[PartitionLag] = []
+        for number, pid in enumerate(topics[spec.topic].pids):
+            row = known.get(pid) or ProgressRow(group_id, pid, 0, 0, ())
+            owner = holders[number].label if number in holders else ""
+            parts.append(_partition_lag(db, number, row, owner, now_us))
+        return parts
+
+    parts = channel.port.look(look)
+    owner = ", ".join(seat.label for seat in seats)
     state = "running" if owner else ("stopped" if any(part.epoch for part in parts) else "new")
     if not owner and standing.state != "live":
         state = "gone"
-    lag = sum(part.lag for part in parts)
-    return GroupFacts(spec.name, spec.kind, spec.topic, state, owner, lag, parts, standing.holds)
+    return GroupFacts(
+        spec.name,
+        spec.kind,
+        spec.topic,
+        state,
+        owner,
+        sum(part.lag for part in parts),
+        max((part.lag_s for part in parts), default=0.0),
+        sum(part.trend for part in parts),
+        parts,
+        standing.holds,
+    )
+
+
+def _partition_lag(db: apsw.Connection, number: int, row: ProgressRow, owner: str, now_us: int) -> PartitionLag:
+    end = placed.next_offset(db, row.pid)
+    holes = len(row.holes)
+    lag = end - row.floor - holes
+    first = recorded_us(db, row.pid, row.floor) if lag > 0 else None
+    lag_s = 0.0 if first is None else round(max(0, now_us - first) / 1e6, 1)
+    then_us = now_us - TREND_S * 1_000_000
+    floor = progress.floor_at(db, row.group_id, row.pid, then_us)
+    before = offset_at(db, row.pid, end, then_us) - (row.floor if floor is None else floor)
+    return PartitionLag(number, owner, row.epoch, row.floor, holes, end, lag, lag_s, end - row.floor - before)

@@ -50,10 +50,14 @@ class Staged(msgspec.Struct, frozen=True):
 
 
 class Sink(Protocol):
-    """One target. `name` identifies it in messages, `roll` says how much is staged before a commit."""
+    """One target. `name` identifies it in messages, `roll` says how much is staged before a commit.
+
+    `together`: the target has one owner at a time, so one worker writes all partitions.
+    """
 
     name: str
     roll: Roll
+    together: bool
 
     def claim(self, claim: Claim) -> int:
         """Fence older owners, finish what one of them had committed, remove what it had not.

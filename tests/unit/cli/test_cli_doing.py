@@ -204,7 +204,7 @@ def test_run(penstock: Penstock, tmp_path: Path) -> None:
 STRICT = """
 import os
 from msgspec import Struct
-from penstock import App, Retry
+from penstock import App, OnFailure, Retry
 
 class Order(Struct):
     id: int
@@ -214,7 +214,7 @@ app = App("strict")
 orders = app.topic("orders", Order, key="customer")
 good = app.topic("good", Order, key="customer")
 
-@app.handle(orders, into=good, retry=Retry(2, first_s=0.01), given_up="block")
+@app.handle(orders, into=good, retry=Retry(2, first_s=0.01), on_failure=OnFailure(given_up="block"))
 def check(order: Order) -> Order:
     if order.id % 10 == 0 and not os.environ.get("MENDED"):
         raise ValueError(f"bad {order.id}")

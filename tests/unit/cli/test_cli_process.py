@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -89,31 +91,55 @@ def test_sigterm_drains(tmp_path: Path) -> None:
     assert "Traceback" not in err
 
 
-def test_a_second_one_waits_says_so_and_takes_over(tmp_path: Path) -> None:
-    """It names the process that has the group; when that is gone it goes on by itself."""
+def test_a_second_one_shares_and_takes_over(tmp_path: Path) -> None:
+    """Each partition says who has it; when one process is killed, the other has all."""
     folder = _program(tmp_path)
     with _started("run", "shop.py", cwd=folder) as first:
-        _until_owned(folder, first.pid)
+        _until_owned(folder, {first.pid})
         with _started("run", "shop.py", cwd=folder) as second:
-            assert second.stderr is not None
-            lines = iter(second.stderr.readline, "")
-            told = next(line for line in lines if line.startswith("check waits: "))
-            assert f"process {first.pid}" in told
+            _until_owned(folder, {first.pid, second.pid})
             first.kill()
-            _until_owned(folder, second.pid)
+            _until_owned(folder, {second.pid})
             second.send_signal(signal.SIGTERM)
             second.communicate(timeout=LIMIT_S)
             assert second.returncode == exits.DONE
 
 
-def _until_owned(folder: Path, pid: int) -> None:
+def _until_owned(folder: Path, pids: set[int]) -> None:
+    deadline = time.monotonic() + LIMIT_S
+    wanted = {f"process {pid}" for pid in pids}
+    while time.monotonic() < deadline:
+        asked = [*PENSTOCK, "groups", "check", "--json"]
+        said = subprocess.run(asked, cwd=folder, capture_output=True, text=True, check=False).stdout
+        if said and {part["owner"] for part in json.loads(said)["groups"][0]["partitions"]} == wanted:
+            return
+    pytest.fail(f"expected {wanted}: {said}")
+
+
+def test_workers_under_one_parent(tmp_path: Path) -> None:
+    """A worker that is killed is replaced; SIGTERM drains all of them; what they did is added up."""
+    folder = _program(tmp_path)
+    with _started("run", "shop.py", "--workers", "2", "--json", cwd=folder) as parent:
+        children = _until_workers(folder, 2)
+        os.kill(int(children.pop()), signal.SIGKILL)
+        assert len(_until_workers(folder, 2) & children) == 1
+        parent.send_signal(signal.SIGTERM)
+        out, err = parent.communicate(timeout=LIMIT_S)
+    assert parent.returncode == exits.DONE
+    assert "was killed by signal 9" in err
+    assert {part["name"] for part in json.loads(out)["parts"]} >= {"check"}
+
+
+def _until_workers(folder: Path, count: int) -> set[str]:
+    """The processes that have partitions of the group, once there are so many that are called workers."""
     deadline = time.monotonic() + LIMIT_S
     while time.monotonic() < deadline:
-        asked = [*PENSTOCK, "groups", "--json"]
+        asked = [*PENSTOCK, "groups", "check", "--json"]
         said = subprocess.run(asked, cwd=folder, capture_output=True, text=True, check=False).stdout
-        if f"process {pid}" in said:
-            return
-    pytest.fail(f"process {pid} does not own the group: {said}")
+        found = set(re.findall(r'"owner": "worker \d \(process (\d+)\)"', said))
+        if len(found) == count:
+            return found
+    pytest.fail(said)
 
 
 @pytest.mark.parametrize(

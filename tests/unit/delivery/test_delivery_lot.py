@@ -7,7 +7,7 @@ from collections import defaultdict, deque
 
 import pytest
 
-from penstock.delivery.lot import Head, Lot, Now, Parking, ident_of
+from penstock.delivery.lot import Head, Lot, Now, OnFailure, ident_of
 from penstock.errors import ConfigError, TransientError
 
 
@@ -96,7 +96,7 @@ def test_many_that_fail_and_recover_together_are_a_handful_of_writes() -> None:
 
 
 def test_bounds_that_cannot_be_meant_are_refused() -> None:
-    for make in (lambda: Parking(keys_max=0), lambda: Parking(events_max=0), lambda: Parking(breaker=0)):
+    for make in (lambda: OnFailure(keys_max=0), lambda: OnFailure(events_max=0), lambda: OnFailure(breaker=0)):
         with pytest.raises(ConfigError, match="at least 1"):
             make()
 
@@ -105,7 +105,7 @@ def test_what_is_transient() -> None:
     class Throttled(Exception):
         pass
 
-    parking = Parking(transient=(Throttled,))
+    parking = OnFailure(transient=(Throttled,))
     for error in (ConnectionError(), TimeoutError(), TransientError("x"), Throttled()):
         assert parking.is_transient(error)
     assert not parking.is_transient(ValueError())

@@ -12,11 +12,14 @@ from penstock.channel.api import Acked, GroupSpec, Publish, Subscription, TopicS
 from penstock.channel.drivers.memory import MemoryChannel
 from penstock.channel.typed import TypedTopic
 from penstock.delivery.deadletter import DeadLetter, dead_letter_topic, from_row
+from penstock.delivery.lot import OnFailure
 from penstock.delivery.redrive import redrive_topic
 from penstock.delivery.retry import Retries, Retry
 from penstock.engine.calling import shape_of
+from penstock.engine.calls import HandlerSpec
+from penstock.engine.concurrent import ConcurrentWork
 from penstock.engine.group import Group, Slots
-from penstock.engine.handling import HandlerSpec, HandlerWork
+from penstock.engine.handling import HandlerWork
 from penstock.engine.results import Topics
 from penstock.event.batch import Delivered, NewBatch, Rows
 from penstock.schema import schema_of
@@ -125,10 +128,13 @@ class Kit:
         name = function.__name__
         dead = await self.declare(dead_letter_topic(name, partitions=source.spec.partitions), None)
         commands = await self.declare(redrive_topic(name, partitions=source.spec.partitions), None)
-        spec = HandlerSpec(name, function, shape_of(function, name=name), Retries.of(retry), **options)
+        given = {name: options.pop(name) for name in ("given_up", "order") if name in options}
+        policy = msgspec.structs.replace(options.pop("on_failure", OnFailure()), **given)
+        spec = HandlerSpec(name, function, shape_of(function, name=name), Retries.of(retry), policy, **options)
         subscription = Subscription(GroupSpec(name, source.name), "test")
         topics = Topics(source, into, dead, commands)
-        work = HandlerWork(spec, subscription, topics, system=self.system, read=self.read)
+        kind = HandlerWork if spec.concurrency == 1 else ConcurrentWork
+        work = kind(spec, subscription, topics, system=self.system, read=self.read)
         return Group(self.channel, work, system=self.system, slots=slots, ended=ended)
 
     async def read(self, topic: str, partition: int, offset: int, events_max: int) -> Sequence[Delivered]:

@@ -36,6 +36,7 @@ class TableSink:
     def __init__(self, table: Table, roll: Roll) -> None:
         self.name = "table"
         self.roll = roll
+        self.together = False
         self.table = table
         self.staged: dict[int, list[int]] = {}
         self.end: dict[int, int] = {}

@@ -187,11 +187,11 @@ async def test_an_event_that_kills_its_process_is_charged_runs_alone_and_is_give
             raise SystemExit  # as sys.exit: the process goes, whatever it was doing
 
     for _ in range(3):
-        group = await kit.handler(killer, source, slots=lambda _: MemorySlot(words), retry=Retry(3))
+        group = await kit.handler(killer, source, slots=lambda *_: MemorySlot(words), retry=Retry(3))
         with pytest.raises(SystemExit):
             await group.run()
         kit.channel.seize("killer")
-    await (await kit.handler(killer, source, slots=lambda _: MemorySlot(words), retry=Retry(3))).run()
+    await (await kit.handler(killer, source, slots=lambda *_: MemorySlot(words), retry=Retry(3))).run()
     (letter,) = await kit.letters("killer")
     assert (letter.offset, letter.error, letter.attempts) == (3, "ProcessDied", 3)
     assert seen[-2:] == [4, 5]
@@ -407,7 +407,7 @@ async def test_a_death_is_charged_though_the_next_owner_dies_before_it_has_said_
         attempts.append((order.id, ctx.attempt))
 
     attempts: list[tuple[int, int]] = []
-    group = await kit.handler(counted, source, slots=lambda _: MemorySlot(words))
+    group = await kit.handler(counted, source, slots=lambda *_: MemorySlot(words))
     refuse = True
     join = kit.channel.join
 
@@ -428,7 +428,7 @@ async def test_a_death_is_charged_though_the_next_owner_dies_before_it_has_said_
         await group.run()
     kit.channel.seize("counted")
     refuse = False
-    await (await kit.handler(counted, source, slots=lambda _: MemorySlot(words))).run()
+    await (await kit.handler(counted, source, slots=lambda *_: MemorySlot(words))).run()
     assert attempts == [(0, 1), (1, 2), (2, 1)]
 
 

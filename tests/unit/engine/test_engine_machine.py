@@ -14,7 +14,7 @@ from penstock.channel.api import (
     Revoking,
     Unknown,
 )
-from penstock.engine.machine import Begin, Handle, Membership, Rejoin, Rest, Skip, without
+from penstock.engine.machine import Begin, Drop, Hand, Handle, Membership, Rejoin, Rest, Skip, without
 from penstock.engine.work import Draft
 from penstock.event.batch import Delivered, Rows
 
@@ -85,18 +85,33 @@ def test_runs_between_holes() -> None:
     assert [bodies_of(part) for part in parts] == [[b"11"], [b"13"]]
 
 
-def test_answers_that_end_a_membership() -> None:
+def test_answers_that_cost_a_partition() -> None:
     membership = member()
-    assert membership.answered(Committed()) is None
-    assert isinstance(membership.answered(FencedOff("epoch 4")), Rejoin)
-    assert isinstance(membership.answered(Unknown("disk")), Rejoin)
+    assert membership.answered(OWNED, Committed()) is None
+    assert membership.answered(OWNED, FencedOff("epoch 4")) == Drop(OWNED, "fenced off: epoch 4")
+    assert isinstance(membership.answered(OWNED, Unknown("disk")), Drop)
 
 
-def test_values_that_end_a_membership() -> None:
+def test_a_partition_comes_and_goes_by_itself() -> None:
     membership = member()
-    assert isinstance(membership.taken(Lost(OWNED, "lease")), Rejoin)
-    assert isinstance(membership.taken(Revoking(OWNED)), Rejoin)
-    assert membership.taken(Idle("another owner")) == Rest("another owner")
+    other = Owned("t", 1, epoch=1)
+    membership.taken(Assigned(other, 0, (), (), "log", 1))
+    assert membership.taken(Revoking(OWNED)) == Hand(OWNED)
+    assert membership.taken(Lost(OWNED, "lease")) == Drop(OWNED, "lease")
+    assert membership.gone(OWNED)
+    assert not membership.gone(OWNED)
+    assert not membership.works_on(0)
+    assert membership.owns(other)
+    assert isinstance(membership.taken(Revoking(OWNED)), Drop)
+    assert membership.taken(Idle("another owner", "much")) == Rest("another owner", "much")
+
+
+def test_a_loss_that_comes_late_does_not_touch_the_next_assignment() -> None:
+    membership = member()
+    again = Owned("t", 0, epoch=4)
+    membership.taken(Assigned(again, 0, (), (), "log", 1))
+    assert not membership.gone(OWNED)
+    assert membership.owns(again)
 
 
 def test_a_delivery_of_an_epoch_that_is_not_ours_is_not_worked_on() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from penstock.channel.api import Acked, Publish
 from penstock.channel.typed import TypedTopic
-from penstock.delivery.lot import SPACE, Parking, heads_of
+from penstock.delivery.lot import SPACE, OnFailure, heads_of
 from penstock.delivery.redrive import Command, encode
 from penstock.delivery.retry import Retry
 from penstock.engine.context import Context
@@ -318,7 +318,7 @@ async def test_a_dead_target_parks_no_more_keys_than_the_breaker_and_charges_nob
             raise ConnectionError("down")
         return bill(order)
 
-    group = await kit.handler(post, source, into, retry=Retry(3, first_s=1), parking=Parking(breaker=10))
+    group = await kit.handler(post, source, into, retry=Retry(3, first_s=1), on_failure=OnFailure(breaker=10))
     await group.run()
     assert most <= 11
     assert calls < 200 + 200
@@ -343,8 +343,8 @@ async def test_a_full_lot_pauses_the_partition_and_loses_nothing(kit: Kit) -> No
             raise ValueError("once")
         return bill(order)
 
-    parking = Parking(keys_max=5, events_max=7)
-    group = await kit.handler(slow, source, into, retry=Retry(2, first_s=1), parking=parking)
+    parking = OnFailure(keys_max=5, events_max=7)
+    group = await kit.handler(slow, source, into, retry=Retry(2, first_s=1), on_failure=parking)
     await group.run()
     assert most <= 6
     ids: dict[str, list[int]] = defaultdict(list)
@@ -446,10 +446,10 @@ async def test_a_death_while_a_parked_event_is_tried_again_is_charged_to_it(kit:
             raise SystemExit
 
     for _ in range(2):
-        group = await kit.handler(fatal, source, retry=Retry(3, first_s=1), slots=lambda _: MemorySlot(words))
+        group = await kit.handler(fatal, source, retry=Retry(3, first_s=1), slots=lambda *_: MemorySlot(words))
         with pytest.raises(SystemExit):
             await group.run()
-    await (await kit.handler(fatal, source, retry=Retry(3, first_s=1), slots=lambda _: MemorySlot(words))).run()
+    await (await kit.handler(fatal, source, retry=Retry(3, first_s=1), slots=lambda *_: MemorySlot(words))).run()
     (letter,) = await kit.letters("fatal")
     assert (letter.offset, letter.error, letter.attempts) == (0, "ProcessDied", 3)
     assert calls == [0, 2, 0, 0, 1]
@@ -474,8 +474,8 @@ async def test_any_pattern_of_failures_keeps_each_keys_order(kit: Kit, number: i
             raise ValueError("again")
         return bill(order)
 
-    parking = Parking(keys_max=dice.choice([2, 1000]), events_max=dice.choice([10, 1000]))
-    options: dict[str, Any] = {"retry": Retry(3, first_s=0.5), "parking": parking, "given_up": given_up}
+    parking = OnFailure(keys_max=dice.choice([2, 1000]), events_max=dice.choice([10, 1000]))
+    options: dict[str, Any] = {"retry": Retry(3, first_s=0.5), "on_failure": parking, "given_up": given_up}
     sent = 0
     for size in _sizes(count, dice):
         await kit.publish(source, [Order(n, f"c{dice.randrange(keys)}", n) for n in range(sent, sent + size)])

@@ -19,7 +19,8 @@ from tests.unit.log.logs import append, block, in_memory
 
 def all_of(store: Store, pid: int, start: int = 0, **limits: int) -> list[Stored]:
     wanted = {"events_max": 10**6, "bytes_max": 1 << 40, **limits}
-    return placed.read(store.db, Span(pid, start, OFFSET_MAX), **wanted)
+    span = Span(pid, start, OFFSET_MAX)
+    return placed.read(store.db, span, events_max=wanted["events_max"], bytes_max=wanted["bytes_max"])
 
 
 def decoded(found: list[Stored]) -> list[tuple[Any, ...]]:

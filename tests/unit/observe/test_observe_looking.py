@@ -65,15 +65,14 @@ def test_fields_in_words() -> None:
 async def test_groups_and_their_lag(filled: Kit) -> None:
     """Recorded and not settled; who owns a group is said while it runs."""
     await filled.settle("check", "flights", partition=1, floor=5)
-    [group] = inventory.group_facts(filled.channel)
+    [group] = inventory.group_facts(filled.channel, now_us=filled.system.clock.now_us())
     assert (group.name, group.topic, group.state, group.owner) == ("check", "flights", "stopped", "")
     ends = [part.end for part in group.partitions]
     assert [part.lag for part in group.partitions] == [ends[0], ends[1] - 5]
     assert group.lag == 95
     group_id = filled.channel.port.look(lambda db: db.execute("SELECT id FROM grp").get)
-    with closing(filled.channel.port.ownership(group_id)) as owner:
-        assert owner.try_acquire("process 7")
-        [group] = inventory.group_facts(filled.channel)
+    with closing(filled.channel.port.company(str(group_id), "process 7", partitions=2, changed=lambda: None)):
+        [group] = inventory.group_facts(filled.channel, now_us=filled.system.clock.now_us())
     assert (group.state, group.owner) == ("running", "process 7")
 
 
@@ -179,7 +178,7 @@ async def test_a_dead_letter_that_is_not_there(filled: Kit, wanted: str) -> None
 async def test_a_sound_log(filled: Kit) -> None:
     """Every finding is there, none is bad; reading everything finds every event."""
     disk = list(health.look_at_disk(filled.directory, filled.system))
-    log = list(health.look_at_log(filled.channel, filled.directory))
+    log = list(health.look_at_log(filled.channel, filled.directory, filled.system))
     assert [f.check for f in disk] == ["file system", "free room", "sync", "writers' lock", "upkeep"]
     assert [f.check for f in log] == [
         "identity", "witness", "SQLite", "pragmas", "durability", "ballast", "write-ahead log", "files",
@@ -223,7 +222,7 @@ async def test_what_the_probes_leave_of_the_durability(filled: Kit, monkeypatch:
 
     def probed() -> tuple[str, str]:
         disk = list(health.look_at_disk(filled.directory, filled.system))
-        return health.durability_of([*disk, *health.look_at_log(filled.channel, filled.directory)])
+        return health.durability_of([*disk, *health.look_at_log(filled.channel, filled.directory, filled.system)])
 
     level, why = probed()
     assert level == "D2"

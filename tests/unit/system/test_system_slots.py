@@ -1,26 +1,111 @@
-"""Attempt slots: what was being handled is there after the owner's death."""
+"""Attempt slots: what was being handled is there after the worker's death, and nobody writes over it."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from penstock.system.slots import MappedSlot, MemorySlot
+from penstock.system.slots import FileRecords, MemoryRecords, MemorySlot, PartitionSlot
 
 
-def test_a_slot_survives_its_owner(tmp_path: Path) -> None:
-    slot = MappedSlot(tmp_path / "slot")
+def handling(records: FileRecords | MemoryRecords, partition: int, offset: int) -> None:
+    records.words[1] = offset
+    records.words[0] = partition + 1
+
+
+def test_what_a_dead_worker_was_at_is_found_by_the_next_owner_of_its_partition(tmp_path: Path) -> None:
+    dead = FileRecords(tmp_path)
+    handling(dead, 3, 77)
+    dead.let_go()
+    heir = FileRecords(tmp_path)
+    assert PartitionSlot(heir, 2).left() is None
+    slot = PartitionSlot(heir, 3)
+    assert slot.left() == (3, 77)
+    assert PartitionSlot(FileRecords(tmp_path), 3).clears == slot.clears > 0
+    slot.clear()
+    assert (slot.left(), slot.clears) == (None, 0)
+    assert not (tmp_path / dead.name).exists()
+
+
+def test_workers_do_not_write_over_one_another(tmp_path: Path) -> None:
+    one, two = FileRecords(tmp_path), FileRecords(tmp_path)
+    handling(one, 0, 5)
+    handling(two, 1, 9)
+    three = FileRecords(tmp_path)
+    assert [PartitionSlot(three, p).left() for p in range(3)] == [(0, 5), (1, 9), None]
+    assert PartitionSlot(one, 0).left() is None, "what this worker is at itself is nobody's death"
+
+
+def test_two_deaths_at_one_event_are_two(tmp_path: Path) -> None:
+    numbers: set[int] = set()
+    for _ in range(2):
+        dead = FileRecords(tmp_path)
+        handling(dead, 0, 5)
+        dead.let_go()
+        slot = PartitionSlot(FileRecords(tmp_path), 0)
+        numbers.add(slot.clears)
+        slot.clear()
+    assert len(numbers) == 2
+
+
+def test_a_zombie_that_was_charged_goes_on_and_ends_clean(tmp_path: Path) -> None:
+    zombie, heir = FileRecords(tmp_path), FileRecords(tmp_path)
+    handling(zombie, 0, 5)
+    slot = PartitionSlot(heir, 0)
+    before = slot.clears
+    slot.clear()
+    assert (tmp_path / zombie.name).exists(), "it lives"
+    handling(zombie, 0, 6)
+    assert (slot.left(), slot.clears) == ((0, 6), before + 1)
+    zombie.words[0] = 0
+    zombie.close()
+    zombie.close()
     assert slot.left() is None
-    slot.words[1] = 77
-    slot.words[0] = 3 + 1
-    heir = MappedSlot(tmp_path / "slot")
-    assert heir.left() == (3, 77)
-    heir.clear()
+    heir.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_records_that_say_nothing_do_not_pile_up(tmp_path: Path) -> None:
+    for _ in range(5):
+        FileRecords(tmp_path).let_go()
+    last = FileRecords(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [last.name]
+
+
+def test_a_record_outlives_a_close_in_the_middle_of_an_event(tmp_path: Path) -> None:
+    records = FileRecords(tmp_path)
+    handling(records, 1, 4)
+    PartitionSlot(records, 1).close()
+    assert PartitionSlot(FileRecords(tmp_path), 1).left() == (1, 4)
+
+
+def test_a_forked_child_does_not_keep_a_record_locked(tmp_path: Path) -> None:
+    records = FileRecords(tmp_path)
+    reader, writer = os.pipe()
+    born, bear = os.pipe()
+    if os.fork() == 0:
+        os.write(bear, b"x")
+        os.read(reader, 1)
+        os._exit(0)
+    os.read(born, 1)
+    records.let_go()
+    FileRecords(tmp_path).close()
+    assert list(tmp_path.iterdir()) == []
+    os.write(writer, b"x")
+    os.wait()
+
+
+def test_records_in_memory() -> None:
+    shared: dict[str, bytearray] = {}
+    one, two = MemoryRecords(shared, "a/1", 1), MemoryRecords(shared, "b/2", 2)
+    handling(one, 0, 5)
+    slot = PartitionSlot(two, 0)
+    assert (slot.left(), slot.clears) == ((0, 5), 1 << 32)
+    slot.clear()
     assert slot.left() is None
-    for one in (slot, heir):
-        one.close()
-        one.close()
+    slot.close()
 
 
 @pytest.mark.parametrize("shared", [True, False])

@@ -58,7 +58,7 @@ async def _examine(directory: Path, *, deep: bool) -> tuple[list[Finding], Any]:
     system.offload.close()
     try:
         async with opened(directory) as log:
-            findings += health.look_at_log(log.channel, directory)
+            findings += health.look_at_log(log.channel, directory, log.system)
             if not deep:
                 return findings, None
             return _deep(log.channel, findings)

@@ -44,6 +44,7 @@ class DuckDBTable:
     def __init__(self, config: DuckDBSink, *, pause: Callable[[float], None] = time.sleep) -> None:
         self.name = f"duckdb:{config.path}:{config.table}"
         self.roll = config.roll
+        self.together = True
         self._config = config
         self._path = Path(config.path)
         self._pause = pause

@@ -36,6 +36,7 @@ class ParquetDirectory:
     def __init__(self, config: ParquetSink) -> None:
         self.name = f"parquet:{config.path}"
         self.roll = config.roll
+        self.together = False
         self._config = config
         self._root = Path(config.path)
         self._held: dict[tuple[str, int], _Held] = {}

@@ -14,9 +14,10 @@ from penstock.testing.conformance.channel_groups import GroupPromises
 from penstock.testing.conformance.channel_machine import MachinePromise
 from penstock.testing.conformance.channel_powers import PowerPromises
 from penstock.testing.conformance.channel_publish import PublishPromises
+from penstock.testing.conformance.channel_sharing import SharingPromises
 
 
-class ChannelConformance(PublishPromises, GroupPromises, PowerPromises, MachinePromise):
+class ChannelConformance(PublishPromises, GroupPromises, SharingPromises, PowerPromises, MachinePromise):
     """All promises of `penstock.channel.api`; see `ChannelSuite` for what a driver gives."""
 
 

@@ -349,7 +349,7 @@ class GroupPromises(ChannelSuite):
         mine = await self._owner(site, b"a", b"b")
         assert mine.assigned[0].oldest is None
         with pytest.raises(Rejected, match="to be kept"):
-            await mine.intake.commit(mine.step(1, oldest=1))
+            await mine.intake.commit(mine.step(1, oldest=2))
         assert isinstance(await mine.intake.commit(mine.step(2, oldest=1)), Committed)
         await mine.intake.leave()
         heir = await member(await site.channel(), self)
@@ -370,9 +370,11 @@ class GroupPromises(ChannelSuite):
     )
     async def test_lost(self, site: Site) -> None:
         mine = await self._owner(site, b"a", b"b")
-        first = mine.assigned.pop(0)
+        first = mine.assigned[0]
         step = Step("g", first.owned, Settle(1, 2))  # not the channel's floor
         assert isinstance(await mine.intake.commit(step), FencedOff)
+        while not mine.lost:
+            await mine.next(wait_s=self.wait_s)
         await mine.become_owner()
         again = mine.assigned[0]
         assert [first.owned] == mine.lost

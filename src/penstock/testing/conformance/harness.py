@@ -22,6 +22,7 @@ from penstock.channel.api import (
     Lost,
     Owned,
     Publish,
+    Revoking,
     Settle,
     Step,
     Subscription,
@@ -52,6 +53,15 @@ class ChannelSuite:
     async def crash(self, channel: Channel, intake: Intake, group: str) -> None:
         """Make the channel believe that the member's process died: it did not leave, its ownership is free."""
         raise NotImplementedError
+
+    async def freeze(self, channel: Channel, intake: Intake, group: str) -> Callable[[], None]:
+        """Make the channel believe that the member's process is stopped, for longer than it waits.
+
+        Returns:
+            Call it to let the process go on.
+        """
+        await self.crash(channel, intake, group)
+        return lambda: None
 
 
 class Site:
@@ -130,6 +140,7 @@ class Member:
         self.intake = intake
         self.assigned: dict[int, Assigned] = {}
         self.lost: list[Owned] = []
+        self.revoking: list[Owned] = []
         self.seen: dict[int, list[tuple[int, bytes]]] = {}
         self.deliveries: list[Delivery] = []
         self._suite = suite
@@ -142,6 +153,11 @@ class Member:
             self.seen[taken.owned.partition] = []
         elif isinstance(taken, Lost):
             self.lost.append(taken.owned)
+            if self.assigned.get(taken.owned.partition, taken).owned == taken.owned:
+                self.assigned.pop(taken.owned.partition, None)
+        elif isinstance(taken, Revoking):
+            assert self.assigned[taken.owned.partition].owned == taken.owned
+            self.revoking.append(taken.owned)
         elif isinstance(taken, Delivery):
             self._check(taken, events_max)
         return taken
@@ -161,13 +177,27 @@ class Member:
             seen.extend(numbered(batch))
 
     async def become_owner(self, partitions: int = 1) -> None:
-        """Take until every partition is assigned."""
+        """Take until so many partitions are assigned."""
         for _ in range(self._suite.looks_max):
             if len(self.assigned) == partitions:
                 return
             taken = await self.next(wait_s=self._suite.wait_s)
             assert isinstance(taken, Assigned | Idle | Lost), taken
         pytest.fail(f"only {len(self.assigned)} of {partitions} partitions were assigned")
+
+    async def asked_back(self, count: int) -> list[Owned]:
+        """Take until so many partitions are asked back; those, still owned."""
+        for _ in range(self._suite.looks_max):
+            if len(self.revoking) >= count:
+                return self.revoking
+            await self.next(wait_s=self._suite.wait_s)
+        pytest.fail(f"only {len(self.revoking)} of {count} partitions were asked back")
+
+    async def hand_over(self, owned: Owned) -> None:
+        """Give one partition up."""
+        await self.intake.leave(owned)
+        self.revoking.remove(owned)
+        del self.assigned[owned.partition]
 
     async def take(self, count: int, *, events_max: int = 1000) -> list[tuple[int, bytes]]:
         """Take until `count` events came in this assignment; all of partition order, partitions in turn.
@@ -205,6 +235,11 @@ class Member:
         start = mine.floor if before is None else before
         settle = Settle(start, after, holes, number=number, oldest=oldest)
         return Step("g", mine.owned, settle, outputs, ledger)
+
+    def step_of(self, partition: int, after: int, *outputs: NewBatch) -> Step:
+        """A step of a partition from its assignment's floor to `after`."""
+        mine = self.assigned[partition]
+        return Step("g", mine.owned, Settle(mine.floor, after), outputs)
 
 
 async def member(channel: Channel, suite: ChannelSuite, group: GroupSpec | None = None, *, name: str = "") -> Member:

@@ -45,8 +45,7 @@ class MemoryBackend:
     def gone(self, channel: Whole) -> None:
         """See `Backend`."""
         assert isinstance(channel, MemoryChannel)
-        for group in channel.owns():
-            channel.seize(group)
+        channel.seize()
 
     def close(self) -> None:
         """See `Backend`."""
@@ -94,7 +93,7 @@ class _Disk:
 
     def begin(self) -> None:
         """As it was when it was made."""
-        self.disk.owners.clear()
+        self.disk.tables.clear()
         self.disk.waiting.clear()
         db = self.disk.store.db
         with db:

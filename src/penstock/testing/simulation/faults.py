@@ -18,6 +18,7 @@ from penstock.channel.api import (
     Committed,
     FencedOff,
     Intake,
+    Lost,
     Owned,
     Producers,
     ProducerState,
@@ -142,7 +143,7 @@ class FaultyChannel:
 
 
 class FaultyIntake:
-    """See `FaultyChannel`. After a simulated unknown outcome it refuses later steps of the assignment, as promised."""
+    """See `FaultyChannel`. After a simulated unknown outcome the assignment is over, and `next` tells, as promised."""
 
     def __init__(self, inner: Intake, subscription: Subscription, process: Sufferer, *, network: Network) -> None:
         self._inner = inner
@@ -151,12 +152,17 @@ class FaultyIntake:
         self._network = network
         self._order = asyncio.Lock()
         self._dead: set[Owned] = set()
+        self._unsure: list[Lost] = []
         self._refused: dict[Owned, tuple[int, int]] = {}
 
     async def next(self, *, events_max: int, bytes_max: int, wait_s: float) -> Taken:
         """See `Intake`."""
         fault = self._network.strike("next", self._process.name)
         await self._process.suffer(fault, before=True)
+        if self._unsure:
+            lost = self._unsure.pop(0)
+            await self._inner.leave(lost.owned)
+            return lost
         taken = await self._inner.next(events_max=events_max, bytes_max=bytes_max, wait_s=wait_s)
         if isinstance(taken, Assigned):
             self._network.note(Took(self._process.name, self._group, taken))
@@ -188,6 +194,8 @@ class FaultyIntake:
                     answer = await self._network.send(self._commit(step))
             if not isinstance(answer, Committed):
                 self._dead.add(step.owned)
+            if isinstance(answer, Unknown):
+                self._unsure.append(Lost(step.owned, answer.reason))
         await self._process.suffer(fault, before=False)
         return answer
 
@@ -212,9 +220,13 @@ class FaultyIntake:
         """See `Intake`; no faults."""
         await self._inner.extend(owned, references, for_s)
 
-    async def leave(self) -> None:
+    def asked(self) -> Sequence[Owned]:
         """See `Intake`; no faults."""
-        await self._inner.leave()
+        return self._inner.asked()
+
+    async def leave(self, owned: Owned | None = None) -> None:
+        """See `Intake`; no faults."""
+        await self._inner.leave(owned)
 
 
 class FaultyOffload:

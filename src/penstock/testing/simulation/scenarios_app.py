@@ -17,7 +17,7 @@ from penstock.channel.api import GroupSpec
 from penstock.channel.typed import TypedTopic
 from penstock.engine.supervisor import Supervisor
 from penstock.system.ports import System
-from penstock.system.slots import SLOT_WORDS, MemorySlot, Slot
+from penstock.system.slots import MemoryRecords, PartitionSlot, Slot
 from penstock.testing.simulation.faults import FaultyChannel
 from penstock.testing.simulation.outcome import Event
 from penstock.testing.simulation.scenario import Host, Member, Scenario
@@ -108,7 +108,7 @@ async def parts_of(
 ) -> Supervisor:
     """The app's parts over the simulated channel; attempts slots lie on the world's disk, as in the log's directory."""
     opened = await opened_on(plan, channel, system)
-    return supervised(app, plan, opened, options, slots=_slots(host.disk))
+    return supervised(app, plan, opened, options, slots=_slots(host))
 
 
 async def opened_on(plan: Plan, channel: FaultyChannel, system: System) -> Opened:
@@ -118,8 +118,16 @@ async def opened_on(plan: Plan, channel: FaultyChannel, system: System) -> Opene
     return Opened(cast("EmbeddedChannel", channel), topics, system)
 
 
-def _slots(disk: dict[str, Any]) -> Callable[[str], Slot]:
-    return lambda group: MemorySlot(disk.setdefault(f"slot of {group}", bytearray(SLOT_WORDS * 8)))
+def _slots(host: Host) -> Callable[[str, int], Slot]:
+    records: dict[str, MemoryRecords] = {}
+
+    def slot(group: str, partition: int) -> Slot:
+        if group not in records:
+            shared = host.disk.setdefault(f"slots of {group}", {})
+            records[group] = MemoryRecords(shared, f"{host.name}/{host.number}", host.number)
+        return PartitionSlot(records[group], partition)
+
+    return slot
 
 
 def effects_in(outcome_topics: Mapping[tuple[str, int], Sequence[Any]], topic: str) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,7 @@ import msgspec
 from penstock.app.app import App
 from penstock.channel.api import Publish, Refused, Unknown
 from penstock.delivery.lot import SPACE as PARKED
-from penstock.delivery.lot import Parking, heads_of
+from penstock.delivery.lot import OnFailure, heads_of
 from penstock.delivery.redrive import Command, encode
 from penstock.delivery.retry import Retry
 from penstock.engine.context import Context
@@ -21,10 +22,12 @@ from penstock.event.batch import NewBatch, Rows
 from penstock.system.ports import System
 from penstock.testing.simulation.faults import FaultyChannel
 from penstock.testing.simulation.history import Stored
+from penstock.testing.simulation.loop import SimLoop
 from penstock.testing.simulation.outcome import Anomaly, Event, Outcome
 from penstock.testing.simulation.process import host
 from penstock.testing.simulation.scenario import Host, Scenario, publish_all, tried
 from penstock.testing.simulation.scenarios_app import Job, from_json, scenario_of
+from penstock.testing.simulation.system import sleep
 
 DOWN_CALLS = 14
 BREAKER = 2
@@ -102,7 +105,7 @@ def _down(job: Job, ctx: Context) -> None:
 
 def outage() -> Scenario:
     """A target that fails for a while: nothing is given up, and no more keys wait than the breaker lets."""
-    options = {"retry": Retry(DOWN_CALLS + 1, first_s=0.03, pause_max_s=0.2), "parking": Parking(breaker=BREAKER)}
+    options = {"retry": Retry(DOWN_CALLS + 1, first_s=0.03, pause_max_s=0.2), "on_failure": OnFailure(breaker=BREAKER)}
     return _scenario(_app(options, _down), "outage", at_most(BREAKER))
 
 
@@ -116,8 +119,28 @@ def _first_time(job: Job, ctx: Context) -> None:
 
 def crowded() -> Scenario:
     """More keys fail than may wait: the partition pauses, and nothing is lost or overtaken."""
-    options = {"retry": Retry(4, first_s=0.03, jitter=True), "parking": Parking(keys_max=KEYS_MAX)}
+    options = {"retry": Retry(4, first_s=0.03, jitter=True), "on_failure": OnFailure(keys_max=KEYS_MAX)}
     return _scenario(_app(options, _first_time), "crowded", at_most(KEYS_MAX))
+
+
+# -- side by side --------------------------------------------------------------------------------------------------
+
+
+def side_by_side() -> Scenario:
+    """Events of different keys are handled at once, and end in any order: no gap in progress, order inside a key."""
+    app = App("simulated")
+    jobs = app.topic("jobs", Job, key="key", partitions=2)
+    done = app.topic("done", Done, key="key", partitions=2)
+
+    @app.handle(jobs, into=done, concurrency=4, retry=Retry(4, first_s=0.03))
+    async def work(job: Job, ctx: Context) -> Done:  # pyright: ignore[reportUnusedFunction]
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, SimLoop)
+        await sleep(loop, (job.number * 7 % 5) * 0.06)
+        _first_time(job, ctx)
+        return Done(job.key, job.number)
+
+    return _scenario(app, "side_by_side")
 
 
 # -- block, and an operator ----------------------------------------------------------------------------------------
@@ -194,6 +217,6 @@ async def _published_and_redriven(process: Host, channel: FaultyChannel, system:
 
 def blocking() -> Scenario:
     """Keys wait for an operator, who redrives each letter more than once: each event is done once, in order."""
-    options = {"retry": Retry(2, first_s=0.03), "given_up": "block"}
+    options = {"retry": Retry(2, first_s=0.03), "on_failure": OnFailure(given_up="block")}
     made = _scenario(_app(options, _until_redriven), "blocking")
     return replace(made, produce=_published_and_redriven, keys=3)

@@ -81,6 +81,7 @@ class _TargetSink:
     def __init__(self, target: Target, roll: Roll, chance: Random) -> None:
         self.name = TARGET
         self.roll = roll
+        self.together = False
         self._target = target
         self._chance = chance
         self._staged: dict[Owned, tuple[int, list[bytes]]] = {}

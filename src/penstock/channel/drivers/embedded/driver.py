@@ -29,11 +29,13 @@ from penstock.channel.api import (
 from penstock.channel.drivers.embedded import declare, wire
 from penstock.channel.drivers.embedded.intake import EmbeddedIntake
 from penstock.channel.drivers.embedded.port import LogPort, RealPort
+from penstock.channel.drivers.embedded.turn import EmbeddedTurn
 from penstock.errors import Closed, ConfigError, Fenced, OutcomeUnknown
 from penstock.event.batch import Delivered, NewBatch
 from penstock.log import ages, catalogue, placed, producers
 from penstock.log.api import Append, Appended, Begin, Begun, Block, Refusal, Result, Span, Stored, TopicRow
 from penstock.log.log import LogConfig
+from penstock.system.leases import LEASE_S
 from penstock.system.ports import System
 
 INLINE_BYTES = 64 * 1024
@@ -50,16 +52,24 @@ class _Known(msgspec.Struct, frozen=True):
 class EmbeddedChannel:
     """A channel over one log directory (or over any `LogPort`).
 
-    Used from one event loop; `publish_blocking` from any thread.
+    Used from one event loop; `publish_blocking` from any thread. A member of a group whose process stands still for
+    `lease_s` loses its partitions to others.
     """
 
     def __init__(
-        self, directory: Path | None, *, system: System, config: LogConfig | None = None, port: LogPort | None = None
+        self,
+        directory: Path | None,
+        *,
+        system: System,
+        config: LogConfig | None = None,
+        port: LogPort | None = None,
+        lease_s: float = LEASE_S,
     ) -> None:
         self.directory = directory
         self._system = system
         self._config = config or LogConfig()
         self._port = port
+        self._lease_s = lease_s
         self._known: dict[str, _Known] = {}
         self._written: dict[str, int] = {}
         self._arrow: dict[int, bytes | None] = {}
@@ -103,7 +113,9 @@ class EmbeddedChannel:
         if self._port is None:
             assert self.directory is not None
             directory = self.directory
-            self._port = await self._system.offload.run(lambda: RealPort(directory, self._system, self._config))
+            self._port = await self._system.offload.run(
+                lambda: RealPort(directory, self._system, self._config, lease_s=self._lease_s)
+            )
 
     def refresh(self) -> None:
         """Learn what other programs have declared since."""
@@ -235,6 +247,10 @@ class EmbeddedChannel:
         intake = EmbeddedIntake(self, subscription, group=group, topic=row, system=self._system)
         self._intakes = [*(known for known in self._intakes if not known.left), intake]
         return intake
+
+    def turn(self, name: str, label: str) -> EmbeddedTurn:
+        """What one process at a time does on this log; see `EmbeddedTurn`. The caller closes it."""
+        return EmbeddedTurn(self.port, name, label)
 
     async def read(self, topic: str, partition: int, offset: int, *, events_max: int) -> Sequence[Delivered]:
         """See `Channel`."""

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Protocol
 
+import apsw
 import msgspec
 
-from penstock.channel import rules
+from penstock.channel import rules, sharing
 from penstock.channel.api import (
     Assigned,
     Committed,
@@ -19,13 +20,14 @@ from penstock.channel.api import (
     Idle,
     Lost,
     Owned,
+    Revoking,
     Step,
     Subscription,
     Taken,
     Unknown,
 )
 from penstock.channel.drivers.embedded import reach
-from penstock.channel.drivers.embedded.port import LogPort, Tidings
+from penstock.channel.drivers.embedded.port import LogPort
 from penstock.errors import Closed, LogRegressed, OutcomeUnknown, PenstockError, Rejected, TransientError
 from penstock.event.batch import Delivered, NewBatch
 from penstock.log import placed, progress
@@ -45,8 +47,10 @@ from penstock.log.api import (
 )
 from penstock.system.ports import System
 
-STANDBY_LOOK_S = 0.1
 SAFETY_LOOK_S = 1.0
+ASKED_LOOK_S = 0.05
+CONTESTED_LOOK_S = 0.02
+"""How soon to look again for a partition that two members were about to claim at once."""
 INLINE_BYTES = 64 * 1024
 
 
@@ -78,6 +82,7 @@ class Host(Protocol):
 class _Held(msgspec.Struct, eq=False):
     """One owned partition: where the next delivery starts, and why it is not owned any more.
 
+    `revoked`: it is asked back, and nothing more of it is delivered.
     `stumble` is the place of a step that was not stored and may be committed again, and the error it met.
     """
 
@@ -85,6 +90,7 @@ class _Held(msgspec.Struct, eq=False):
     pid: int
     position: int
     dead: str = ""
+    revoked: bool = False
     stumble: tuple[tuple[int, int], TransientError] | None = None
 
 
@@ -96,14 +102,19 @@ class EmbeddedIntake:
     ) -> None:
         self._channel = channel
         self._subscription = subscription
+        self._together = subscription.group.together
         self._group = group
         self._topic = topic
         self._system = system
-        self._owner = channel.port.ownership(group.id)
+        self._tidings = channel.port.tidings(topic.pids)
+        self._company = channel.port.company(
+            str(group.id), subscription.member, partitions=len(topic.pids), changed=self._tidings.poke
+        )
+        self._looked_s = float("-inf")
+        self._settled_with: list[sharing.Seat] | None = None  # the members when there was nothing to change
         self._held: dict[int, _Held] = {}
-        self._told: deque[Assigned | Lost] = deque()
+        self._told: deque[Assigned | Revoking | Lost] = deque()
         self._turn = 0
-        self._tidings: Tidings | None = None
         self._seen: dict[int, int] = {}  # where each partition ended at the last look
         self._ahead: asyncio.Task[tuple[_Held, list[Delivered]] | None] | None = None
         self._order = asyncio.Lock()
@@ -120,11 +131,8 @@ class EmbeddedIntake:
             left_s = deadline_s - self._system.clock.monotonic_s()
             if not isinstance(taken, Idle) or left_s <= 0:
                 return taken
-            if taken.reason:
-                await self._system.clock.sleep(min(left_s, STANDBY_LOOK_S))
-            else:
-                assert self._tidings is not None
-                await self._tidings.wait(min(left_s, SAFETY_LOOK_S))
+            look_s = CONTESTED_LOOK_S if self._settled_with is None else SAFETY_LOOK_S
+            await self._tidings.wait(min(left_s, look_s))
 
     def _check_here(self) -> None:
         if self.left:
@@ -133,19 +141,17 @@ class EmbeddedIntake:
 
     async def _take(self, events_max: int, bytes_max: int) -> Taken:
         self._bury()
-        if not self._told and len(self._held) < len(self._topic.pids):
-            standby = await self._become_owner()
-            if standby is not None:
-                return standby
+        if not self._told:
+            await self._share()
         if self._told:
             return self._told.popleft()
         found = await self._read_ahead(events_max, bytes_max)
         if found is None:
-            return Idle()
+            return self._idle()
         held, batches = found
         held.position = batches[-1].end
         # Nothing is read ahead at the end of the log: that look would only delay the handling of what was found.
-        if any(h.position < self._seen[h.pid] for h in self._held.values() if not h.dead):
+        if any(h.position < self._seen[h.pid] for h in self._held.values() if not (h.dead or h.revoked)):
             self._ahead = asyncio.ensure_future(self._read(events_max, bytes_max))
         return Delivery(held.owned, batches)
 
@@ -154,19 +160,52 @@ class EmbeddedIntake:
         for number, held in list(self._held.items()):
             if held.dead:
                 del self._held[number]
+                self._company.mark(number, None)
                 self._told.append(Lost(held.owned, held.dead))
 
-    async def _become_owner(self) -> Idle | None:
-        """Claim what is not held; Idle with the reason when another member owns the group."""
-        if not self._owner.try_acquire(self._subscription.member):
-            for held in self._held.values():
-                held.dead = f"group {self._group.name}: another member took it over"
-            if self._held:
-                self._bury()
-                return None
-            name = self._owner.label() or "another member"
-            return Idle(f"group {self._group.name} is owned by {name}; waiting for it to go")
-        numbers = [number for number in range(len(self._topic.pids)) if number not in self._held]
+    # -- sharing ---------------------------------------------------------------------------------------------------
+
+    async def _share(self) -> None:
+        """Give up what another member should have, and claim what this one should and nobody has."""
+        claim = self._give_up()
+        if claim and not self._told:
+            await self._claim(claim)
+
+    def _give_up(self) -> Sequence[int]:
+        """Have the member told of what it lost and asked for what another should have; what this one may claim."""
+        self._looked_s = self._system.clock.monotonic_s()
+        seats = self._company.seats()
+        if seats == self._settled_with:
+            return ()
+        todo = sharing.moves(self._company.name, seats, len(self._topic.pids), together=self._together)
+        for number, by in todo.lost.items():
+            held = self._held.get(number)
+            if held is not None:
+                held.dead = f"group {self._group.name}: {by.label or 'another member'} took partition {number} over"
+        self._bury()
+        asked = [self._held[number] for number in todo.give if number in self._held and not self._held[number].revoked]
+        for held in asked:
+            held.revoked = True
+            self._told.append(Revoking(held.owned))
+        self._settled_with = None if todo.lost or todo.claim else seats
+        return todo.claim
+
+    async def _claim(self, numbers: Sequence[int]) -> None:
+        """Become the owner of partitions that nobody has. What another member claims at the same time is left to it."""
+        for number in numbers:
+            self._company.mark(number, sharing.CLAIMING)
+        try:
+            others = sharing.contested(self._company.name, self._company.seats(), numbers)
+            mine = [number for number in numbers if number not in others]
+            if mine:
+                await self._take_over(mine)
+        finally:
+            for number in numbers:
+                if number not in self._held:
+                    self._company.mark(number, None)
+
+    async def _take_over(self, numbers: Sequence[int]) -> None:
+        """The claim itself: from here on steps of older epochs are refused."""
         pids = [self._topic.pids[number] for number in numbers]
         result = await (await self._channel.port.queue(Claim(self._group.id, pids)))
         assert isinstance(result, Claimed)
@@ -179,11 +218,31 @@ class EmbeddedIntake:
         for number, reading in zip(numbers, restored, strict=True):
             if not reading.overtaken:
                 self._assign(number, reading)
-        if self._tidings is None:
-            self._tidings = self._channel.port.tidings(self._topic.pids)
-        if any(reading.overtaken for reading in restored):
-            return Idle(f"group {self._group.name} was taken over by another member while this one began")
-        return None
+
+    def _idle(self) -> Idle:
+        """Why there is nothing, when others have something: all partitions, or events they have not settled."""
+        mine = {number for number, held in self._held.items() if not held.revoked}
+        others = [number for number in range(len(self._topic.pids)) if number not in mine]
+        if not others:
+            return Idle()
+        seats = self._company.seats()
+        reason = "" if self._held else sharing.told(self._group.name, self._company.name, seats)
+        open_ = [number for number in others if self._unsettled(number)]
+        if not open_:
+            return Idle(reason)
+        holder = sharing.holders(seats).get(open_[0])
+        who = "nobody" if holder is None else holder.label or "another member"
+        return Idle(reason, f"partition {open_[0]} of group {self._group.name} is not settled; {who} has it")
+
+    def _unsettled(self, number: int) -> bool:
+        pid = self._topic.pids[number]
+
+        def look(db: apsw.Connection) -> bool:
+            found = progress.progress_of(db, self._group.id, pid)
+            settled = 0 if found is None else found[0].floor + len(found[0].holes)
+            return settled < placed.next_offset(db, pid)
+
+        return self._channel.port.look(look)
 
     async def _restored(self, claimed: Held) -> progress.LedgerReading:
         """The ledger of a claimed partition; a large one is read off the loop."""
@@ -207,6 +266,7 @@ class EmbeddedIntake:
         identity, claimed = self._channel.port.identity, reading.held
         owned = Owned(self._topic.name, number, claimed.epoch)
         self._held[number] = _Held(owned, claimed.pid, claimed.floor)
+        self._company.mark(number, claimed.epoch)
         self._told.append(
             Assigned(
                 owned,
@@ -219,6 +279,10 @@ class EmbeddedIntake:
                 claimed.oldest,
             )
         )
+
+    def _serves(self, held: _Held) -> bool:
+        """Whether deliveries of this assignment go on."""
+        return self._held.get(held.owned.partition) is held and not (held.dead or held.revoked)
 
     def _tips(self) -> dict[int, int]:
         pids = self._topic.pids
@@ -233,7 +297,7 @@ class EmbeddedIntake:
             finally:
                 if ahead.done():
                     self._ahead = None
-            if found is not None and not found[0].dead and found[0].owned.partition in self._held:
+            if found is not None and self._serves(found[0]):
                 held, batches = found
                 batches = rules.cut(batches, held.position, events_max)
                 return held, list(rules.within(batches, bytes_max))
@@ -245,7 +309,7 @@ class EmbeddedIntake:
         count = len(self._topic.pids)
         for step in range(count):
             held = self._held.get((self._turn + step) % count)
-            if held is None or held.dead or held.position >= tips[held.pid]:
+            if held is None or held.dead or held.revoked or held.position >= tips[held.pid]:
                 continue
             self._turn = (held.owned.partition + 1) % count
             batches = await self._deliver(held, events_max, bytes_max)
@@ -331,8 +395,21 @@ class EmbeddedIntake:
     async def extend(self, owned: Owned, references: Sequence[int], for_s: float) -> None:
         """See `Intake`: the log keeps ownership, there is nothing to extend."""
 
-    async def leave(self) -> None:
+    def asked(self) -> Sequence[Owned]:
+        """See `Intake`. The other members are looked at now and then."""
+        if not self.left and self._system.clock.monotonic_s() - self._looked_s >= ASKED_LOOK_S:
+            self._give_up()
+        lost = [told.owned for told in self._told if isinstance(told, Lost)]
+        return [*lost, *(held.owned for held in self._held.values() if held.revoked or held.dead)]
+
+    async def leave(self, owned: Owned | None = None) -> None:
         """See `Intake`."""
+        if owned is not None:
+            held = self._held.get(owned.partition)
+            if held is not None and held.owned == owned:
+                del self._held[owned.partition]
+                self._company.mark(owned.partition, None)
+            return
         if self.left:
             return
         self.left = True
@@ -340,6 +417,5 @@ class EmbeddedIntake:
             self._ahead.cancel()
             with suppress(asyncio.CancelledError, PenstockError):
                 await self._ahead
-        if self._tidings is not None:
-            self._tidings.close()
-        self._owner.close()
+        self._tidings.close()
+        self._company.close()

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 import apsw
 
+from penstock.channel.sharing import Chair, Seat, Table
 from penstock.errors import Closed
 from penstock.log.api import Request, Result
 from penstock.log.log import Log, LogConfig
 from penstock.log.store import Identity, Store
-from penstock.system.locks import FileLock
+from penstock.system.leases import LEASE_S
 from penstock.system.ports import System
+from penstock.system.seats import Heart, Room, SeatFile
 from penstock.system.wake import Waiter
 
 T = TypeVar("T")
@@ -28,24 +31,33 @@ class Tidings(Protocol):
         """Return when there may be something new, or after `seconds`."""
         ...
 
+    def poke(self) -> None:
+        """End a wait now; from any thread."""
+        ...
+
     def close(self) -> None:
         """Stop waiting; may be called twice."""
         ...
 
 
-class Ownership(Protocol):
-    """Who owns a group: one member at a time, freed when its process dies."""
+class Company(Protocol):
+    """The members of a group as one of them sees them; it is a member from when it is made until it is closed."""
 
-    def try_acquire(self, label: str = "") -> bool:
-        """Become the owner if there is none; never blocks. True again while one is the owner."""
+    name: str
+
+    def seats(self) -> list[Seat]:
+        """Every member that lives, this one included.
+
+        One whose process has died, or stands still for the length of the lease, does not.
+        """
         ...
 
-    def label(self) -> str:
-        """What the present owner wrote."""
+    def mark(self, partition: int, epoch: int | None) -> None:
+        """Let the others see that this member holds the partition at this epoch, or (None) not any more."""
         ...
 
     def close(self) -> None:
-        """Give it up; may be called twice."""
+        """Leave; may be called twice."""
         ...
 
 
@@ -78,8 +90,12 @@ class LogPort(Protocol):
         """A short read of the tables, at once, in this thread; from any thread."""
         ...
 
-    def ownership(self, group_id: int) -> Ownership:
-        """The group's ownership, as this process sees it."""
+    def company(self, key: str, label: str, *, partitions: int, changed: Callable[[], None]) -> Company:
+        """Become a member of what `key` names; `changed` is called, from any thread, when others have changed."""
+        ...
+
+    def present(self, key: str) -> list[Seat]:
+        """Who lives of the members of `key`, for one who is none."""
         ...
 
     def tidings(self, pids: Sequence[int]) -> Tidings:
@@ -94,12 +110,16 @@ class LogPort(Protocol):
 class RealPort:
     """A log directory on disk."""
 
-    def __init__(self, directory: Path, system: System, config: LogConfig | None = None) -> None:
+    def __init__(
+        self, directory: Path, system: System, config: LogConfig | None = None, *, lease_s: float = LEASE_S
+    ) -> None:
         self._system = system
         self.log = Log.open(directory, system, config)
         self.identity = self.log.identity
         self._turn = asyncio.Lock()
         self._queueing = 0
+        self._lease_s = lease_s
+        self._heart = Heart()
         (directory / "groups").mkdir(exist_ok=True)
 
     async def queue(self, request: Request) -> Awaitable[Result]:
@@ -131,9 +151,19 @@ class RealPort:
         """See `LogPort`: a read is a copy out of the page cache."""
         return self.log.look(work)
 
-    def ownership(self, group_id: int) -> Ownership:
-        """See `LogPort`: a flock on a file named by the group's number, freed by the kernel at death."""
-        return FileLock(self.log.directory / "groups" / f"{group_id}.owner")
+    def company(self, key: str, label: str, *, partitions: int, changed: Callable[[], None]) -> Company:
+        """See `LogPort`: a seat in a directory of that name, whose lock the kernel frees at death."""
+        directory = self.log.directory / "groups" / key
+        room = Room(directory, SeatFile(directory, label, partitions), lease_s=self._lease_s)
+        return _RealCompany(room, label, self._heart, changed)
+
+    def present(self, key: str) -> list[Seat]:
+        """See `LogPort`."""
+        room = Room(self.log.directory / "groups" / key)
+        try:
+            return [Seat(seen.name, seen.label, seen.holds) for seen in room.seats()]
+        finally:
+            room.close()
 
     def tidings(self, pids: Sequence[int]) -> Tidings:
         """See `LogPort`."""
@@ -141,7 +171,40 @@ class RealPort:
 
     async def close(self) -> None:
         """See `LogPort`."""
+        await self._system.offload.run(self._heart.close)
         await self._system.offload.run(self.log.close)
+
+
+class _RealCompany:
+    """A seat of this process among those of others; the heart beats for it."""
+
+    def __init__(self, room: Room, label: str, heart: Heart, changed: Callable[[], None]) -> None:
+        assert room.own is not None
+        self.room = room
+        self.name = room.own.name
+        self._own = room.own
+        self._label = label
+        self._heart = heart
+        self._holds: dict[int, int] = {}
+        heart.add(room, changed)
+
+    def seats(self) -> list[Seat]:
+        """See `Company`."""
+        others = [Seat(seen.name, seen.label, seen.holds) for seen in self.room.seats()]
+        return [*others, Seat(self.name, self._label, dict(self._holds))]
+
+    def mark(self, partition: int, epoch: int | None) -> None:
+        """See `Company`."""
+        self._own.mark(partition, epoch)
+        if epoch is None:
+            self._holds.pop(partition, None)
+        else:
+            self._holds[partition] = epoch
+
+    def close(self) -> None:
+        """See `Company`."""
+        self._heart.remove(self.room)
+        self.room.close()
 
 
 class _FifoTidings:
@@ -166,6 +229,11 @@ class _FifoTidings:
             pass
         self._event.clear()
 
+    def poke(self) -> None:
+        """See `Tidings`."""
+        with suppress(RuntimeError):  # the loop is closed: nobody waits
+            self._loop.call_soon_threadsafe(self._event.set)
+
     def close(self) -> None:
         """See `Tidings`."""
         self._event.set()
@@ -175,18 +243,19 @@ class _FifoTidings:
 
 
 class Disk:
-    """What several inline ports share: the real tables in memory, who owns which group, who waits."""
+    """What several inline ports share: the real tables in memory, who the members of each group are, who waits."""
 
     def __init__(self, *, now_us: int = 0, log: str = "simulated") -> None:
         self.store = Store(apsw.Connection(":memory:"))
         self.store.create(log, now_us=now_us)
         self.identity = self.store.identity()
-        self.owners: dict[int, tuple[InlinePort, str]] = {}
+        self.tables: dict[str, Table] = {}
         self.waiting: set[asyncio.Event] = set()
 
-    def seize(self, group_id: int) -> None:
-        """Take the ownership away from whoever has it, as when a stopped process is given up."""
-        self.owners.pop(group_id, None)
+    def wake(self) -> None:
+        """Something changed: everybody who waits looks again."""
+        for event in self.waiting:
+            event.set()
 
 
 class InlinePort:
@@ -197,6 +266,7 @@ class InlinePort:
         self.identity = disk.identity
         self._system = system
         self._closed = False
+        self._chairs: list[Chair] = []
 
     async def queue(self, request: Request) -> Awaitable[Result]:
         """See `LogPort`."""
@@ -208,8 +278,7 @@ class InlinePort:
         """See `LogPort`."""
         self._check_open()
         results, _ = self.disk.store.apply([request], now_us=self._system.clock.now_us())
-        for event in self.disk.waiting:
-            event.set()
+        self.disk.wake()
         return results[0]
 
     async def write(self, work: Callable[[apsw.Connection], T]) -> T:
@@ -231,46 +300,52 @@ class InlinePort:
             msg = "this port was closed; make another"
             raise Closed(msg)
 
-    def ownership(self, group_id: int) -> Ownership:
+    def company(self, key: str, label: str, *, partitions: int, changed: Callable[[], None]) -> Company:
+        """See `LogPort`; whoever waits is woken by every change."""
+        chair = self.disk.tables.setdefault(key, Table()).sit(label)
+        self._chairs.append(chair)
+        self.disk.wake()
+        return _InlineCompany(chair, self.disk)
+
+    def present(self, key: str) -> list[Seat]:
         """See `LogPort`."""
-        return _InlineOwnership(self, group_id)
+        table = self.disk.tables.get(key)
+        return [] if table is None else table.seats()
 
     def tidings(self, pids: Sequence[int]) -> Tidings:
         """See `LogPort`; every commit wakes everybody."""
         return _InlineTidings(self.disk)
 
     def die(self) -> None:
-        """What the kernel does at the death of a process: its ownerships are free."""
-        for group_id, (port, _) in list(self.disk.owners.items()):
-            if port is self:
-                del self.disk.owners[group_id]
+        """What others see of a process that died, or is given up while it is stopped: until it looks again, nothing."""
+        for chair in self._chairs:
+            chair.live = False
+        self.disk.wake()
 
     async def close(self) -> None:
         """See `LogPort`."""
         self._closed = True
-        self.die()
+        for chair in self._chairs:
+            chair.close()
+        self.disk.wake()
 
 
-class _InlineOwnership:
-    def __init__(self, port: InlinePort, group_id: int) -> None:
-        self._port = port
-        self._group_id = group_id
+class _InlineCompany:
+    def __init__(self, chair: Chair, disk: Disk) -> None:
+        self.name = chair.name
+        self._chair = chair
+        self._disk = disk
 
-    def try_acquire(self, label: str = "") -> bool:
-        owner = self._port.disk.owners.get(self._group_id)
-        if owner is None:
-            self._port.disk.owners[self._group_id] = (self._port, label)
-            return True
-        return owner[0] is self._port
+    def seats(self) -> list[Seat]:
+        return self._chair.seats()
 
-    def label(self) -> str:
-        owner = self._port.disk.owners.get(self._group_id)
-        return "" if owner is None else owner[1]
+    def mark(self, partition: int, epoch: int | None) -> None:
+        self._chair.mark(partition, epoch)
+        self._disk.wake()
 
     def close(self) -> None:
-        owner = self._port.disk.owners.get(self._group_id)
-        if owner is not None and owner[0] is self._port:
-            del self._port.disk.owners[self._group_id]
+        self._chair.close()
+        self._disk.wake()
 
 
 class _InlineTidings:
@@ -286,6 +361,9 @@ class _InlineTidings:
         except TimeoutError:
             pass
         self._event.clear()
+
+    def poke(self) -> None:
+        self._event.set()
 
     def close(self) -> None:
         self._disk.waiting.discard(self._event)

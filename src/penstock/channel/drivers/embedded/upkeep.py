@@ -144,11 +144,7 @@ class Upkeep:
             emit.log(logging.WARNING, "group is quiet and soon holds retention up no more", group=name, days=days)
 
     def _alive(self, group_id: int) -> bool:
-        ownership = self._host.port.ownership(group_id)
-        try:
-            return not ownership.try_acquire(ownership.label())
-        finally:
-            ownership.close()
+        return bool(self._host.port.present(str(group_id)))
 
     # -- retention -------------------------------------------------------------------------------------------------
 

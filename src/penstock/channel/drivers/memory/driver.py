@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
-from penstock.channel import rules
+from penstock.channel import rules, sharing
 from penstock.channel.api import (
     Acked,
     Assigned,
@@ -24,6 +24,7 @@ from penstock.channel.api import (
     ProducerState,
     Publish,
     Refused,
+    Revoking,
     Scan,
     Step,
     Subscription,
@@ -39,11 +40,11 @@ from penstock.system.ports import System
 
 
 class Shared:
-    """What handles on one memory share besides it: the owner of each group, and who waits for news."""
+    """What handles on one memory share besides it: the members of each group, and who waits for news."""
 
     def __init__(self, memory: Memory) -> None:
         self.memory = memory
-        self.owners: dict[str, MemoryIntake] = {}
+        self.tables: dict[str, sharing.Table] = {}
         self._waiting: set[asyncio.Future[None]] = set()
 
     def wake(self) -> None:
@@ -113,11 +114,12 @@ class MemoryChannel:
         return answer
 
     async def join(self, subscription: Subscription) -> MemoryIntake:
-        """See `Channel`. One member owns all partitions of a group; another one waits until it is gone."""
+        """See `Channel`."""
         self._check_open()
         self.memory.declare_group(subscription.group)
         intake = MemoryIntake(self._shared, subscription, self._system)
-        self._intakes.append(intake)
+        self._intakes = [*(known for known in self._intakes if not known.left), intake]
+        self._shared.wake()
         return intake
 
     async def read(self, topic: str, partition: int, offset: int, *, events_max: int) -> Sequence[Delivered]:
@@ -158,19 +160,15 @@ class MemoryChannel:
         self._check_open()
         return rules.check_place(self.memory.topics, topic, partition, offset)
 
-    def owns(self) -> list[str]:
-        """The groups whose owner is a member of this handle."""
-        return [group for group, owner in self._shared.owners.items() if owner in self._intakes]
+    def seize(self, group: str = "") -> None:
+        """Give this handle's members of the group (of every group, without) up, as after a death or the end of a lease.
 
-    def seize(self, group: str) -> None:
-        """Take the group from its owner, as after the end of a lease; the next member that asks gets it.
-
-        The former owner is told `Lost` and its commits are refused from now on.
+        They are told `Lost`, and their commits are refused from now on. One that lives becomes a member again when it
+        asks for its next event.
         """
-        owner = self._shared.owners.pop(group, None)
-        self.memory.claim(group, ())
-        if owner is not None:
-            owner.lose("another member took the group over")
+        for intake in self._intakes:
+            if group in ("", intake.group):
+                intake.lose("another member took the partition over")
         self._shared.wake()
 
     async def close(self) -> None:
@@ -191,11 +189,13 @@ class MemoryIntake:
         self._shared = shared
         self._subscription = subscription
         self._system = system
-        self._told: deque[Assigned | Lost] = deque()
+        self._told: deque[Assigned | Revoking | Lost] = deque()
         self._held: dict[int, Owned] = {}
         self._position: dict[int, int] = {}
+        self._revoked: set[Owned] = set()
         self._dead: dict[Owned, str] = {}
-        self._left = False
+        self._chair = shared.tables.setdefault(self.group, sharing.Table()).sit(subscription.member)
+        self.left = False
 
     @property
     def group(self) -> str:
@@ -206,7 +206,7 @@ class MemoryIntake:
         """See `Intake`."""
         deadline_s = self._system.clock.monotonic_s() + wait_s
         while True:
-            if self._left:
+            if self.left:
                 raise Closed(f"group {self.group}: this member has left; join again")
             taken = self._take(events_max, bytes_max)
             left_s = deadline_s - self._system.clock.monotonic_s()
@@ -215,29 +215,54 @@ class MemoryIntake:
             await self._shared.wait(self._system, left_s)
 
     def _take(self, events_max: int, bytes_max: int) -> Taken:
+        self._chair.live = True
+        if not self._told:
+            self._share()
         if self._told:
             return self._told.popleft()
-        owner = self._shared.owners.setdefault(self.group, self)
-        if owner is not self:
-            name = owner._subscription.member or "another member"
-            return Idle(f"group {self.group} is owned by {name}; waiting for it to leave")
-        missing = [number for number in self._shared.memory.partitions(self.group) if number not in self._held]
-        if missing:
-            self._become_owner(missing)
-            return self._told.popleft()
-        return self._deliver(events_max, bytes_max) or Idle()
+        return self._deliver(events_max, bytes_max) or self._idle()
 
-    def _become_owner(self, partitions: Sequence[int]) -> None:
-        spaces = self._subscription.ledger_spaces
-        for assigned in self._shared.memory.claim(self.group, spaces, partitions=partitions):
-            self._held[assigned.owned.partition] = assigned.owned
-            self._position[assigned.owned.partition] = assigned.floor
-            self._told.append(assigned)
+    def _share(self) -> None:
+        """Give up what another member should have, and claim what this one should and nobody has."""
+        claim = self._give_up()
+        if claim and not self._told:
+            spaces = self._subscription.ledger_spaces
+            for assigned in self._shared.memory.claim(self.group, spaces, partitions=claim):
+                owned = assigned.owned
+                self._held[owned.partition] = owned
+                self._position[owned.partition] = assigned.floor
+                self._chair.mark(owned.partition, owned.epoch)
+                self._told.append(assigned)
+            self._shared.wake()
+
+    def _give_up(self) -> Sequence[int]:
+        """Have the member asked for what another should have; the partitions that this one may claim."""
+        count = len(self._shared.memory.partitions(self.group))
+        together = self._subscription.group.together
+        todo = sharing.moves(self._chair.name, self._chair.seats(), count, together=together)
+        asked = [self._held[number] for number in todo.give if self._held[number] not in self._revoked]
+        for owned in asked:
+            self._revoked.add(owned)
+            self._told.append(Revoking(owned))
+        return todo.claim
+
+    def _idle(self) -> Idle:
+        """Why there is nothing, when others have something: all partitions, or events they have not settled."""
+        seats = self._chair.seats()
+        reason = "" if self._held else sharing.told(self.group, self._chair.name, seats)
+        topic, tips = self._subscription.group.topic, self._shared.memory.tips
+        for number, at in self._shared.memory.progress(self.group).items():
+            mine = self._held.get(number)
+            if (mine is None or mine in self._revoked) and at.floor + len(at.holes) < tips.get((topic, number), 0):
+                return Idle(reason, f"partition {number} of group {self.group} is not settled")
+        return Idle(reason)
 
     def _deliver(self, events_max: int, bytes_max: int) -> Delivery | None:
         """From the partition that was served longest ago and has something."""
         topic = self._subscription.group.topic
         for partition, owned in list(self._held.items()):
+            if owned in self._revoked:
+                continue
             offset = self._position[partition]
             batches = self._shared.memory.read((topic, partition), offset, events_max=events_max)
             batches = rules.within(batches, bytes_max)
@@ -250,7 +275,7 @@ class MemoryIntake:
     async def commit(self, step: Step) -> Committed | FencedOff:
         """See `Intake`; never unknown."""
         reason = self._dead.get(step.owned)
-        if self._left:
+        if self.left:
             reason = f"group {self.group}: this member has left"
         if reason is not None:
             return FencedOff(reason)
@@ -258,8 +283,7 @@ class MemoryIntake:
         if isinstance(answer, FencedOff):
             self._dead[step.owned] = answer.reason
             if self._held.get(step.owned.partition) == step.owned:
-                del self._held[step.owned.partition]
-                self._told.append(Lost(step.owned, answer.reason))
+                self._lost(step.owned, answer.reason)
         elif step.outputs:
             self._shared.wake()
         return answer
@@ -267,16 +291,38 @@ class MemoryIntake:
     async def extend(self, owned: Owned, references: Sequence[int], for_s: float) -> None:
         """See `Intake`: the memory keeps ownership, there is nothing to extend."""
 
-    async def leave(self) -> None:
+    def asked(self) -> Sequence[Owned]:
         """See `Intake`."""
-        self._left = True
-        if self._shared.owners.get(self.group) is self:
-            del self._shared.owners[self.group]
+        if not self.left:
+            self._give_up()
+        lost = [told.owned for told in self._told if isinstance(told, Lost)]
+        return [*lost, *(owned for owned in self._held.values() if owned in self._revoked)]
+
+    async def leave(self, owned: Owned | None = None) -> None:
+        """See `Intake`."""
+        if owned is None:
+            self.left = True
+            self._chair.close()
+        elif self._held.get(owned.partition) == owned:
+            self._drop(owned)
+            self._dead[owned] = f"group {self.group}: this member has left partition {owned.partition}"
         self._shared.wake()
 
+    def _drop(self, owned: Owned) -> None:
+        del self._held[owned.partition]
+        del self._position[owned.partition]
+        self._revoked.discard(owned)
+        self._chair.mark(owned.partition, None)
+
+    def _lost(self, owned: Owned, reason: str) -> None:
+        """The partition is not this member's any more; it is told."""
+        self._drop(owned)
+        self._told.append(Lost(owned, reason))
+
     def lose(self, reason: str) -> None:
-        """Told by `seize`: forget what was owned, and tell the member."""
+        """Told by `seize`: all that was held is fenced off; what was to be told is not true any more."""
         self._told.clear()
-        self._told.extend(Lost(owned, reason) for _, owned in sorted(self._held.items()))
-        self._held.clear()
-        self._position.clear()
+        self._shared.memory.claim(self.group, (), partitions=sorted(self._held))
+        for _, owned in sorted(self._held.items()):
+            self._lost(owned, reason)
+        self._chair.live = False

@@ -1,0 +1,194 @@
+"""Handlers that fail: one event in a hundred once, one key for good; and async handlers side by side."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+from bench.product import fresh_app, run_group
+from bench.row import Budget, Figure, Figures, Row
+from bench.workload import Bid, bids, converted
+from penstock import App, Context, OnFailure, Retry
+from penstock.app.declared import TopicHandle
+
+EVENTS, EVENTS_QUICK = 500_000, 5_000
+KEYS = 10_000
+FAILS_EVERY = 100
+
+
+class _Failing(Row):
+    """A topic keyed by auction, filled once; floor: the same handler, all of it healthy, in the same run."""
+
+    def __init__(self) -> None:
+        self._owned = ExitStack()
+
+    def setup(self, directory: Path, *, quick: bool) -> None:
+        """See `Row`."""
+        self.count = EVENTS_QUICK if quick else EVENTS
+        pool = bids(self.count)
+        for number, bid in enumerate(pool):
+            bid.auction = self.key_of(number)
+            bid.bidder = number
+        self.app = self._owned.enter_context(fresh_app(directory))
+        topic = self.topic(self.app)
+        with self.app.client() as client:
+            for start in range(0, len(pool), 5_000):
+                client.publish_many(topic, pool[start : start + 5_000])
+        self.runs = 0
+
+    @staticmethod
+    def topic(app: App) -> TopicHandle[Bid]:
+        """The input."""
+        return app.topic("bids", Bid, partitions=1, key="auction")
+
+    def key_of(self, number: int) -> int:
+        """The key of the event of this number."""
+        return number % KEYS
+
+    def fresh(self) -> tuple[App, TopicHandle[Bid], str]:
+        """The app with a consumer group that has read nothing yet."""
+        self.runs += 1
+        app = App(self.app.name, self.app.directory)
+        return app, self.topic(app), f"handler-{self.runs}"
+
+    def close(self) -> None:
+        """See `Row`."""
+        self._owned.close()
+
+
+class OnePercentOnce(_Failing):
+    """Floor: the same handler, and nothing fails."""
+
+    name = "fail-once"
+    workload = "a sync handler of keyed events of which 1 % fail once and are tried again; all handled in the end"
+    figures = (Figure("events", "events/s", "higher", Budget(0.7)),)
+
+    def floor(self) -> Figures:
+        """See `Row`."""
+        return {"events": self._run(failing=False)}
+
+    def measure(self) -> Figures:
+        """See `Row`."""
+        return {"events": self._run(failing=True)}
+
+    def _run(self, *, failing: bool) -> float:
+        app, topic, name = self.fresh()
+
+        @app.handle(topic, retry=Retry(3, first_s=0.1), on_failure=OnFailure(keys_max=KEYS), name=name)
+        def handler(bid: Bid, ctx: Context) -> None:  # which ones is drawn on both sides
+            if crc32(b"%d" % bid.bidder) % FAILS_EVERY == 0 and failing and ctx.attempt == 1:
+                raise ValueError("once")
+
+        return run_group(app, name, events=self.count)
+
+
+class BlockedKey(_Failing):
+    """Floor: the same topic and handler, and no key waits; the events of the one key are not counted on either side."""
+
+    name = "blocked-key"
+    workload = "one key of 10,000 waits with a fifth of all events behind it; the rate of the other keys, and memory"
+    figures = (
+        Figure("others", "events/s", "higher", Budget(0.9)),
+        Figure("grown", "MB", "lower", Budget(50, of="value"), floor="mb", label="memory"),
+    )
+
+    def key_of(self, number: int) -> int:
+        """See `_Failing`: a fifth of all are of key 0."""
+        return 0 if number % 5 == 0 else number % KEYS
+
+    def floor(self) -> Figures:
+        """See `Row`."""
+        return {"others": self._run(blocked=False), "mb": 1.0}
+
+    def measure(self) -> Figures:
+        """See `Row`."""
+        before = _mb()
+        rate = self._run(blocked=True)
+        return {"others": rate, "grown": max(0.1, _mb() - before)}
+
+    def _run(self, *, blocked: bool) -> float:
+        app, topic, name = self.fresh()
+        policy = OnFailure(given_up="block")
+
+        @app.handle(topic, retry=Retry(1), on_failure=policy, name=name)
+        def handler(bid: Bid, ctx: Context) -> None:
+            if blocked and bid.auction == 0:
+                raise ValueError("wait for people")
+
+        report = app.run(until_idle=True)
+        others = self.count - self.count // 5
+        state = report.part(name)
+        waiting = self.count // 5 - 1 if blocked else 0
+        assert (state.gauge.events, state.events) == (waiting, self.count - waiting), state
+        return others / report.seconds
+
+
+class SideBySide(Row):
+    """Floor: as many workers of a bare asyncio loop, each awaiting 10 ms an event, without any log."""
+
+    name = "side-by-side"
+    workload = "an async handler that waits 10 ms and returns an event, concurrency 100, keyed, committed durably"
+    figures = (Figure("events", "events/s", "higher", Budget(0.9)),)
+    concurrency, seconds = 100, 0.01
+
+    def __init__(self) -> None:
+        self._owned = ExitStack()
+
+    def setup(self, directory: Path, *, quick: bool) -> None:
+        """See `Row`."""
+        self.count = 1_000 if quick else 30_000
+        self.app = self._owned.enter_context(fresh_app(directory))
+        pool = bids(self.count)
+        for number, bid in enumerate(pool):
+            bid.auction = number % KEYS
+        topic = self._topic(self.app)
+        with self.app.client() as client:
+            client.publish_many(topic, pool)
+        self.runs = 0
+
+    @staticmethod
+    def _topic(app: App) -> TopicHandle[Bid]:
+        return app.topic("bids", Bid, partitions=4, key="auction")
+
+    def floor(self) -> Figures:
+        """See `Row`."""
+        return {"events": asyncio.run(self._bare())}
+
+    async def _bare(self) -> float:
+        numbers = iter(range(self.count))
+
+        async def worker() -> None:
+            for _ in numbers:
+                await asyncio.sleep(self.seconds)
+
+        start = time.perf_counter()
+        await asyncio.gather(*(worker() for _ in range(self.concurrency)))
+        return self.count / (time.perf_counter() - start)
+
+    def measure(self) -> Figures:
+        """See `Row`."""
+        self.runs += 1
+        app = App(self.app.name, self.app.directory)
+        into: TopicHandle[Any] = app.topic(f"converted-{self.runs}", type(converted(bids(1)[0])), partitions=4)
+        name = f"handler-{self.runs}"
+
+        @app.handle(self._topic(app), into=into, concurrency=self.concurrency, name=name)
+        async def handler(bid: Bid) -> Any:
+            await asyncio.sleep(self.seconds)
+            return converted(bid)
+
+        return {"events": run_group(app, name, events=self.count)}
+
+    def close(self) -> None:
+        """See `Row`."""
+        self._owned.close()
+
+
+def _mb() -> float:
+    """The most memory this process has had, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

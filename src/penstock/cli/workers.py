@@ -1,0 +1,182 @@
+"""Several processes of one program under one parent: started, replaced when they die, stopped, and added up.
+
+The workers are processes of their own (never forked), and share the partitions by themselves; the parent only starts
+them. Each writes its states to its standard output, one JSON document a line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from penstock.cli import exits, output
+from penstock.system.orphans import end_with
+from penstock.system.ports import RealClock
+
+if TYPE_CHECKING:
+    from penstock.app.app import App
+    from penstock.app.running import RunOptions, RunReport
+    from penstock.engine.group import GroupState
+
+PAUSE_FIRST_S = 0.1
+PAUSE_MAX_S = 5.0
+LIVED_S = 10.0
+"""A worker that lived so long is replaced at once when it dies."""
+LINE_BYTES_MAX = 1 << 20
+
+Show = Callable[[Sequence["GroupState"]], None]
+
+
+def serve(app: App, options: RunOptions) -> int:
+    """Run the app as one of several workers: states go to standard output, a closed standard input means to end."""
+    from penstock.app.running import run_app  # noqa: PLC0415
+
+    end_with(sys.stdin.fileno())
+
+    def tell(states: Sequence[GroupState]) -> None:
+        with suppress(BrokenPipeError):  # the parent is gone, and standard input says so too
+            sys.stdout.buffer.write(msgspec.json.encode(states) + b"\n")
+            sys.stdout.buffer.flush()
+
+    run_app(app, options, tell)
+    return exits.DONE
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What the workers are to run."""
+
+    program: Path
+    app: str
+    workers: int
+    until_idle: bool = False
+
+    def command(self, name: str) -> list[str]:
+        """The command line of one worker."""
+        line = [sys.executable, "-m", "penstock.cli", "run", str(self.program), "--app", self.app, "--worker", name]
+        return [*line, "--until-idle"] if self.until_idle else line
+
+
+def run_workers(plan: Plan, show: Show) -> tuple[RunReport, int]:
+    """Run them until they are told to stop, or have nothing left to do; what they did together, and the exit code."""
+    from penstock.app.running import RunReport  # noqa: PLC0415
+
+    clock = RealClock()
+    started = clock.monotonic_s()
+    crew = _Crew(plan, show, clock)
+    code = asyncio.run(crew.run())
+    return RunReport(crew.states(), clock.monotonic_s() - started), code
+
+
+class _Crew:
+    def __init__(self, plan: Plan, show: Show, clock: RealClock) -> None:
+        self._plan = plan
+        self._show = show
+        self._clock = clock
+        self._stopping = asyncio.Event()
+        self._signals = 0
+        self._failed = False
+        self._running: dict[str, asyncio.subprocess.Process] = {}
+        self._told: dict[tuple[str, int], list[GroupState]] = {}  # by worker and life: what it said last
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._asked)
+        try:
+            await asyncio.gather(*(self._keep(f"worker {number + 1}") for number in range(self._plan.workers)))
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+        if self._failed:
+            return exits.FAILED
+        return exits.INTERRUPTED if self._signals > 1 else exits.DONE
+
+    def states(self) -> list[GroupState]:
+        """What all lives of all workers did, part by part."""
+        parts: dict[tuple[str, str], list[tuple[bool, GroupState]]] = {}
+        for (name, _), states in self._told.items():
+            for state in states:
+                parts.setdefault((state.kind, state.name), []).append((name in self._running, state))
+        return [_sum(found) for found in parts.values()]
+
+    def _asked(self) -> None:
+        """The first signal drains every worker, a second one ends them at once."""
+        self._signals += 1
+        self._stopping.set()
+        for process in self._running.values():
+            with suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM if self._signals == 1 else signal.SIGKILL)
+
+    async def _keep(self, name: str) -> None:
+        """One worker, life after life, until it comes to an end by itself."""
+        pause_s, life = PAUSE_FIRST_S, 0
+        while not self._stopping.is_set():
+            began = self._clock.monotonic_s()
+            code = await self._live(name, life)
+            life += 1
+            if code == exits.DONE or self._stopping.is_set():
+                return
+            if code in (exits.FAILED, exits.USAGE):  # it has said why: another one would fail alike
+                self._failed = True
+                self._asked()
+                return
+            lived = self._clock.monotonic_s() - began > LIVED_S
+            pause_s = PAUSE_FIRST_S if lived else min(PAUSE_MAX_S, pause_s * 2)
+            how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+            output.note(f"{name} {how}; the next one starts in {pause_s:.1f} s")
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), pause_s)
+
+    async def _live(self, name: str, life: int) -> int:
+        process = await asyncio.create_subprocess_exec(
+            *self._plan.command(name),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            limit=LINE_BYTES_MAX,
+            start_new_session=True,  # Ctrl-C reaches the parent, which tells the workers once
+        )
+        self._running[name] = process
+        if self._stopping.is_set():
+            process.terminate()
+        assert process.stdout is not None
+        while line := await process.stdout.readline():
+            self._told[name, life] = _states(line)
+            self._show(self.states())
+        code = await process.wait()
+        del self._running[name]
+        return code
+
+
+def _states(line: bytes) -> list[GroupState]:
+    from penstock.engine.group import GroupState  # noqa: PLC0415 - loads the engine
+
+    return msgspec.json.decode(line, type=list[GroupState])
+
+
+def _sum(found: Sequence[tuple[bool, GroupState]]) -> GroupState:
+    """One part over all workers: counts added up, and what most concerns people of what is said now."""
+    _, first = found[0]
+    now = [state for lives, state in found if lives] or [state for _, state in found]
+    order = ("failed", "running", "starting", "idle", "waiting", "done")
+    telling = min(now, key=lambda state: order.index(state.state))
+    return msgspec.structs.replace(
+        first,
+        state=telling.state,
+        reason=telling.reason,
+        events=sum(state.events for _, state in found),
+        dead=sum(state.dead for _, state in found),
+        steps=sum(state.steps for _, state in found),
+        repeated=sum(state.repeated for _, state in found),
+        gauge=type(first.gauge)(
+            sum(state.gauge.keys for state in now),
+            sum(state.gauge.events for state in now),
+            next((state.gauge.paused for state in now if state.gauge.paused), ""),
+        ),
+    )

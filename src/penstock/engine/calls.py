@@ -1,0 +1,160 @@
+"""A handler and how it is called: over many events, or one again; what a failure of it means."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from penstock.delivery.lot import Head, OnFailure
+from penstock.delivery.retry import Retries, Retry
+from penstock.engine.calling import Raised, Shape, call_async, call_sync
+from penstock.engine.context import Context
+from penstock.engine.parts import Part
+from penstock.engine.results import Cause, Made, OutputRefused, Topics
+from penstock.errors import PermanentError, Reject
+from penstock.event.batch import Delivered
+from penstock.system.ports import System
+from penstock.system.slots import MemorySlot, Slot
+
+
+class HandlerSpec(msgspec.Struct, frozen=True):
+    """A handler as declared: its name is its group.
+
+    concurrency: how many events of different keys are handled at once.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    shape: Shape
+    retries: Retries = Retries(Retry())
+    on_failure: OnFailure = OnFailure()
+    concurrency: int = 1
+
+
+class Retried(msgspec.Struct, frozen=True):
+    """A parked event that is handled again, and where it lies."""
+
+    head: Head
+    part: Part
+
+
+class Calls:
+    """What kinds of handler work share; no state but the attempts slot."""
+
+    def __init__(self, spec: HandlerSpec, topics: Topics, system: System) -> None:
+        self._spec = spec
+        self._topics = topics
+        self._system = system
+        self._slot: Slot = MemorySlot()
+
+    async def _call(
+        self,
+        delivered: Delivered,
+        pairs: Iterator[tuple[int, Any]],
+        made: Made,
+        *,
+        start: int,
+        attempt: int = 1,
+        again: int = 0,
+    ) -> Raised | int | None:
+        """Call the handler on each; what was raised, or from where on nothing was kept; None when all is."""
+        return await self._run(self._bound(delivered, attempt, again), pairs, made, start)
+
+    async def _call_retried(
+        self, pairs: Iterator[tuple[int, Any]], made: Made, retried: Mapping[int, Retried]
+    ) -> Raised | int | None:
+        """`_call` for parked events, each with its own number of attempts."""
+        function = bound = self._spec.function
+        if self._spec.shape.wants_context:
+            words, source = self._slot.words, self._topics.source
+
+            def bound(event: Any) -> Any:
+                one = retried[words[1]]
+                return function(event, Context(one.part.delivered, words[1], one.head.attempts + 1, source))
+
+        limit_s = self._spec.retries.timeout_s
+        handler = bound if limit_s is None else _limited(bound, limit_s)
+        return await self._run(handler, pairs, made, next(iter(retried)))
+
+    async def _run(
+        self, handler: Callable[[Any], Any], pairs: Iterator[tuple[int, Any]], made: Made, start: int
+    ) -> Raised | int | None:
+        words = self._slot.words
+        words[1] = start  # before the partition: a death in between is charged to nobody
+        words[0] = made.partition + 1
+        if self._spec.shape.is_async:
+            raised = await call_async(handler, pairs, words, out=made.out, causes=made.causes, rejected=made.rejected)
+        else:
+            raised = call_sync(handler, pairs, words, out=made.out, causes=made.causes, rejected=made.rejected)
+        words[0] = 0
+        cut = made.encode(whole=self._spec.on_failure.given_up == "continue")
+        if cut is None:
+            return raised
+        return Raised(None, cut.offset, OutputRefused(cut.reason)) if cut.reason else cut.offset
+
+    async def _call_one(
+        self,
+        delivered: Delivered,
+        pair: Iterator[tuple[int, Any]],
+        made: Made,
+        *,
+        start: int,
+        attempt: int,
+        again: int = 0,
+    ) -> Raised | int | None:
+        """`_call` for one event: a rejection is what was raised."""
+        result = await self._call(delivered, pair, made, start=start, attempt=attempt, again=again)
+        for offset, rejection in made.take_rejected():
+            return Raised(None, offset, rejection)
+        return result
+
+    def _bound(
+        self, delivered: Delivered, attempt: int, again: int, *, words: memoryview | None = None
+    ) -> Callable[[Any], Any]:
+        """The handler as a function of the event alone; the slot says which event it is."""
+        function = bound = self._spec.function
+        if self._spec.shape.wants_context:
+            said, source = self._slot.words if words is None else words, self._topics.source
+
+            def bound(event: Any) -> Any:
+                return function(event, Context(delivered, said[1], attempt, source, redriven=again))
+
+        limit_s = self._spec.retries.timeout_s
+        return bound if limit_s is None else _limited(bound, limit_s)
+
+    def _pause_s(self, error: BaseException, attempt: int, waited_s: float) -> float | None:
+        if isinstance(error, PermanentError):
+            return None
+        policy = self._spec.retries.for_error(error)
+        return policy.pause_s(attempt, since_s=waited_s, chance=self._system.random.random)
+
+    def _cause(self, error: BaseException, attempts: int, head: Head) -> Cause:
+        holds = self._spec.on_failure.given_up == "block" and not isinstance(error, Reject)
+        tries = () if isinstance(error, Reject) and len(head.tries) == 1 else head.tries
+        return Cause.of(error, attempts, tries, again=head.again, holds=holds)
+
+    def _died(self, deaths: int, head: Head | None = None) -> Cause:
+        reason = f"the process died {deaths} times while handling it"
+        cause = Cause(reason, "ProcessDied", attempts=deaths, holds=self._spec.on_failure.given_up == "block")
+        if head is None:
+            return cause
+        attempts = deaths + head.attempts
+        return msgspec.structs.replace(cause, attempts=attempts, tries=head.tries, again=head.again)
+
+
+def _limited(function: Callable[[Any], Awaitable[Any]], limit_s: float) -> Callable[[Any], Awaitable[Any]]:
+    async def limited(event: Any) -> Any:
+        limit = asyncio.timeout(limit_s)
+        try:
+            async with limit:
+                return await function(event)
+        except TimeoutError as exc:
+            if not limit.expired():
+                raise
+            msg = f"the handler took longer than {limit_s:g} s (retry.timeout_s) and was cancelled"
+            raise TimeoutError(msg) from exc
+
+    return limited

@@ -1,0 +1,411 @@
+"""A handler whose events of different keys run side by side: order inside a key, progress by floor and holes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from penstock.channel.api import Assigned, Delivery, LedgerWrite
+from penstock.delivery.lot import Head
+from penstock.engine.calling import Raised, call_async
+from penstock.engine.handling import PAUSED_LOOK_S, STEP_BYTES_MAX, HandlerWork
+from penstock.engine.parts import Part, parts_of
+from penstock.engine.place import Place
+from penstock.engine.results import Cause, Made, OutputRefused
+from penstock.engine.work import Draft, Stopping
+from penstock.errors import Reject
+from penstock.system.slots import SIDE_BY_SIDE, Slot
+
+WINDOW_MAX = 5_000
+"""How far beyond the floor events are begun: what is settled there are holes, and those are bounded."""
+STEP_EVERY_S = 0.02
+QUEUED_MAX = 2_000
+"""Events that wait behind one of their key that is being handled."""
+
+Lane = tuple[int, bytes]
+"""A partition and what tells a key."""
+
+
+class _Waiting(msgspec.Struct, eq=False):
+    """An event that is being handled, or waits for one of its key that is. `head`: it was parked."""
+
+    place: Place
+    part: Part
+    offset: int
+    head: Head | None = None
+
+
+class _Progress(msgspec.Struct, eq=False):
+    """One partition: everything below `floor` is settled, and each of `done` above; `taken` comes next.
+
+    `finished` events are handled, and their results not encoded yet: many at once cost less.
+    """
+
+    floor: int
+    taken: int
+    made: Made
+    done: set[int]
+    finished: list[tuple[_Waiting, list[Any], list[int]]]
+    alone_until: int = 0
+    stepped_s: float = float("-inf")
+    drafted: int = -1
+
+    def settled(self, offset: int) -> None:
+        """It needs no more work."""
+        self.done.add(offset)
+        while self.floor in self.done:
+            self.done.discard(self.floor)
+            self.floor += 1
+
+
+class ConcurrentWork(HandlerWork):
+    """See `HandlerWork`. At most `spec.concurrency` events are handled at once, never two of one key.
+
+    When the process dies nobody can say which of them killed it: the next owner runs those that were not settled one
+    by one, and charges a death only to an event that was alone.
+    """
+
+    _lanes: dict[Lane, deque[_Waiting]]
+    _at: dict[asyncio.Task[None], int]
+    _ready: deque[tuple[Lane, _Waiting]]
+    _progress: dict[int, _Progress]
+
+    def prepare(self) -> None:
+        """See `HandlerWork`."""
+        self.news = self._told = asyncio.Event()
+        self._lanes = {}
+        self._at = {}
+        self._ready = deque()
+        self._progress = {}
+        self._error: BaseException | None = None
+        self._suspects = False
+        self._queued = 0
+
+    # -- ownership -------------------------------------------------------------------------------------------------
+
+    async def assigned(self, assigned: Assigned, slot: Slot | None, stopping: Stopping) -> Sequence[LedgerWrite]:
+        """See `Work`."""
+        if slot is not None and slot.left_side_by_side():
+            self._suspects = True
+            if slot.left() is None:
+                slot.clear()
+        writes = await super().assigned(assigned, slot, stopping)
+        place = self._places[assigned.owned.partition]
+        until = assigned.floor + WINDOW_MAX if self._suspects else max(place.deaths, default=-1) + 1
+        made = self._made(place)
+        self._progress[place.partition] = _Progress(
+            assigned.floor, assigned.floor, made, set(assigned.holes), [], until
+        )
+        return writes
+
+    async def finish(self, partition: int) -> AsyncGenerator[Draft]:
+        """See `Work`: what is being handled of it is waited for, what is only begun is left to the next owner."""
+        self._forget_ready(partition)
+        while partition in self._at.values():
+            if self._error is not None:
+                raise self._error
+            self._told.clear()
+            await self._told.wait()
+        for draft in self._drafts(everything=True, only=partition):
+            yield draft
+
+    def left(self, partition: int | None = None) -> None:
+        """See `Work`: what is being handled of it is cancelled, and handled again by the next owner."""
+        for number in list(self._progress) if partition is None else [partition]:
+            self._forget_ready(number)
+            for task in [task for task, at in self._at.items() if at == number]:
+                task.cancel()
+                del self._at[task]
+            for lane in [lane for lane in self._lanes if lane[0] == number]:
+                self._queued -= len(self._lanes.pop(lane))
+            self._progress.pop(number, None)
+        super().left(partition)
+
+    def _forget_ready(self, partition: int) -> None:
+        self._ready = deque(one for one in self._ready if one[0][0] != partition)
+
+    # -- new events ------------------------------------------------------------------------------------------------
+
+    async def process(self, delivery: Delivery, stopping: Stopping) -> AsyncGenerator[Draft]:
+        """See `Work`. It returns when everything is begun, or waits for one of its key; `due` has the rest."""
+        place = self._places[delivery.owned.partition]
+        progress = self._progress[place.partition]
+        alone = [batch for batch in delivery.batches if batch.first < progress.alone_until]
+        if alone:
+            async for draft in self._one_by_one(place, progress, Delivery(delivery.owned, alone), stopping):
+                yield draft
+        for delivered in parts_of(delivery.batches[len(alone) :]):
+            if stopping():
+                return
+            part = Part(delivered, self._topics.source)
+            for gap in range(progress.taken, part.first):  # settled before, by an owner before this one
+                progress.settled(gap)
+            progress.taken = part.first
+            while progress.taken < part.end:
+                async for draft in self._room(place, progress, stopping):
+                    yield draft
+                if stopping():
+                    return
+                self._begin(_Waiting(place, part, progress.taken))
+                progress.taken += 1
+
+    async def _one_by_one(
+        self, place: Place, progress: _Progress, delivery: Delivery, stopping: Stopping
+    ) -> AsyncGenerator[Draft]:
+        """Suspects: what was begun beside an event that killed the process."""
+        async for draft in super().process(delivery, stopping):
+            assert draft.after is not None
+            progress.floor = progress.taken = draft.after
+            yield draft
+        if progress.taken >= progress.alone_until:
+            self._suspects = False
+
+    async def _room(self, place: Place, progress: _Progress, stopping: Stopping) -> AsyncGenerator[Draft]:
+        """Wait until one more event may be begun."""
+        while not stopping():
+            full = (
+                len(self._ready) >= self._spec.concurrency
+                or self._queued >= QUEUED_MAX
+                or progress.taken - progress.floor >= WINDOW_MAX
+            )
+            self.gauge.paused = place.paused()
+            if not full and not self.gauge.paused:
+                return
+            self._told.clear()
+            for draft in self._drafts(everything=progress.taken - progress.floor >= WINDOW_MAX):
+                yield draft
+            if self.gauge.paused:
+                await self._retried_here(place, stopping)
+                await self._system.clock.sleep(PAUSED_LOOK_S)
+            elif self._at:
+                await self._told.wait()
+
+    # -- side by side ----------------------------------------------------------------------------------------------
+
+    def _begin(self, waiting: _Waiting) -> None:
+        """Handle the event, or queue it behind one of its key."""
+        place, part, offset = waiting.place, waiting.part, waiting.offset
+        if waiting.head is None and offset in part.broken:
+            self._progress[place.partition].made.inputs.append(part.delivered)
+            self._progress[place.partition].made.letter(
+                part.delivered, offset, Cause(part.broken[offset], "DecodeError")
+            )
+            self._done(waiting)
+            return
+        ident = part.ident(offset) if waiting.head is None else waiting.head.ident
+        lane = (place.partition, ident)
+        if waiting.head is None and ident in place.lot.heads:
+            place.lot.follow(ident, offset)
+            self._progress[place.partition].settled(offset)
+            return
+        if lane in self._lanes:
+            self._lanes[lane].append(waiting)
+            self._queued += 1
+            return
+        self._lanes[lane] = deque()
+        self._start(lane, waiting)
+
+    def _start(self, lane: Lane, waiting: _Waiting) -> None:
+        self._ready.append((lane, waiting))
+        if len(self._at) < self._spec.concurrency:
+            words = self._slot.words
+            words[1] = SIDE_BY_SIDE
+            words[0] = waiting.place.partition + 1
+            task = asyncio.ensure_future(self._work())
+            self._at[task] = waiting.place.partition
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """What ends one of them ends the group, and not in silence."""
+        if task in self._at and not task.cancelled() and task.exception() is not None:
+            self._error = task.exception()
+            self._told.set()
+
+    async def _work(self) -> None:
+        """One of those that run side by side: event after event, as long as there are any."""
+        task = asyncio.current_task()
+        assert task is not None
+        mine = memoryview(bytearray(32)).cast("Q")
+        while self._ready and not self._stopping():
+            lane, waiting = self._ready.popleft()
+            self._at[task] = lane[0]
+            head, part, offset = waiting.head, waiting.part, waiting.offset
+            attempt = 1 if head is None else head.attempts + 1
+            handler = self._bound(part.delivered, attempt, 0 if head is None else head.again, words=mine)
+            out, causes, rejected = list[Any](), list[int](), list[tuple[int, Reject]]()
+            pair = iter(((offset, part.events[offset - part.first]),))
+            raised = await call_async(handler, pair, mine, out=out, causes=causes, rejected=rejected)
+            if task not in self._at:  # the partition is somebody else's
+                return
+            if rejected:
+                raised = Raised(None, offset, rejected[0][1])
+            self._handled(lane, waiting, raised, out, causes)
+            if len(self._ready) < self._spec.concurrency // 2:
+                self._told.set()
+        del self._at[task]
+        if not self._at:
+            self._slot.words[0] = 0
+        self._told.set()
+
+    def _handled(self, lane: Lane, waiting: _Waiting, raised: Raised | None, out: list[Any], causes: list[int]) -> None:
+        """Take the results, or what was raised, and go on with the key's next event."""
+        place, head = waiting.place, waiting.head
+        progress = self._progress[place.partition]
+        made, whole = progress.made, self._spec.on_failure.given_up == "continue"
+        if raised is None and head is None and whole:
+            place.succeeded()
+            progress.finished.append((waiting, out, causes))
+            queue = self._lanes.pop(lane)
+            if queue:
+                self._next_of(lane, place, queue)
+            return
+        if not made.inputs or made.inputs[-1] is not waiting.part.delivered:
+            made.inputs.append(waiting.part.delivered)
+        if raised is None:
+            made.out, made.causes = out, causes
+            cut = made.encode(whole=whole)
+            if cut is not None:
+                raised = Raised(None, waiting.offset, OutputRefused(cut.reason))
+        queue = self._lanes.pop(lane)
+        if raised is None:
+            place.succeeded()
+            if head is not None:
+                self._settled(place, head, made, b"handled", self._now())
+            else:
+                self._done(waiting)
+        elif head is not None:
+            self._failed_again(place, waiting.part, head, raised.error, made)
+        else:
+            self._failed_first(waiting, raised, made)
+        if queue:
+            self._next_of(lane, place, queue)
+
+    def _failed_first(self, waiting: _Waiting, raised: Raised, made: Made) -> None:
+        """Park the event, or give it up: it is settled either way."""
+        place, part, offset = waiting.place, waiting.part, waiting.offset
+        taken = len(place.lot.heads)
+        self._park_or_give_up(place, part, raised, made, place.new_head(part, offset))
+        if len(place.lot.heads) == taken:
+            made.events += 1
+        self._progress[place.partition].settled(offset)
+
+    def _next_of(self, lane: Lane, place: Place, queue: deque[_Waiting]) -> None:
+        """What waited behind a handled event: the next is handled, or all of it is parked behind a parked one."""
+        if lane[1] in place.lot.heads:
+            for waiting in queue:
+                place.lot.follow(lane[1], waiting.offset)
+                self._progress[place.partition].settled(waiting.offset)
+            self._queued -= len(queue)
+            return
+        self._queued -= 1
+        following = queue.popleft()
+        self._lanes[lane] = queue
+        self._start(lane, following)
+
+    def _done(self, waiting: _Waiting) -> None:
+        progress = self._progress[waiting.place.partition]
+        progress.made.events += 1
+        progress.made.ledger += waiting.place.forgive(waiting.offset)
+        progress.settled(waiting.offset)
+
+    # -- parked events and steps -----------------------------------------------------------------------------------
+
+    async def due(self, *, everything: bool) -> AsyncGenerator[Draft]:
+        """See `Work`: parked events are begun, and what has been handled since the last step is one."""
+        self._told.clear()
+        for place in list(self._places.values()):
+            await self._retried_here(place, self._stopping)
+        while everything and self._at:
+            if self._error is not None:
+                raise self._error
+            await self._told.wait()
+            self._told.clear()
+        for draft in self._drafts(everything=everything):
+            yield draft
+
+    async def _retried_here(self, place: Place, stopping: Stopping) -> None:
+        """Begin the parked events that are due."""
+        if stopping():
+            return
+        progress = self._progress[place.partition]
+        await self._commanded(place, progress.made)
+        now, due_s = self._now(), place.next_due_s()
+        if due_s is None or due_s > now.s:
+            return
+        for head in place.lot.due(now.s):
+            if len(self._ready) >= self._spec.concurrency:
+                return
+            if self._suspects or head.offset in place.deaths:
+                if self._at:
+                    return
+                await self._retry(place, head, progress.made, now)
+                continue
+            part = await place.fetch(head, self._topics.source, self._read)
+            place.lot.lend(head)
+            if head.offset in part.broken:
+                await self._retry(place, head, progress.made, now)
+                continue
+            if head.again and self._spec.on_failure.given_up == "continue":
+                progress.made.redriven.add(head.offset)
+            self._begin(_Waiting(place, part, head.offset, head))
+            if place.open:
+                return
+
+    def wait_s(self) -> float | None:
+        """See `Work`."""
+        if self._at:
+            return STEP_EVERY_S
+        if any(self._unsaid(progress) for progress in self._progress.values()):
+            return 0.0
+        return super().wait_s()
+
+    def _unsaid(self, progress: _Progress) -> bool:
+        place = self._places[progress.made.partition]
+        return bool(
+            progress.finished
+            or progress.made
+            or progress.made.events
+            or place.lot.dirty
+            or progress.floor > progress.drafted >= 0
+        )
+
+    def _take_finished(self, progress: _Progress) -> None:
+        """Results of what is finished become part of the step, as many as it can hold."""
+        finished, made = progress.finished, progress.made
+        for waiting, out, causes in finished:
+            made.out += out
+            made.causes += causes
+            if not made.inputs or made.inputs[-1] is not waiting.part.delivered:
+                made.inputs.append(waiting.part.delivered)
+        cut = made.encode()
+        count = (
+            len(finished) if cut is None else next(i for i, one in enumerate(finished) if one[0].offset == cut.offset)
+        )
+        progress.finished = finished[count:]
+        for waiting, _, _ in finished[:count]:
+            self._done(waiting)
+
+    def _drafts(self, *, everything: bool, only: int | None = None) -> Iterator[Draft]:
+        """A step for each partition where something was settled; small ones wait for one another.
+
+        Each is made when it is asked for: while one is sent, another partition may be lost.
+        """
+        if self._error is not None:
+            raise self._error
+        for partition in list(self._progress) if only is None else [only]:
+            progress, now_s = self._progress.get(partition), self._system.clock.monotonic_s()
+            if progress is None or not self._unsaid(progress):
+                continue
+            early = now_s - progress.stepped_s < STEP_EVERY_S and progress.made.size < STEP_BYTES_MAX
+            if early and self._at and not everything:
+                continue
+            place = self._places[partition]
+            self._take_finished(progress)
+            made, progress.made = progress.made, self._made(place)
+            draft = self._draft(place, made, progress.floor)
+            progress.stepped_s, progress.drafted = now_s, progress.floor
+            yield msgspec.structs.replace(draft, holes=sorted(progress.done))

@@ -1,0 +1,122 @@
+"""Putting a group's progress elsewhere: what it would mean, and doing it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from penstock.channel.api import GroupSpec
+from penstock.channel.rules import unknown_name
+from penstock.errors import ConfigError, ConflictError
+from penstock.log import catalogue, placed, progress
+from penstock.log.extent import offset_at
+
+if TYPE_CHECKING:
+    import apsw
+
+    from penstock.channel.drivers.embedded import EmbeddedChannel
+
+_group_spec = msgspec.json.Decoder(GroupSpec).decode
+
+
+class Aim(msgspec.Struct, frozen=True):
+    """Where to: an offset (None: the end), or the first event recorded at a time; of these partitions, or of all."""
+
+    offset: int | None = None
+    time_us: int | None = None
+    partitions: Sequence[int] | None = None
+
+
+class Shift(msgspec.Struct, frozen=True):
+    """One partition's move: `again` events are read again, `skipped` are never read; `forgets` counts what goes.
+
+    `forgets`: ledger space (parked events, attempts, state …) to entries.
+    """
+
+    partition: int
+    floor: int
+    to: int
+    again: int
+    skipped: int
+    forgets: Mapping[str, int]
+
+
+class Seeking(msgspec.Struct, frozen=True):
+    """A move that has been worked out, and not been made."""
+
+    group: str
+    group_id: int
+    pids: Sequence[int]
+    shifts: Sequence[Shift]
+
+
+def plan(channel: EmbeddedChannel, group: str, aim: Aim) -> Seeking:
+    """What a move would mean; nothing is changed.
+
+    Raises:
+        ConfigError: no such group or partition, an offset beyond the end, or a sink: its position lies in its target.
+        ConflictError: the group has members that live.
+    """
+    rows = {row.name: row for row in channel.port.look(catalogue.groups)}
+    if group not in rows:
+        raise ConfigError(unknown_name(group, list(rows), what="group"), path="groups")
+    row, spec = rows[group], _group_spec(rows[group].spec)
+    if spec.kind == "sink":
+        msg = f"{group} is a sink: its position lies in its target, and the log's is only a hint; give it a new target"
+        raise ConfigError(msg, path="groups")
+    _require_nobody(channel, group, row.id)
+    pids = channel.row(spec.topic).pids
+    numbers = range(len(pids)) if aim.partitions is None else aim.partitions
+    unknown = [number for number in numbers if not 0 <= number < len(pids)]
+    if unknown:
+        msg = f"partition {unknown[0]} of topic {spec.topic}; it has 0 to {len(pids) - 1}"
+        raise ConfigError(msg, path="partition")
+
+    def look(db: apsw.Connection) -> list[Shift]:
+        return [_shift(db, row.id, pids[number], number, aim) for number in numbers]
+
+    return Seeking(group, row.id, [pids[number] for number in numbers], channel.port.look(look))
+
+
+def _shift(db: apsw.Connection, group_id: int, pid: int, number: int, aim: Aim) -> Shift:
+    found = progress.progress_of(db, group_id, pid)
+    floor, holes = (0, ()) if found is None else (found[0].floor, found[0].holes)
+    end = placed.next_offset(db, pid)
+    to = end if aim.offset is None else aim.offset
+    if aim.time_us is not None:
+        to = offset_at(db, pid, end, aim.time_us)
+    if not 0 <= to <= end:
+        msg = f"offset {to} of partition {number}, which holds 0 to {end - 1}"
+        raise ConfigError(msg, path="offset")
+    again = max(0, floor - to) + sum(hole >= max(to, floor) for hole in holes)
+    skipped = sum(offset not in holes for offset in range(floor, to)) if holes else max(0, to - floor)
+    return Shift(number, floor, to, again, skipped, progress.spaces_of(db, group_id, pid))
+
+
+async def carry_out(channel: EmbeddedChannel, seeking: Seeking) -> None:
+    """Make the move, in one transaction; the epochs go up.
+
+    Raises:
+        ConflictError: the group has members that live, or it has moved since; nothing was changed.
+    """
+    _require_nobody(channel, seeking.group, seeking.group_id)
+
+    def work(db: apsw.Connection) -> None:
+        for pid, shift in zip(seeking.pids, seeking.shifts, strict=True):
+            found = progress.progress_of(db, seeking.group_id, pid)
+            if (0 if found is None else found[0].floor) != shift.floor:
+                msg = f"group {seeking.group} has moved meanwhile; look again"
+                raise ConflictError(msg)
+            progress.seek(db, seeking.group_id, pid, floor=shift.to)
+
+    await channel.port.write(work)
+
+
+def _require_nobody(channel: EmbeddedChannel, group: str, group_id: int) -> None:
+    seats = channel.port.present(str(group_id))
+    if seats:
+        who = ", ".join(seat.label or "a member" for seat in seats)
+        msg = f"group {group} is run by {who}; stop it first"
+        raise ConflictError(msg)

@@ -1,0 +1,70 @@
+"""Several workers on one log that are killed, stopped, and come and go: nothing is lost, doubled or reordered."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+
+from penstock.channel.api import Assigned, GroupSpec, Subscription, TopicSpec
+from penstock.channel.drivers.embedded import EmbeddedChannel
+from penstock.system import real_system
+from penstock.system.locks import FairLock
+from penstock.system.seats import Room, SeatFile
+from tests.faults import workers
+from tests.faults.report import FaultReport
+
+DAY_S = 86_400.0
+
+
+def test_workers_that_are_killed_and_stopped(tmp_path: Path, seed: int, fault_report: FaultReport) -> None:
+    tally = fault_report("B1", "B6", "B7")
+    feed, cycles = workers.cycled(tmp_path, 4, seed=seed)
+    workers.counted(tmp_path, feed, tally)
+    tally.points += cycles.kills + cycles.stops + cycles.joins
+    assert cycles.deaths == []
+    assert tally.clean, tally.told
+
+
+def test_a_wall_clock_that_jumps_ends_no_lease(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault_report: FaultReport
+) -> None:
+    """A day forward, a day back, and to and fro between two beats of a member that lives."""
+    tally = fault_report("B12", "E1")
+    now_s = 1e9
+    monkeypatch.setattr(time, "time", lambda: now_s)
+    seat, room = SeatFile(tmp_path, "lives", 1), Room(tmp_path)
+    for jump in (DAY_S, -DAY_S, -DAY_S, DAY_S, DAY_S):
+        assert [seen.name for seen in room.seats()] == [seat.name]
+        now_s += jump
+        assert [seen.name for seen in room.seats()] == [seat.name]
+        tally.points += 1
+    room.close()
+    seat.close()
+
+
+async def test_a_slow_disk_costs_no_lease(tmp_path: Path, fault_report: FaultReport) -> None:
+    """Somebody holds the writers' lock for longer than the lease: the member lives, for everybody who looks."""
+    tally = fault_report("A17")
+    system = real_system()
+    lease_s = 0.5
+    channel = EmbeddedChannel(tmp_path / "log", system=system, lease_s=lease_s)
+    await channel.open([TopicSpec("t", partitions=1)])
+    intake = await channel.join(Subscription(GroupSpec("g", "t"), "slow"))
+    assert isinstance(await intake.next(events_max=1, bytes_max=1, wait_s=1.0), Assigned)
+    room = Room(next((tmp_path / "log" / "groups").iterdir()), lease_s=lease_s)
+    lock = FairLock(tmp_path / "log")
+    lock.acquire()
+    until = time.monotonic() + 2 * lease_s
+    while time.monotonic() < until:
+        seen = room.seats()
+        assert [one.label for one in seen] == ["slow"], "it is taken for dead"
+        tally.points += 1
+        await asyncio.sleep(0.02)
+    lock.release()
+    lock.close()
+    room.close()
+    await channel.close()
+    system.offload.close()

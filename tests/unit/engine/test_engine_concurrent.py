@@ -1,0 +1,149 @@
+"""Events of different keys side by side: order inside a key, no gap in progress, and what failures and deaths do."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import defaultdict
+from typing import Any
+
+import pytest
+
+from penstock.delivery.lot import OnFailure
+from penstock.delivery.retry import Retry
+from penstock.engine.context import Context
+from penstock.errors import Reject
+from penstock.system.slots import SIDE_BY_SIDE, MemorySlot
+from tests.unit.engine.engine_kit import Bill, Kit, Order
+from tests.unit.engine.test_engine_parking import bill, keyed, ledger
+
+
+@pytest.fixture
+async def kit() -> Any:
+    made = Kit()
+    yield made
+    await made.close()
+
+
+def spread(count: int, keys: int) -> list[Order]:
+    return [Order(n, f"c{n % keys}", n) for n in range(count)]
+
+
+async def test_as_many_as_said_are_handled_at_once_and_never_two_of_a_key(kit: Kit) -> None:
+    source = await keyed(kit, spread(300, 40))
+    into = await kit.topic("bills", Bill, partitions=1, key="customer")
+    now: set[str] = set()
+    most = 0
+
+    async def work(order: Order) -> Bill:
+        nonlocal most
+        assert order.customer not in now
+        now.add(order.customer)
+        most = max(most, len(now))
+        await asyncio.sleep(random.Random(order.id).random() / 1000)
+        now.discard(order.customer)
+        return bill(order)
+
+    group = await kit.handler(work, source, into, concurrency=8)
+    await group.run()
+    assert most == 8
+    by_key: dict[str, list[int]] = defaultdict(list)
+    for made in await kit.events(into):
+        by_key[made.customer].append(made.id)
+    assert all(ids == sorted(ids) for ids in by_key.values())
+    assert sum(map(len, by_key.values())) == group.state.events == 300
+    assert kit.channel.memory.progress("work")[0].floor == 300
+
+
+async def test_a_slow_event_holds_nobody_but_its_key_and_progress_has_holes(kit: Kit) -> None:
+    source = await keyed(kit, spread(60, 20))
+    into = await kit.topic("bills", Bill, partitions=1, key="customer")
+    release = asyncio.Event()
+
+    async def work(order: Order) -> Bill:
+        if order.id == 0:
+            await release.wait()
+        return bill(order)
+
+    group = await kit.handler(work, source, into, concurrency=4, ended=None)
+    running = asyncio.ensure_future(group.run())
+    for _ in range(2000):
+        await asyncio.sleep(0)
+        progress = kit.channel.memory.progress("work")[0]
+        if len(progress.holes) == 57:
+            break
+        kit.clock.pass_s(0.001)
+    assert (progress.floor, len(progress.holes)) == (0, 57), "all but the three of the slow event's key"
+    release.set()
+    for _ in range(2000):
+        await asyncio.sleep(0)
+        kit.clock.pass_s(0.001)
+        if kit.channel.memory.progress("work")[0].floor == 60:
+            break
+    group.stop()
+    await running
+    assert len(await kit.events(into)) == 60
+
+
+@pytest.mark.parametrize("number", range(20))
+async def test_any_pattern_of_failures_keeps_each_keys_order(kit: Kit, number: int) -> None:
+    dice = random.Random(number)
+    keys, count = dice.choice([1, 5, 40]), 300
+    fails = {n: dice.choice([1, 2, 9]) for n in range(count) if dice.random() < 0.2}
+    source = await keyed(kit, spread(count, keys))
+    into = await kit.topic("bills", Bill, partitions=1, key="customer")
+    tries: dict[int, int] = defaultdict(int)
+
+    async def shaky(order: Order) -> Bill:
+        tries[order.id] += 1
+        await asyncio.sleep(0)
+        if tries[order.id] <= fails.get(order.id, 0):
+            raise ValueError("again") if order.id % 3 else Reject("no")
+        return bill(order)
+
+    parking = OnFailure(keys_max=dice.choice([3, 1000]))
+    group = await kit.handler(
+        shaky, source, into, concurrency=dice.choice([2, 16]), retry=Retry(3, first_s=0.1), on_failure=parking
+    )
+    await group.run()
+    by_key: dict[str, list[int]] = defaultdict(list)
+    for made in await kit.events(into):
+        by_key[made.customer].append(made.id)
+    assert all(ids == sorted(ids) for ids in by_key.values())
+    given_up = {n for n, times in fails.items() if times > 2 or n % 3 == 0}
+    assert {letter.offset for letter in await kit.letters("shaky")} == given_up
+    assert sorted(i for ids in by_key.values() for i in ids) == [n for n in range(count) if n not in given_up]
+    assert (group.state.events, group.state.dead) == (count, len(given_up))
+    assert not [key for space, key in ledger(kit, "shaky") if space == "parked"]
+
+
+async def test_after_a_death_those_in_flight_run_alone_and_only_the_killer_is_charged(kit: Kit) -> None:
+    source = await keyed(kit, spread(30, 30))
+    into = await kit.topic("bills", Bill, partitions=1, key="customer")
+    words = bytearray(32)
+    died = asyncio.Event()
+
+    async def fatal(order: Order, ctx: Context) -> Bill:
+        await asyncio.sleep(0)
+        if order.id == 7:
+            died.set()
+            await asyncio.Event().wait()
+        return bill(order)
+
+    def slots(*_: object) -> MemorySlot:
+        return MemorySlot(words)
+
+    options: dict[str, Any] = {"concurrency": 10, "retry": Retry(2, first_s=0.1), "slots": slots}
+    for life in range(3):
+        died.clear()
+        running = asyncio.ensure_future((await kit.handler(fatal, source, into, **options)).run())
+        await died.wait()
+        running.cancel()  # stands for the end of the process: the slot is as it was
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        if life == 0:
+            assert memoryview(words).cast("Q")[1] == SIDE_BY_SIDE
+    await (await kit.handler(fatal, source, into, **options)).run()
+    (letter,) = await kit.letters("fatal")
+    assert (letter.offset, letter.error, letter.attempts) == (7, "ProcessDied", 2)
+    assert sorted(made.id for made in await kit.events(into)) == [n for n in range(30) if n != 7]
