@@ -97,7 +97,6 @@ class Log:
             self._reader.execute("PRAGMA query_only = 1")
             self._guard = FileGuard(directory)
             self._relief = Relief(directory, config.wal_bytes_max)
-            ballast.hold(directory)
             undo.pop_all()
         self._lock.release()
         self._db.set_wal_hook(self._grown)

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from penstock.channel.drivers.embedded.upkeep import LOCK as UPKEEP
 from penstock.errors import PenstockError
+from penstock.log import ballast
 from penstock.log.guard import DATABASE
 from penstock.log.opening import NETWORK_FILE_SYSTEMS, file_system
 from penstock.log.witness import NAME as WITNESS
 from penstock.observe.inventory import group_facts
 from penstock.system.files import remove, write_synced
-from penstock.system.locks import FairLock
+from penstock.system.locks import FairLock, FileLock
 
 if TYPE_CHECKING:
+    import apsw
+
     from penstock.channel.drivers.embedded import EmbeddedChannel
     from penstock.system import System
 
 State = Literal["ok", "warning", "bad"]
 FREE_BYTES_BAD, FREE_BYTES_WARN = 50_000_000, 1_000_000_000
 SYNCS = 9
+WAL_BYTES_WARN = 128_000_000
 SYNC_S_HONEST = 0.00002
 MEMORY_FILE_SYSTEMS = frozenset({"tmpfs", "ramfs"})
 
@@ -60,6 +65,7 @@ def look_at_disk(directory: Path, system: System) -> Iterator[Finding]:
             yield Finding("writers' lock", "ok" if held_s < 1 else "warning", detail)
     finally:
         lock.close()
+    yield _upkeep(directory)
 
 
 def _room(directory: Path) -> Finding:
@@ -99,6 +105,7 @@ def look_at_log(channel: EmbeddedChannel, directory: Path, system: System) -> It
     yield Finding("identity", "ok", detail)
     yield Finding("witness", "ok", "the log holds every commit that its witness has seen")
     yield Finding("SQLite", "ok", apsw.sqlite_lib_version())
+    yield _pragmas(channel)
     durable = channel.capabilities.durability
     if file_system(directory) in MEMORY_FILE_SYSTEMS:
         detail = "D1, whatever programs ask for: the directory is memory; move the log to a disk"
@@ -106,9 +113,63 @@ def look_at_log(channel: EmbeddedChannel, directory: Path, system: System) -> It
     else:
         detail = f'{durable} for programs with durability="full": acked survives a power loss'
         yield Finding("durability", "ok", detail)
+    yield _ballast(directory)
+    yield _write_ahead_log(directory)
     yield from _quiet(channel, now_us=system.clock.now_us())
     sizes = {name: _size(directory / name) for name in (DATABASE, f"{DATABASE}-wal", WITNESS)}
     yield Finding("files", "ok", ", ".join(f"{name} {count / 1e6:.1f} MB" for name, count in sizes.items()))
+
+
+def _pragmas(channel: EmbeddedChannel) -> Finding:
+    """What this log's connection really does, read back from it."""
+
+    def look(db: apsw.Connection) -> dict[str, Any]:
+        return {name: db.execute(f"PRAGMA {name}").fetchall()[0][0] for name in ("journal_mode", "synchronous")}
+
+    found = channel.port.look(look)
+    told = ", ".join(f"{name} {value}" for name, value in found.items())
+    if found == {"journal_mode": "wal", "synchronous": 2}:
+        return Finding("pragmas", "ok", f"{told}: every commit is synced")
+    return Finding("pragmas", "bad", f"{told}; expected wal and 2: the log was changed by another program")
+
+
+def _ballast(directory: Path) -> Finding:
+    free, found = ballast.free_bytes(directory), ballast.held(directory)
+    if found or not ballast.wanted(free):
+        told = f"{found / 1e6:.1f} MB held for a full disk" if found else "none: so small a disk has no room for it"
+        return Finding("ballast", "ok" if found else "warning", told)
+    return Finding("ballast", "ok", "not there yet; a program that runs for a while makes it, or penstock log trim")
+
+
+def _write_ahead_log(directory: Path) -> Finding:
+    size = _size(directory / f"{DATABASE}-wal")
+    if size <= WAL_BYTES_WARN:
+        return Finding("write-ahead log", "ok", f"{size / 1e6:.1f} MB")
+    detail = f"{size / 1e6:.0f} MB: a reader has kept it from being emptied; end long queries and stopped processes"
+    return Finding("write-ahead log", "warning", detail)
+
+
+def _upkeep(directory: Path) -> Finding:
+    """Who looks after the log: trims, compacts, gives pages back."""
+    lock = FileLock(directory / UPKEEP)
+    try:
+        free = not (directory / UPKEEP).exists() or lock.try_acquire()
+    finally:
+        lock.close()
+    return Finding("upkeep", "ok", "nobody at it just now" if free else "a process is at it")
+
+
+def durability_of(findings: Sequence[Finding]) -> tuple[str, str]:
+    """The level that probes leave of D2, and why."""
+    by_name = {finding.check: finding for finding in findings}
+    for check in ("file system", "sync", "pragmas"):
+        found = by_name.get(check)
+        if found is not None and found.state != "ok":
+            return "D1", found.detail
+    told = [
+        f"{name} {by_name[name].detail}" for name in ("file system", "sync", "SQLite", "pragmas") if name in by_name
+    ]
+    return "D2", "; ".join(told)
 
 
 def _quiet(channel: EmbeddedChannel, *, now_us: int) -> Iterator[Finding]:

@@ -103,11 +103,24 @@ def _accept(directory: Path, *, yes: bool) -> int:
     return exits.DONE
 
 
+def _probed(directory: Path) -> tuple[str, str] | None:
+    """The level of durability that probing leaves, and why; None when the log is not there yet."""
+    import asyncio  # noqa: PLC0415 - takes as long to load as all that --help needs
+
+    from penstock.log.guard import DATABASE  # noqa: PLC0415 - opens the log's libraries
+    from penstock.observe.health import durability_of  # noqa: PLC0415
+
+    if not (directory / DATABASE).exists():
+        return None
+    findings, _ = asyncio.run(_examine(directory, deep=False))
+    return durability_of(findings)
+
+
 def _promises(program: Path) -> int:
     from penstock.cli.program import load_apps  # noqa: PLC0415 - loads the program's libraries
     from penstock.cli.promises import promises  # noqa: PLC0415
 
-    found = [promises(app) for app in load_apps(program)]
+    found = [promises(app, _probed(app.directory)) for app in load_apps(program)]
     if wants_json():
         output.document(found)
         return exits.DONE
@@ -115,6 +128,7 @@ def _promises(program: Path) -> int:
         output.say(f"app {told.app}: {told.processing}, {told.durability}; log {told.log}")
         rows = [(e.by, e.start, e.end, e.processing, e.durability, e.order) for e in told.edges]
         output.table(("edge", "from", "to", "processing", "durability", "order"), rows)
+        output.note(f"{told.durability}: {told.durability_why}")
         for why in sorted({f"{e.processing}: {e.why}" for e in told.edges}):
             output.note(why)
     return exits.DONE
