@@ -83,6 +83,7 @@ class Upkeep:
         self._system = system
         self._config = config or UpkeepConfig()
         self._compacted: dict[int, int] = {}  # pid -> where the next look for small blocks begins
+        self._grown: dict[int, int] = {}  # pid -> how far the partition must have grown by then
         self._sizes: dict[int, tuple[int, int, int]] = {}  # pid -> first kept offset, end, and the bytes between
 
     async def run(self) -> None:
@@ -211,6 +212,10 @@ class Upkeep:
     async def _compact(self, pid: int) -> int:
         """Bundle the partition's small blocks, from where the last look ended; how many were."""
         port, count = self._host.port, 0
+        end = port.look(lambda db: placed.next_offset(db, pid))
+        if end < self._grown.get(pid, 0):  # too little has come since the last look to be worth one
+            return 0
+        self._grown[pid] = end + compaction.BLOCKS_MIN
         at: int | None = self._compacted.get(pid, 0)
         while at is not None:
             found = port.look(lambda db, at=at: compaction.find(db, pid, at))
