@@ -127,6 +127,10 @@ class RecordDamaged(CorruptionError):
     """A row of progress, ledger or producer state fails its checksum."""
 
 
+class OffsetOutOfRange(PenstockError):
+    """A position lies below the first event that is kept: retention has passed it. Nothing was skipped."""
+
+
 class Closed(PenstockError):
     """We closed it ourselves; open a new one."""
 

@@ -83,6 +83,7 @@ _DECLARED: list[tuple[str, Callable[..., Any]]] = [
     ("app.run", App.run),
     ("app.client", App.client),
     ("Retry", penstock.Retry),
+    ("Retention", penstock.Retention),
     ("files", penstock.files),
     ("Csv", penstock.Csv),
     ("Gzip", penstock.Gzip),

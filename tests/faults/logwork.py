@@ -99,8 +99,10 @@ def bodies_of(stored: list[Stored]) -> list[bytes]:
 def contents(log: Log, pid: int) -> list[bytes]:
     """Everything that lies in a partition."""
     found: list[bytes] = []
-    while stored := log.read(pid, len(found), events_max=1000):
+    end = 0
+    while stored := log.read(pid, end, events_max=1000):
         found += bodies_of(stored)
+        end = stored[-1].first + stored[-1].count
     return found
 
 

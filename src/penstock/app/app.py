@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from penstock.app.declared import AppFlow, Flowed, Handled, Program, Sourced, TopicHandle
 from penstock.app.place import FOLDER, caller, program_base
-from penstock.channel.api import EVENT_BYTES_MAX_DEFAULT, PARTITIONS_DEFAULT, TopicSpec
+from penstock.channel.api import EVENT_BYTES_MAX_DEFAULT, PARTITIONS_DEFAULT, Retention, TopicSpec
 from penstock.channel.rules import check_name, check_topic
 from penstock.config import duration_s
 from penstock.delivery.lot import OnFailure, Order
@@ -67,6 +67,7 @@ class App(Program):
         disorder: str | float | None = None,
         partitions: int = PARTITIONS_DEFAULT,
         event_bytes_max: int = EVENT_BYTES_MAX_DEFAULT,
+        retention: Retention | None = None,
     ) -> TopicHandle[T]:
         """Declare a topic.
 
@@ -78,6 +79,8 @@ class App(Program):
             disorder: how late an event may be, as a duration.
             partitions: fixed when the topic is created.
             event_bytes_max: larger events are rejected.
+            retention: how much is kept, as in ``Retention(age="7d", bytes="10GB")``; may be changed later. Without it
+                what was declared before stands, at first everything; ``Retention()`` keeps everything again.
 
         Raises:
             ConfigError: a name, a field or a number that cannot be meant.
@@ -86,6 +89,8 @@ class App(Program):
         for option, value in (("partitions", partitions), ("event_bytes_max", event_bytes_max)):
             if not isinstance(value, int) or isinstance(value, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise ConfigError(f"{value!r}; expected a whole number", path=f"{path}.{option}")
+        if retention is not None and not isinstance(retention, Retention):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError(f'{retention!r}; expected Retention(age="7d", bytes="10GB")', path=f"{path}.retention")
         schema = None if type is None else schema_of(type)
         for option, field, kinds in (("key", key, _KEY_KINDS), ("time", time, ("datetime",))):
             if field is not None:
@@ -99,6 +104,7 @@ class App(Program):
             time=time,
             disorder_s=None if disorder is None else duration_s(disorder, path=f"{path}.disorder"),
             event_bytes_max=event_bytes_max,
+            retention=retention,
         )
         self._free(name)
         check_topic(spec, self.topics)

@@ -40,8 +40,8 @@ async def _read(
         schema = typed.columns(columns)
         tables: list[pa.RecordBatch] = []
         left = limit
-        for partition in range(typed.spec.partitions):
-            offset = 0
+        for partition, begin in enumerate(await opened.channel.begins(topic)):
+            offset = begin
             while left is None or left > 0:
                 count = READ_EVENTS_MAX if left is None else min(left, READ_EVENTS_MAX)
                 batches = await opened.channel.read(topic, partition, offset, events_max=count)

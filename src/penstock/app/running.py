@@ -16,6 +16,7 @@ from penstock.app.declared import Program
 from penstock.app.opened import Opened, open_app
 from penstock.app.plan import Plan, plan_app
 from penstock.channel.api import GroupSpec, Subscription
+from penstock.channel.drivers.embedded.upkeep import Upkeep
 from penstock.delivery.deadletter import SUFFIX
 from penstock.delivery.redrive import SUFFIX as COMMANDS
 from penstock.engine.concurrent import ConcurrentWork
@@ -119,10 +120,12 @@ async def serve_app(
             supervisor = supervised(
                 app, plan, opened, options, slots=_slots(opened), turns=lambda name: _turn(opened, name, options)
             )
+            upkeep = asyncio.ensure_future(Upkeep(opened.channel, system).run())
             stopper = None if stop is None else asyncio.ensure_future(_stopped(stop, supervisor, system.clock))
             try:
                 await supervisor.run(on_progress)
             finally:
+                upkeep.cancel()
                 if stopper is not None:
                     stopper.cancel()
             return RunReport(supervisor.states, system.clock.monotonic_s() - started)

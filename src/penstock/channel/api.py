@@ -16,6 +16,8 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
+from penstock.config import duration_s, size_bytes
+from penstock.errors import ConfigError
 from penstock.event.batch import Delivered, NewBatch
 from penstock.log import decide
 
@@ -55,12 +57,48 @@ class Capabilities(msgspec.Struct, frozen=True):
     columnar: bool = False
 
 
+class Retention(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How much of a topic is kept: events younger than `age`, and at most `bytes` on the disk; without either, all.
+
+    What a consumer group has not settled yet is kept whatever this says.
+
+    Attributes:
+        age: a duration such as ``"7d"``, or seconds. An event is removed some time after that, never before.
+        bytes: a size such as ``"10GB"``, or a number of bytes: of all partitions together, as they lie on the disk.
+    """
+
+    age: str | float | None = None
+    bytes: str | int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant.
+
+        Raises:
+            ConfigError: naming the field.
+        """
+        if self.age is not None and not self.age_s:
+            raise ConfigError(f"{self.age!r}; expected more than 0, or None for no limit", path="retention.age")
+        if self.bytes is not None and not self.bytes_max:
+            raise ConfigError(f"{self.bytes!r}; expected more than 0, or None for no limit", path="retention.bytes")
+
+    @property
+    def age_s(self) -> float | None:
+        """The age in seconds."""
+        return None if self.age is None else duration_s(self.age, path="retention.age")
+
+    @property
+    def bytes_max(self) -> int | None:
+        """The size in bytes."""
+        return None if self.bytes is None else size_bytes(self.bytes, path="retention.bytes")
+
+
 class TopicSpec(msgspec.Struct, frozen=True):
     """What a program declares of a topic; the channel records it and refuses a different declaration.
 
     `schema` is the description of the topic's type (`penstock.schema`), None for raw bytes; `arrow` its
     Arrow schema, serialised (what blocks of columns are read with). `key` and `time` name
     fields of the type. `disorder_s` says how late an event of this topic may be. `internal` topics are made by flows.
+    `retention` None leaves what is recorded as it is.
     """
 
     name: str
@@ -72,6 +110,7 @@ class TopicSpec(msgspec.Struct, frozen=True):
     disorder_s: float | None = None
     event_bytes_max: int = EVENT_BYTES_MAX_DEFAULT
     internal: bool = False
+    retention: Retention | None = None
 
 
 class Topic(msgspec.Struct, frozen=True):
@@ -374,6 +413,7 @@ class Channel(Protocol):
         """Recorded events from `offset` on, outside any group; empty at the end.
 
         Raises:
+            OffsetOutOfRange: retention has removed the event with this offset.
             Unsupported: where the channel is not `replayable`.
         """
         ...
@@ -437,8 +477,8 @@ class Columnar(Protocol):
 
         At most about `events_max` events, though always one block; empty when there is nothing (more). Go on with
         `start` = the end of the last one. There may be gaps between them: blocks outside the time range are left out
-        unread. Events outside it that lie in a block which meets it are delivered: filter them. Batches of columns
-        hold those of the wanted columns that they were written with; batches of rows come as they are.
+        unread, and what retention has removed is not there (unlike `Channel.read`, which says so). Events outside it
+        that lie in a block which meets it are delivered: X
 
         Raises:
             ConfigError: no such topic or partition.

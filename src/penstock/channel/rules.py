@@ -127,8 +127,9 @@ def declaration_difference(old: TopicSpec, new: TopicSpec) -> str | None:
 
 
 def grown(old: TopicSpec, new: TopicSpec) -> TopicSpec:
-    """The recorded declaration with what a later one may change of it: a larger largest event."""
-    return msgspec.structs.replace(old, event_bytes_max=max(old.event_bytes_max, new.event_bytes_max))
+    """The recorded declaration with what a later one may change of it: a larger largest event, how much is kept."""
+    largest = max(old.event_bytes_max, new.event_bytes_max)
+    return msgspec.structs.replace(old, event_bytes_max=largest, retention=new.retention or old.retention)
 
 
 def check_declared_alike(old: TopicSpec, new: TopicSpec) -> None:

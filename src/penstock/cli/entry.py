@@ -24,6 +24,7 @@ COMMANDS: dict[str, str] = {
     "query": "Run SQL over topics as tables.",
     "groups": "List consumer groups: who owns them and how far behind they are.",
     "dlq": "Look at dead letters: the events that were given up, and why.",
+    "log": "Trim, back up, restore and verify a log.",
     "doctor": "Check a log, its disk and what they promise.",
     "bench": "Measure on this machine.",
 }

@@ -39,14 +39,17 @@ class Promises(msgspec.Struct, frozen=True):
     processing: Processing
     durability: str
     edges: list[Edge]
+    durability_why: str = ""
 
 
-def promises(app: App) -> Promises:
-    """What the app promises where it is to run."""
-    durability = _durability(app)
+def promises(app: App, probed: tuple[str, str] | None = None) -> Promises:
+    """What the app promises where it is to run; `probed` is what a look at its log has found, level and reason."""
+    durability, why = probed or (_durability(app), "the log is not there yet: as its file system lets it be")
+    if app.durability != "full":
+        durability, why = "D1", f'the program asks for durability="{app.durability}": commits are not synced'
     edges = list(_edges(app, durability))
     weakest = min((_WEAKEST.index(edge.processing) for edge in edges), default=len(_WEAKEST) - 1)
-    return Promises(app.name, str(app.directory), _WEAKEST[weakest], durability, edges)
+    return Promises(app.name, str(app.directory), _WEAKEST[weakest], durability, edges, why)
 
 
 def _durability(app: App) -> str:

@@ -88,7 +88,9 @@ class SinkWork:
             owned=assigned.owned,
             log=assigned.log,
             incarnation=assigned.incarnation,
-            floor=0,  # a target that holds nothing gets everything: the log's floor is not the target's
+            # A target that holds nothing gets everything: the log's floor is not the target's. Only a group that has
+            # never committed begins where the log put it: at the first event that is kept.
+            floor=assigned.floor if assigned.number == 0 else 0,
             tip=await self._past.tip(assigned.owned.partition),
         )
         position = await self._patiently(lambda: self._sink.claim(claim), kept=True)
@@ -174,7 +176,7 @@ class SinkWork:
 
     async def _read(self, held: _Held) -> Sequence[Delivered]:
         found = await self._past.read(held.owned.partition, held.staged_end)
-        if found and found[0].first == held.staged_end:
+        if found and found[0].first >= held.staged_end:  # what lies between is quarantined: the log would say else
             return found
         there = f"the next one that is there is {found[0].first}" if found else "nothing is there"
         place = f"topic {held.owned.topic}/{held.owned.partition}"
@@ -188,6 +190,9 @@ class SinkWork:
         if held.staged == 0:
             held.since_s = self._system.clock.monotonic_s()
         table = self._source.table(delivered)
+        if delivered.first > held.staged_end:  # a target takes offsets without a gap: of quarantined ones it gets none
+            gap = Staged(held.owned, held.staged_end, delivered.first, table.slice(0, 0))
+            await self._alone(lambda: self._sink.write(gap))
         staged = Staged(held.owned, delivered.first, delivered.end, table)
         await self._alone(lambda: self._sink.write(staged))
         held.staged_end = delivered.end

@@ -190,15 +190,20 @@ class TopicRow(msgspec.Struct, frozen=True):
 
 
 class GroupRow(msgspec.Struct, frozen=True):
-    """A declared consumer group and its declaration (JSON)."""
+    """A declared consumer group and its declaration (JSON); `warned_us`: see `living`."""
 
     id: int
     name: str
     spec: bytes
+    warned_us: int = 0
 
 
 class ProgressRow(msgspec.Struct, frozen=True):
-    """How far a group is on one partition; `oldest` is the lowest offset below the floor that it still refers to."""
+    """How far a group is on one partition; `oldest` is the lowest offset below the floor that it still refers to.
+
+    `kept` is the number of the first step that is still recorded, `seen_us` when a member of the group was here last,
+    in the log's own time (see `ages`; 0: nobody knows).
+    """
 
     group_id: int
     pid: int
@@ -206,3 +211,5 @@ class ProgressRow(msgspec.Struct, frozen=True):
     floor: int
     holes: Sequence[int]
     oldest: int | None = None
+    kept: int = 0
+    seen_us: int = 0

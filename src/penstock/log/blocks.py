@@ -4,7 +4,7 @@ Layout: kind (1 byte: R or C), codec (1 byte: 0 none, 1 LZ4 frame), two zero byt
 size of the attributes, size of the payload before compression, number of events; then the attributes (msgpack; an
 array of 64-bit integers as extension 1, its little-endian bytes), then the payload. A rows payload is one u32 length
 per event followed by the bodies joined by newlines; a columns payload is one Arrow IPC record batch message, whose
-buffers Arrow compresses itself, without its schema.
+buffers Arrow compresses itself, without its schema. A third kind, B, holds other blocks: see `bundles`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _HEADER = struct.Struct("<cBxxIII")
-_ROWS, _COLUMNS = b"R", b"C"
+_ROWS, _COLUMNS, _BUNDLE = b"R", b"C", b"B"
 _PLAIN, _LZ4 = 0, 1
 COMPRESS_FROM = 512
 _INTS = 1
@@ -81,6 +81,37 @@ def encode_rows(rows: Rows) -> tuple[bytes, int]:
             codec, payload = _LZ4, packed
     head = _HEADER.pack(_ROWS, codec, len(attributes), len(raw), len(rows.lengths))
     return b"".join((head, attributes, payload)), len(raw)
+
+
+def plain(data: bytes) -> bytes:
+    """The block without a compression of its own, where it is of rows."""
+    kind, codec, attributes_size, size, count = _HEADER.unpack_from(data)
+    if kind != _ROWS or codec != _LZ4:
+        return data
+    start = _HEADER.size + attributes_size
+    raw = _codec().decompress(memoryview(data)[start:], size, asbytes=True)
+    return b"".join((_HEADER.pack(_ROWS, _PLAIN, attributes_size, size, count), data[_HEADER.size : start], raw))
+
+
+def pack_bundle(index: bytes, payload: bytes, count: int) -> bytes:
+    """A block that holds `count` others; see `bundles`."""
+    head = _HEADER.pack(_BUNDLE, _LZ4, len(index), len(payload), count)
+    return b"".join((head, index, _codec().compress(payload, asbytes=True)))
+
+
+def unpack_bundle(data: bytes) -> tuple[bytes, bytes, int]:
+    """Index, payload and number of blocks of a bundle.
+
+    Raises:
+        BlockDamaged: it is none.
+    """
+    kind, _, index_size, size, count = _HEADER.unpack_from(data)
+    if kind != _BUNDLE:
+        msg = f"a block of kind {kind!r} where a bundle was expected"
+        raise BlockDamaged(msg)
+    start = _HEADER.size + index_size
+    payload = _codec().decompress(memoryview(data)[start:], size, asbytes=True)
+    return data[_HEADER.size : start], payload, count
 
 
 def encode_columns(columns: Columns) -> tuple[bytes, int]:

@@ -56,7 +56,7 @@ def create_topic(db: apsw.Connection, name: str, spec: bytes, *, partitions: int
         if pid > PID_MAX:
             msg = f"topic {name}: {partitions} more partitions pass the log's {PID_MAX}; use fewer, or another log"
             raise ConfigError(msg, path=f"topics.{name}.partitions")
-        db.execute("UPDATE partition SET chk = ? WHERE pid = ?", (row_check(pid, row.id, number, 0), pid))
+        db.execute("UPDATE partition SET chk = ? WHERE pid = ?", (row_check(pid, row.id, number, 0, 0), pid))
     return row.id
 
 
@@ -106,22 +106,35 @@ def descriptions(db: apsw.Connection, topic_id: int) -> list[bytes]:
 def groups(db: apsw.Connection) -> list[GroupRow]:
     """Every declared consumer group, by name."""
     out: list[GroupRow] = []
-    for identity, name, spec, partitions, check in db.execute(
-        "SELECT id, name, spec, partitions, chk FROM grp ORDER BY name"
+    for identity, name, spec, partitions, warned_us, check in db.execute(
+        "SELECT id, name, spec, partitions, warned_us, chk FROM grp ORDER BY name"
     ):
-        verify_row(f"group {name}", check, identity, name, spec, partitions)
-        out.append(GroupRow(identity, name, spec))
+        verify_row(f"group {name}", check, identity, name, spec, partitions, warned_us)
+        out.append(GroupRow(identity, name, spec, warned_us))
     return out
 
 
 def group_partitions(db: apsw.Connection, identity: int) -> int:
     """On how many partitions the group has begun, as far as was said when it was declared."""
-    row: Any = db.execute("SELECT name, spec, partitions, chk FROM grp WHERE id = ?", (identity,)).fetchone()
+    row = _group(db, identity)
+    return 0 if row is None else row[2]
+
+
+def _group(db: apsw.Connection, identity: int) -> tuple[str, bytes, int] | None:
+    row: Any = db.execute("SELECT name, spec, partitions, warned_us, chk FROM grp WHERE id = ?", (identity,)).fetchone()
     if row is None:
-        return 0
-    name, spec, partitions, check = row
-    verify_row(f"group {name}", check, identity, name, spec, partitions)
-    return partitions
+        return None
+    name, spec, partitions, warned_us, check = row
+    verify_row(f"group {name}", check, identity, name, spec, partitions, warned_us)
+    return name, spec, partitions
+
+
+def set_warned(db: apsw.Connection, identity: int, warned_us: int) -> None:
+    """Record when it was said that the group will hold nothing any more; inside the caller's transaction."""
+    row = _group(db, identity)
+    if row is not None:
+        check = row_check(identity, *row, warned_us)
+        db.execute("UPDATE grp SET warned_us = ?, chk = ? WHERE id = ?", (warned_us, check, identity))
 
 
 def declare_group(db: apsw.Connection, name: str, spec: bytes, *, partitions: int = 0) -> GroupRow:
@@ -134,5 +147,5 @@ def declare_group(db: apsw.Connection, name: str, spec: bytes, *, partitions: in
         return found
     db.execute("INSERT INTO grp(name, spec, partitions, chk) VALUES(?,?,?,0)", (name, spec, partitions))
     identity = db.last_insert_rowid()
-    db.execute("UPDATE grp SET chk = ? WHERE id = ?", (row_check(identity, name, spec, partitions), identity))
+    db.execute("UPDATE grp SET chk = ? WHERE id = ?", (row_check(identity, name, spec, partitions, 0), identity))
     return GroupRow(identity, name, spec)

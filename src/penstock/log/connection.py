@@ -98,12 +98,13 @@ def checkpoint(db: apsw.Connection) -> bool:
     the next one would take the lost pages for written. Here only two errors are harmless: the write-ahead log stays.
 
     Raises:
+        apsw.FullError: there is no room in the file's file system for all of it.
         apsw.Error: the disk failed.
     """
     reached("log.checkpoint")
     try:
         pages, copied = db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-    except (apsw.FullError, apsw.BusyError):
+    except apsw.BusyError:
         return False
     reached("log.checkpointed")
     return pages == copied

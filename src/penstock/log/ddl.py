@@ -16,16 +16,23 @@ PID_MAX = 2 ** (63 - OFFSET_BITS) - 1
 # it); it lies there because that page is written by every publish anyway.
 TIP_PID = 0
 
-TABLES = """
+QUARANTINE = """
+CREATE TABLE quarantine(pid INTEGER NOT NULL, first INTEGER NOT NULL, end INTEGER NOT NULL, at_us INTEGER NOT NULL,
+    reason TEXT NOT NULL, chk INTEGER NOT NULL, PRIMARY KEY(pid, first)) WITHOUT ROWID;  -- quarantine.py
+"""
+
+TABLES = (
+    """
 CREATE TABLE meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;                       -- store.py
 CREATE TABLE topic(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, folded TEXT NOT NULL UNIQUE,
     spec BLOB NOT NULL, schema_id INTEGER NOT NULL, partitions INTEGER NOT NULL, chk INTEGER NOT NULL);  -- catalogue.py
 CREATE TABLE schema(id INTEGER PRIMARY KEY, topic_id INTEGER NOT NULL, description BLOB NOT NULL, arrow BLOB,
     chk INTEGER NOT NULL);                                                          -- catalogue.py
 CREATE TABLE grp(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, spec BLOB NOT NULL, partitions INTEGER NOT NULL,
-    chk INTEGER NOT NULL);                                                          -- catalogue.py
+    chk INTEGER NOT NULL, warned_us INTEGER NOT NULL DEFAULT 0);                    -- catalogue.py
 CREATE TABLE partition(pid INTEGER PRIMARY KEY, topic_id INTEGER NOT NULL, number INTEGER NOT NULL,
-    next INTEGER NOT NULL, chk INTEGER NOT NULL, UNIQUE(topic_id, number));         -- placed.py
+    next INTEGER NOT NULL, chk INTEGER NOT NULL, begin INTEGER NOT NULL DEFAULT 0,
+    UNIQUE(topic_id, number));                                                      -- placed.py
 CREATE TABLE block(at INTEGER PRIMARY KEY, count INTEGER NOT NULL, schema_id INTEGER NOT NULL,
     recorded_us INTEGER NOT NULL, time_min INTEGER, time_max INTEGER, size INTEGER NOT NULL, origin TEXT NOT NULL,
     since INTEGER NOT NULL, crc INTEGER NOT NULL, chk INTEGER NOT NULL, data BLOB NOT NULL);  -- placed.py
@@ -37,6 +44,7 @@ CREATE TABLE sequence(producer_id INTEGER NOT NULL, epoch INTEGER NOT NULL, numb
     PRIMARY KEY(producer_id, epoch, number)) WITHOUT ROWID;                         -- producers.py
 CREATE TABLE progress(group_id INTEGER NOT NULL, pid INTEGER NOT NULL, epoch INTEGER NOT NULL, floor INTEGER NOT NULL,
     holes BLOB NOT NULL, steps INTEGER NOT NULL, entries INTEGER NOT NULL, chk INTEGER NOT NULL, oldest INTEGER,
+    kept INTEGER NOT NULL DEFAULT 0, seen_us INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY(group_id, pid)) WITHOUT ROWID;                                      -- progress.py
 CREATE TABLE step(group_id INTEGER NOT NULL, pid INTEGER NOT NULL, number INTEGER NOT NULL, epoch INTEGER NOT NULL,
     before INTEGER NOT NULL, after INTEGER NOT NULL, outputs BLOB NOT NULL, refs BLOB NOT NULL, at_us INTEGER NOT NULL,
@@ -44,3 +52,5 @@ CREATE TABLE step(group_id INTEGER NOT NULL, pid INTEGER NOT NULL, number INTEGE
 CREATE TABLE ledger(group_id INTEGER NOT NULL, pid INTEGER NOT NULL, space TEXT NOT NULL, key BLOB NOT NULL,
     value BLOB NOT NULL, chk INTEGER NOT NULL, PRIMARY KEY(group_id, pid, space, key)) WITHOUT ROWID;  -- progress.py
 """
+    + QUARANTINE
+)

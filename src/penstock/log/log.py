@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,18 +18,20 @@ from penstock.errors import (
     CorruptionError,
     IOFailed,
     LogBusy,
+    LogFull,
     LogReplaced,
     LogTruncated,
     OutcomeUnknown,
     PenstockError,
     WitnessDamaged,
 )
-from penstock.log import opening, placed
+from penstock.log import ballast, opening, placed
 from penstock.log.api import Advance, Append, Begin, Claim, Request, Result, Span, Stored
 from penstock.log.connection import CHECKPOINT_PAGES, Durability, checkpoint, connect, translate
 from penstock.log.ddl import OFFSET_MAX
 from penstock.log.guard import DATABASE, FileGuard
 from penstock.log.guard import compare as compare_witness
+from penstock.log.relief import Relief
 from penstock.log.store import CommitFailed, Identity, Store
 from penstock.log.witness import Seen
 from penstock.system.combine import Combiner, Ended, Gate, Limits, Mutex, Waiting
@@ -49,19 +51,22 @@ class LogConfig(msgspec.Struct, frozen=True):
 
     durability: `full` syncs every commit (D2: survives a power loss); `normal` syncs at checkpoints (D1: survives the
     process). lock_wait_s: how long a caller waits while another process holds the log. network: allow a network file
-    system, whose locks and syncs cannot be trusted.
+    system, whose locks and syncs cannot be trusted. wal_bytes_max: nothing is published while a reader keeps a
+    write-ahead log of this size from being emptied.
     """
 
     durability: Durability = "full"
     create: bool = True
     lock_wait_s: float = 10.0
     network: bool = False
+    wal_bytes_max: int = 512_000_000
 
 
 class Work(msgspec.Struct, frozen=True):
-    """A declaration: a change of the catalogue, in a transaction of its own."""
+    """A declaration: a change of the catalogue, in a transaction of its own. `relief`: see `Log.relieve`."""
 
     work: Callable[[apsw.Connection], Any]
+    relief: bool = False
 
 
 class Log:
@@ -91,10 +96,11 @@ class Log:
             undo.callback(self._reader.close)
             self._reader.execute("PRAGMA query_only = 1")
             self._guard = FileGuard(directory)
+            self._relief = Relief(directory, config.wal_bytes_max)
             undo.pop_all()
         self._lock.release()
         self._db.set_wal_hook(self._grown)
-        self._store = Store(self._db)
+        self._store = Store(self._db, system.clock.monotonic_s)
         self._reading = Mutex()
         self._announcer = Announcer(directory / "wake")
         self._waiters = 0
@@ -160,6 +166,10 @@ class Log:
         """
         return self._submit(Work(work))
 
+    def relieve(self, work: Callable[[apsw.Connection], T]) -> Future[T]:
+        """As `write`, on a full disk: in the room of the ballast, which is made again behind a checkpoint."""
+        return self._submit(Work(work, relief=True))
+
     def _submit(self, request: Request | Work) -> Future[Any]:
         self._check_usable()
         try:
@@ -174,7 +184,7 @@ class Log:
         """
         try:
             outcome = self._commit([waiting.request for waiting in batch]) if batch else []
-            long = self._pages >= CHECKPOINT_PAGES and self._failed is None
+            long = self._pages >= min(CHECKPOINT_PAGES, self._relief.room_pages) and self._failed is None
             if long:
                 self._answer(batch, outcome)
                 self._checkpoint()
@@ -196,14 +206,31 @@ class Log:
             error = OutcomeUnknown(f"{self.directory}: the log was closed by an earlier error ({self._failed})")
             return [error for _ in requests]
         if len(requests) > 1 and any(isinstance(request, Work) for request in requests):
-            return self._each(requests)
+            return [answer for run in _runs(requests) for answer in self._commit(run)]
+        relief = isinstance(requests[0], Work) and requests[0].relief
         try:
+            if relief:
+                ballast.release(self.directory)
+                self._checkpoint()
+            else:
+                self._make_room()
             results, commits = self._transact(requests)
             self._announce(requests)
             self._witnessed(commits)
         except Exception as exc:  # noqa: BLE001  the thread that answers for everybody must live on
-            return self._refused(requests, exc)
+            results = self._refused(requests, exc)
+        if relief and self._failed is None:
+            self._relieved()
         return results
+
+    def _relieved(self) -> None:
+        """What was removed is made room of, and the ballast made again if there is enough of it."""
+        try:
+            self._relief.shrink(self._store)
+            self._checkpoint()
+            ballast.hold(self.directory)
+        except (CommitFailed, apsw.Error, OSError) as exc:
+            self._fail(translate(exc, self.directory))
 
     def _each(self, requests: list[Request | Work]) -> list[Any]:
         return [answer for request in requests for answer in self._commit([request])]
@@ -212,8 +239,10 @@ class Log:
         """Answers after an error: what concerns the log concerns everybody, else each one is tried alone."""
         if isinstance(exc, LogReplaced | LogTruncated | WitnessDamaged):
             self._failed = error = exc
-        elif isinstance(exc, apsw.FullError | apsw.BusyError):
-            error = translate(exc, self.directory)
+        elif isinstance(exc, apsw.FullError | apsw.BusyError | LogBusy | LogFull):
+            error = translate(exc, self.directory) if isinstance(exc, apsw.Error) else exc
+            if isinstance(exc, apsw.FullError) and self._pages:
+                self._checkpoint()  # what is in the file already leaves its room in the write-ahead log
         elif isinstance(exc, CommitFailed | apsw.IOError | apsw.CorruptError | apsw.NotADBError | OSError):
             error = self._fail(translate(exc, self.directory))
         elif len(requests) > 1:
@@ -255,12 +284,33 @@ class Log:
         self._pages = pages
         return apsw.SQLITE_OK
 
-    def _checkpoint(self) -> None:
+    def _checkpoint(self) -> bool:
+        """Whether all of the write-ahead log is in the file now."""
         try:
-            if checkpoint(self._db) and self.config.durability == "normal":
+            whole = checkpoint(self._db)
+            if whole and self.config.durability == "normal":
                 self._witness_now()
+        except apsw.FullError:
+            self._relief.full = True
+            return False
         except (apsw.Error, OSError) as exc:
             self._fail(translate(exc, self.directory))
+            return False
+        self._relief.look()
+        return whole
+
+    def _make_room(self) -> None:
+        """Nothing goes into a write-ahead log that cannot be emptied: the ballast must hold what is in there.
+
+        Raises:
+            LogFull, LogBusy: it cannot, for the disk is full, or somebody reads.
+        """
+        if self._relief.full or self._relief.stalls(self._pages):
+            whole = self._checkpoint()
+            if self._relief.full:
+                raise self._relief.no_room()
+            if not whole and self._relief.stalls(self._pages):
+                raise self._relief.stalled(self._pages)
 
     def _fail(self, error: PenstockError) -> PenstockError:
         """Fail-stop: after an I/O error nobody knows what the disk holds until the log is opened again."""
@@ -285,6 +335,26 @@ class Log:
                 return work(self._reader)
             except (apsw.Error, UnicodeDecodeError) as exc:
                 raise translate(exc, self.directory) from exc
+
+    @contextmanager
+    def connection(self) -> Generator[apsw.Connection, None, None]:
+        """Another connection to the log's file, for a long read; opened and closed under the writers' lock.
+
+        Raises:
+            LogBusy: another process holds the lock.
+        """
+        self._check_usable()
+        with ExitStack() as stack:
+            lock = FairLock(self.directory)
+            stack.callback(lock.close)
+            opening.enter(lock, self.directory, wait_s=self.config.lock_wait_s)
+            db = connect(self.directory / DATABASE, self.config.durability)
+            lock.release()
+            try:
+                yield db
+            finally:
+                lock.acquire()
+                db.close()
 
     def waiter(self, pids: Iterable[int]) -> Waiter:
         """A FIFO that becomes readable when one of the partitions gets events; the caller closes it."""
@@ -343,6 +413,17 @@ def _size(request: Request | Work) -> int:
             return 200 + sum(len(b.data) for b in blocks) + sum(len(k) + len(v or b"") for _, k, v in ledger)
         case Begin() | Claim() | Work():
             return 200
+
+
+def _runs(requests: Sequence[Request | Work]) -> list[list[Request | Work]]:
+    """The requests in their order: each declaration alone, what lies between two of them together."""
+    runs: list[list[Request | Work]] = []
+    for request in requests:
+        if runs and not isinstance(request, Work) and not isinstance(runs[-1][-1], Work):
+            runs[-1].append(request)
+        else:
+            runs.append([request])
+    return runs
 
 
 def _touched(requests: Sequence[Request | Work]) -> set[int]:

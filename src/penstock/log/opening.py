@@ -212,7 +212,7 @@ def accept_loss(directory: Path, *, wait_s: float = 10.0) -> Identity:
         db = connect(directory / DATABASE, "full")
         try:
             store = Store(db)
-            identity = store.raise_incarnation(above=_seen_incarnation(directory))
+            identity = store.raise_incarnation(above=seen_incarnation(directory))
             Witness.create(directory, Seen(identity.log, identity.incarnation, store.commits()))
         finally:
             db.close()
@@ -223,7 +223,8 @@ def accept_loss(directory: Path, *, wait_s: float = 10.0) -> Identity:
     return identity
 
 
-def _seen_incarnation(directory: Path) -> int:
+def seen_incarnation(directory: Path) -> int:
+    """The incarnation that a log's witness has seen; 0 when it cannot be told."""
     try:
         witness = Witness.open(directory)
     except WitnessDamaged:

@@ -141,6 +141,47 @@ def notes(db: apsw.Connection, name: str, *, epoch: int, start: int, count: int)
     return found
 
 
+class SequenceRow(msgspec.Struct, frozen=True):
+    """A remembered publish, and where its blocks lie."""
+
+    epoch: int
+    number: int
+    ranges: Sequence[Range]
+
+
+def names(db: apsw.Connection) -> list[str]:
+    """Every producer that is remembered.
+
+    Raises:
+        RecordDamaged: one is not what was written.
+    """
+    select = "SELECT id, name, kept, seen_us, chk FROM producer WHERE kept != ?"
+    rows: list[Any] = db.execute(select, (_GONE,)).fetchall()
+    for identity, name, kept, seen_us, check in rows:
+        verify_row(f"producer {name}", check, identity, name, kept, seen_us)
+    return [row[1] for row in rows]
+
+
+def sequences(db: apsw.Connection, name: str, *, after: tuple[int, int] | None, count: int) -> list[SequenceRow]:
+    """What is remembered of a producer behind this (epoch, number), in order, at most `count`.
+
+    Raises:
+        RecordDamaged: one is not what was written.
+    """
+    row = _row(db, name)
+    if row is None:
+        return []
+    found: list[SequenceRow] = []
+    for epoch, number, content, ranges, note, check in db.execute(
+        "SELECT epoch, number, content, ranges, note, chk FROM sequence WHERE producer_id = ? AND (epoch, number) > "
+        "(?, ?) ORDER BY epoch, number LIMIT ?",
+        (row[0], *(after or (-1, -2)), count),
+    ):
+        verify_row(f"producer {name}, sequence {number}", check, row[0], epoch, number, content, ranges, note)
+        found.append(SequenceRow(epoch, number, _ranges(ranges)))
+    return found
+
+
 def decide_append(db: apsw.Connection, producer: Known, request: Append) -> Appended | Refusal | None:
     """None when the sequence is the next one; else the answer of a repetition, or why it is refused.
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Any, TypeVar
 
 import apsw
 import msgspec
 
 from penstock.errors import RecordDamaged
-from penstock.log import catalogue, decide
+from penstock.log import catalogue, decide, placed
 from penstock.log.api import Advance, Claim, Held, Overtaken, ProgressRow, Range, Refusal, StepRecord
 from penstock.log.checks import row_check, verify_row
 
@@ -40,15 +41,16 @@ class _Row(msgspec.Struct, frozen=True):
 
 def _find(db: apsw.Connection, group_id: int, pid: int) -> _Row | None:
     row = db.execute(
-        "SELECT epoch, floor, holes, steps, entries, oldest, chk FROM progress WHERE group_id = ? AND pid = ?",
+        "SELECT epoch, floor, holes, steps, entries, oldest, kept, seen_us, chk FROM progress "
+        "WHERE group_id = ? AND pid = ?",
         (group_id, pid),
     ).fetchone()
     if row is None:
         return None
     *values, check = row
     verify_row(f"progress of group id {group_id}, partition id {pid}", check, group_id, pid, *values)
-    epoch, floor, holes, steps, entries, oldest = values
-    return _Row(ProgressRow(group_id, pid, epoch, floor, _ints(holes), oldest), steps, entries)
+    epoch, floor, holes, steps, entries, oldest, kept, seen_us = values
+    return _Row(ProgressRow(group_id, pid, epoch, floor, _ints(holes), oldest, kept, seen_us), steps, entries)
 
 
 def progress_of(db: apsw.Connection, group_id: int, pid: int) -> tuple[ProgressRow, int] | None:
@@ -59,12 +61,13 @@ def progress_of(db: apsw.Connection, group_id: int, pid: int) -> tuple[ProgressR
 
 def _write(db: apsw.Connection, row: _Row) -> None:
     at = row.progress
-    values = (at.group_id, at.pid, at.epoch, at.floor, _pack(list(at.holes)), row.steps, row.entries, at.oldest)
+    place = (at.group_id, at.pid, at.epoch, at.floor, _pack(list(at.holes)))
+    values = (*place, row.steps, row.entries, at.oldest, at.kept, at.seen_us)
     db.execute(
-        "INSERT INTO progress(group_id, pid, epoch, floor, holes, steps, entries, oldest, chk) "
-        "VALUES(?,?,?,?,?,?,?,?,?) ON CONFLICT(group_id, pid) DO UPDATE SET epoch = excluded.epoch, "
+        "INSERT INTO progress(group_id, pid, epoch, floor, holes, steps, entries, oldest, kept, seen_us, chk) "
+        "VALUES(?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT(group_id, pid) DO UPDATE SET epoch = excluded.epoch, "
         "floor = excluded.floor, holes = excluded.holes, steps = excluded.steps, entries = excluded.entries, "
-        "oldest = excluded.oldest, chk = excluded.chk",
+        "oldest = excluded.oldest, kept = excluded.kept, seen_us = excluded.seen_us, chk = excluded.chk",
         (*values, row_check(*values)),
     )
 
@@ -74,8 +77,10 @@ def begin(db: apsw.Connection, group_id: int, pid: int, *, floor: int) -> None:
     _write(db, _Row(ProgressRow(group_id, pid, 0, floor, ()), 0, 0))
 
 
-def claim(db: apsw.Connection, request: Claim) -> list[Held]:
-    """Raise every epoch, and hand out the group's progress on each partition. A group that never began does so at 0.
+def claim(db: apsw.Connection, request: Claim, *, seen_us: int = 0) -> list[Held]:
+    """Raise every epoch, and hand out the group's progress on each partition.
+
+    A group that never began does so at the first event that is kept. `seen_us` is the log's own time.
 
     The ledgers are read afterwards (`LedgerReading`): they may be large, and everybody's writing waits meanwhile.
 
@@ -91,8 +96,8 @@ def claim(db: apsw.Connection, request: Claim) -> list[Held]:
         if found is None and begun:
             msg = f"progress of group id {group_id}, partition id {pid}: the row is gone; {_WAY_OUT}"
             raise RecordDamaged(msg)
-        row = found or _Row(ProgressRow(group_id, pid, 0, 0, ()), 0, 0)
-        at = msgspec.structs.replace(row.progress, epoch=row.progress.epoch + 1)
+        row = found or _Row(ProgressRow(group_id, pid, 0, _first(db, pid), ()), 0, 0)
+        at = msgspec.structs.replace(row.progress, epoch=row.progress.epoch + 1, seen_us=seen_us)
         _write(db, msgspec.structs.replace(row, progress=at))
         out.append(Held(pid, at.epoch, at.floor, at.holes, row.steps, at.oldest))
     return out
@@ -134,6 +139,11 @@ def floor_at(db: apsw.Connection, group_id: int, pid: int, at_us: int) -> int | 
         "SELECT before FROM step WHERE group_id = ? AND pid = ? AND number = ?", (group_id, pid, first)
     ).fetchone()
     return None if first >= end or row is None else row[0]
+
+
+def _first(db: apsw.Connection, pid: int) -> int:
+    found = placed.tip(db, pid)
+    return 0 if found is None else found.begin
 
 
 _WAY_OUT = "nothing of it was used; the checksum of the rows together says so: restore a backup"
@@ -221,6 +231,28 @@ def ledger_of(db: apsw.Connection, group_id: int, pid: int, *, space: str | None
     return entries
 
 
+def whole_ledger(db: apsw.Connection, group_id: int, pid: int) -> int:
+    """How many entries the group's ledger has for the partition, read at one moment.
+
+    Raises:
+        RecordDamaged: entries are missing, or are not what was written.
+    """
+    count = total = 0
+    found: _Row | None = None
+    with db:
+        found = _find(db, group_id, pid)
+        for space, key, value, check in db.execute(
+            "SELECT space, key, value, chk FROM ledger WHERE group_id = ? AND pid = ?", (group_id, pid)
+        ):
+            _verify_entry(group_id, pid, (space, key, value), check)
+            count += 1
+            total += check
+    if total != (0 if found is None else found.entries):
+        msg = f"ledger of group id {group_id}, partition id {pid}: entries are missing or changed; {_WAY_OUT}"
+        raise RecordDamaged(msg)
+    return count
+
+
 def decide_advance(db: apsw.Connection, request: Advance, *, tip: int) -> list[int] | Overtaken | Refusal:
     """The holes above the floor after the step, or why it is not applied; runs inside the committing transaction."""
     found = progress_of(db, request.group_id, request.pid)
@@ -234,11 +266,15 @@ def decide_advance(db: apsw.Connection, request: Advance, *, tip: int) -> list[i
     return Refusal(decided.reason) if isinstance(decided, decide.Refused) else decided
 
 
-def advance(db: apsw.Connection, request: Advance, first: list[int], *, holes: list[int], now_us: int) -> None:
-    """Apply a decided step: ledger, progress and the record of the step."""
+def advance(
+    db: apsw.Connection, request: Advance, first: list[int], *, holes: list[int], now_us: int, seen_us: int
+) -> None:
+    """Apply a decided step: ledger, progress and the record of the step. `seen_us` is the log's own time."""
     found = _find(db, request.group_id, request.pid)
     assert found is not None
-    at = msgspec.structs.replace(found.progress, floor=request.after, holes=holes, oldest=request.oldest)
+    at = msgspec.structs.replace(
+        found.progress, floor=request.after, holes=holes, oldest=request.oldest, seen_us=seen_us
+    )
     entries = found.entries + sum(_change(db, request, write) for write in request.ledger)
     _write(db, _Row(at, found.steps + 1, entries))
     outputs = _pack([(b.pid, f, b.count) for b, f in zip(request.blocks, first, strict=True)])
@@ -273,12 +309,13 @@ def _change(db: apsw.Connection, request: Advance, write: tuple[str, bytes, byte
 def steps_of(
     db: apsw.Connection, group_id: int, pid: int, *, start: int = 0, count_max: int = 1000
 ) -> list[StepRecord]:
-    """Recorded steps of a group on a partition, from number `start` on.
+    """Recorded steps of a group on a partition, from number `start` on, or from the first that is kept.
 
     Raises:
         RecordDamaged: one is not what was written, or is missing.
     """
     found = _find(db, group_id, pid)
+    start = max(start, 0 if found is None else found.progress.kept)
     end = min(0 if found is None else found.steps, start + count_max)
     out: list[StepRecord] = []
     for row in db.execute(
@@ -296,6 +333,45 @@ def steps_of(
         msg = f"steps of group id {group_id}, partition id {pid}: some from {start} to {end} are missing; {_WAY_OUT}"
         raise RecordDamaged(msg)
     return out
+
+
+def seen(db: apsw.Connection, row: ProgressRow, seen_us: int) -> None:
+    """Note that a member of the group is here, though it commits nothing; inside the caller's transaction."""
+    _change_row(db, msgspec.structs.replace(row, seen_us=seen_us))
+
+
+def oldest_step_ends(db: apsw.Connection, group_id: int, pid: int) -> float:
+    """Where the input of the oldest recorded step ends that is not the newest; infinity when there is none."""
+    found = _find(db, group_id, pid)
+    if found is None or found.progress.kept >= found.steps - 1:
+        return inf
+    return steps_of(db, group_id, pid, start=found.progress.kept, count_max=1)[0].after
+
+
+def trim_steps(db: apsw.Connection, group_id: int, pid: int, *, begin: int, count_max: int) -> int:
+    """Forget the oldest steps whose input lies below `begin`, never the newest; how many were.
+
+    Raises:
+        RecordDamaged: a step is not what was written; nothing is removed behind it.
+    """
+    found = _find(db, group_id, pid)
+    if found is None:
+        return 0
+    kept = found.progress.kept
+    records = steps_of(db, group_id, pid, start=kept, count_max=count_max)
+    end = next((r.number for r in records if r.after > begin), kept + len(records))
+    end = min(end, found.steps - 1)
+    if end <= kept:
+        return 0
+    db.execute("DELETE FROM step WHERE group_id = ? AND pid = ? AND number < ?", (group_id, pid, end))
+    _change_row(db, msgspec.structs.replace(found.progress, kept=end))
+    return end - kept
+
+
+def _change_row(db: apsw.Connection, row: ProgressRow) -> None:
+    found = _find(db, row.group_id, row.pid)
+    assert found is not None
+    _write(db, msgspec.structs.replace(found, progress=row))
 
 
 def all_progress(db: apsw.Connection) -> list[ProgressRow]:

@@ -10,7 +10,7 @@ import apsw
 import msgspec
 
 from penstock.errors import ConfigError, LogTruncated, RecordDamaged
-from penstock.log import ddl, migrate, placed, producers, progress
+from penstock.log import ages, ddl, migrate, placed, producers, progress
 from penstock.log.api import Advance, Append, Appended, Begin, Claim, Claimed, Refusal, Request, Result
 from penstock.log.checks import row_check, verify_row
 from penstock.system.points import reached
@@ -46,13 +46,16 @@ class Store:
     commit counter says that nobody else has written.
     """
 
-    def __init__(self, db: apsw.Connection) -> None:
+    def __init__(self, db: apsw.Connection, monotonic_s: Callable[[], float] | None = None) -> None:
         self.db = db
+        self._monotonic_s = monotonic_s
         self._after = 0
         self._tips: dict[int, placed.Tip] = {}
         self._producers: dict[str, producers.Known] = {}
         self._looked_us: int | None = None
         self._behind_us = 0
+        self._looked_s = 0.0
+        self._ahead_us = 0
         self._expiring = False
 
     def create(self, log: str, *, now_us: int) -> None:
@@ -144,10 +147,21 @@ class Store:
 
     def _look_at_clock(self, now_us: int) -> None:
         """Learn now and then, and whenever the clock jumps, by how much producers age less than it says."""
-        if self._looked_us is None or not 0 <= now_us - self._looked_us <= _LOOK_EVERY_US:
+        monotonic_s = 0.0 if self._monotonic_s is None else self._monotonic_s()
+        # Where nobody has looked for a while, a clock that was set back by as long shows a time that seems right.
+        quiet_us = (monotonic_s - self._looked_s) * 1_000_000
+        passed_us = None if self._looked_us is None else now_us - self._looked_us
+        if passed_us is None or not 0 <= passed_us <= _LOOK_EVERY_US or quiet_us > _LOOK_EVERY_US:
+            self._looked_s = monotonic_s
             self._behind_us = producers.behind(self.db, now_us=now_us)
+            self._ahead_us = self.look_at_clocks(now_us).lag_us
             self._looked_us = now_us
             self._expiring = True
+
+    def look_at_clocks(self, now_us: int) -> ages.Ages:
+        """Note what the clocks say, inside a transaction; see `ages`."""
+        monotonic_us = None if self._monotonic_s is None else int(self._monotonic_s() * 1_000_000)
+        return ages.look(self.db, now_us=now_us, monotonic_us=monotonic_us)
 
     def write(self, work: Callable[[apsw.Connection], T], *, check: Check | None = None) -> tuple[T, int]:
         """Run a declaration in a transaction of its own; see `apply`."""
@@ -214,7 +228,7 @@ class Store:
             case Advance():
                 return self._advance(request, now_us=now_us)
             case Claim():
-                return self._claim(request)
+                return Claimed(progress.claim(self.db, request, seen_us=now_us - self._ahead_us))
 
     def _append(self, request: Append, *, now_us: int) -> Result:
         producer = self._producer(request, now_us=now_us - self._behind_us)
@@ -248,11 +262,9 @@ class Store:
         if reason:
             return Refusal(reason)
         first = placed.place(self.db, request.blocks, self._tips, origin=request.origin, now_us=now_us)
-        progress.advance(self.db, request, first, holes=holes, now_us=now_us)
+        seen_us = now_us - self._ahead_us
+        progress.advance(self.db, request, first, holes=holes, now_us=now_us, seen_us=seen_us)
         return Appended(first)
-
-    def _claim(self, request: Claim) -> Claimed:
-        return Claimed(progress.claim(self.db, request))
 
 
 __all__ = ["CREATED", "Check", "CommitFailed", "Identity", "Store"]

@@ -85,8 +85,8 @@ class TopicEvents:
         while low < high:
             middle = (low + high) // 2
             scan = Scan(self._topic.name, partition, middle, middle + 1)
-            [delivered, *_] = await self._channel.scan(scan, events_max=1)
-            if delivered.recorded_us < moment_us:
+            found = await self._channel.scan(scan, events_max=1)
+            if not found or found[0].recorded_us < moment_us:  # what is not kept any more is older than what is
                 low = middle + 1
             else:
                 high = middle

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from penstock.errors import CorruptionError, PenstockError
-from penstock.log import catalogue, placed, progress
-from penstock.log.api import Span, Stored
-from penstock.log.extent import starts
+from penstock.channel.drivers.embedded.upkeep import LOCK as UPKEEP
+from penstock.errors import PenstockError
+from penstock.log import ballast
 from penstock.log.guard import DATABASE
 from penstock.log.opening import NETWORK_FILE_SYSTEMS, file_system
 from penstock.log.witness import NAME as WITNESS
+from penstock.observe.inventory import group_facts
 from penstock.system.files import remove, write_synced
-from penstock.system.locks import FairLock
+from penstock.system.locks import FairLock, FileLock
 
 if TYPE_CHECKING:
     import apsw
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 State = Literal["ok", "warning", "bad"]
 FREE_BYTES_BAD, FREE_BYTES_WARN = 50_000_000, 1_000_000_000
 SYNCS = 9
+WAL_BYTES_WARN = 128_000_000
 SYNC_S_HONEST = 0.00002
 MEMORY_FILE_SYSTEMS = frozenset({"tmpfs", "ramfs"})
 
@@ -64,6 +65,7 @@ def look_at_disk(directory: Path, system: System) -> Iterator[Finding]:
             yield Finding("writers' lock", "ok" if held_s < 1 else "warning", detail)
     finally:
         lock.close()
+    yield _upkeep(directory)
 
 
 def _room(directory: Path) -> Finding:
@@ -94,7 +96,7 @@ def _sync(directory: Path, system: System) -> Finding:
     return Finding("sync", "ok", f"{middle * 1000:.2f} ms per sync of 4 KB (median of {SYNCS})")
 
 
-def look_at_log(channel: EmbeddedChannel, directory: Path) -> Iterator[Finding]:
+def look_at_log(channel: EmbeddedChannel, directory: Path, system: System) -> Iterator[Finding]:
     """An open log: which one it is, how large, and what it promises. That it could be opened is its witness's word."""
     import apsw  # noqa: PLC0415 - kept from the start of commands that need no log
 
@@ -103,6 +105,7 @@ def look_at_log(channel: EmbeddedChannel, directory: Path) -> Iterator[Finding]:
     yield Finding("identity", "ok", detail)
     yield Finding("witness", "ok", "the log holds every commit that its witness has seen")
     yield Finding("SQLite", "ok", apsw.sqlite_lib_version())
+    yield _pragmas(channel)
     durable = channel.capabilities.durability
     if file_system(directory) in MEMORY_FILE_SYSTEMS:
         detail = "D1, whatever programs ask for: the directory is memory; move the log to a disk"
@@ -110,90 +113,76 @@ def look_at_log(channel: EmbeddedChannel, directory: Path) -> Iterator[Finding]:
     else:
         detail = f'{durable} for programs with durability="full": acked survives a power loss'
         yield Finding("durability", "ok", detail)
+    yield _ballast(directory)
+    yield _write_ahead_log(directory)
+    yield from _quiet(channel, now_us=system.clock.now_us())
     sizes = {name: _size(directory / name) for name in (DATABASE, f"{DATABASE}-wal", WITNESS)}
     yield Finding("files", "ok", ", ".join(f"{name} {count / 1e6:.1f} MB" for name, count in sizes.items()))
 
 
+def _pragmas(channel: EmbeddedChannel) -> Finding:
+    """What this log's connection really does, read back from it."""
+
+    def look(db: apsw.Connection) -> dict[str, Any]:
+        return {name: db.execute(f"PRAGMA {name}").fetchall()[0][0] for name in ("journal_mode", "synchronous")}
+
+    found = channel.port.look(look)
+    told = ", ".join(f"{name} {value}" for name, value in found.items())
+    if found == {"journal_mode": "wal", "synchronous": 2}:
+        return Finding("pragmas", "ok", f"{told}: every commit is synced")
+    return Finding("pragmas", "bad", f"{told}; expected wal and 2: the log was changed by another program")
+
+
+def _ballast(directory: Path) -> Finding:
+    free, found = ballast.free_bytes(directory), ballast.held(directory)
+    if found or not ballast.wanted(free):
+        told = f"{found / 1e6:.1f} MB held for a full disk" if found else "none: so small a disk has no room for it"
+        return Finding("ballast", "ok" if found else "warning", told)
+    return Finding("ballast", "ok", "not there yet; a program that runs for a while makes it, or penstock log trim")
+
+
+def _write_ahead_log(directory: Path) -> Finding:
+    size = _size(directory / f"{DATABASE}-wal")
+    if size <= WAL_BYTES_WARN:
+        return Finding("write-ahead log", "ok", f"{size / 1e6:.1f} MB")
+    detail = f"{size / 1e6:.0f} MB: a reader has kept it from being emptied; end long queries and stopped processes"
+    return Finding("write-ahead log", "warning", detail)
+
+
+def _upkeep(directory: Path) -> Finding:
+    """Who looks after the log: trims, compacts, gives pages back."""
+    lock = FileLock(directory / UPKEEP)
+    try:
+        free = not (directory / UPKEEP).exists() or lock.try_acquire()
+    finally:
+        lock.close()
+    return Finding("upkeep", "ok", "nobody at it just now" if free else "a process is at it")
+
+
+def durability_of(findings: Sequence[Finding]) -> tuple[str, str]:
+    """The level that probes leave of D2, and why."""
+    by_name = {finding.check: finding for finding in findings}
+    for check in ("file system", "sync", "pragmas"):
+        found = by_name.get(check)
+        if found is not None and found.state != "ok":
+            return "D1", found.detail
+    told = [
+        f"{name} {by_name[name].detail}" for name in ("file system", "sync", "SQLite", "pragmas") if name in by_name
+    ]
+    return "D2", "; ".join(told)
+
+
+def _quiet(channel: EmbeddedChannel, *, now_us: int) -> Iterator[Finding]:
+    """Groups that were not here for long: what becomes of what they have not settled."""
+    for fact in group_facts(channel, now_us=now_us):
+        if fact.state == "gone":
+            what = "soon holds retention up no more" if fact.holds else "holds retention up no more"
+            detail = f"{fact.name} has no member and has committed nothing for days, and {what}; run it, or let it go"
+            yield Finding("group", "warning", detail)
+
+
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
-
-
-class Deep(msgspec.Struct):
-    """What reading everything found: how much was read and what is damaged."""
-
-    blocks: int = 0
-    events: int = 0
-    rows: int = 0
-    damaged: list[str] = msgspec.field(default_factory=list[str])
-
-
-def read_everything(channel: EmbeddedChannel, on_progress: Callable[[int, int], None]) -> Deep:
-    """Check every block's and every row's checksum, and that no offset is missing; goes on behind what is damaged.
-
-    Args:
-        channel: open.
-        on_progress: called with blocks read so far and events read so far.
-    """
-    deep = Deep()
-    for name in sorted(channel.topics()):
-        for number, pid in enumerate(channel.row(name).pids):
-            _read_partition(channel, f"topic {name}/{number}", pid, deep)
-            on_progress(deep.blocks, deep.events)
-    groups = _kept(deep, lambda: channel.port.look(catalogue.groups)) or []
-    for group in groups:
-        for pid in {pid for name in channel.topics() for pid in channel.row(name).pids}:
-            _read_group(channel, group.id, pid, deep)
-    return deep
-
-
-def _read_partition(channel: EmbeddedChannel, name: str, pid: int, deep: Deep) -> None:
-    end = _kept(deep, lambda: channel.port.look(lambda db: placed.next_offset(db, pid)))
-    after, expected = -1, 0
-    while firsts := _kept(deep, lambda a=after: channel.port.look(lambda db: starts(db, pid, after=a, count_max=256))):
-        for first in firsts:
-            if expected is not None and first > expected:
-                deep.damaged.append(f"{name}: no block holds offsets {expected} to {first - 1}")
-            block = _kept(deep, lambda f=first: channel.port.look(lambda db: _block(db, pid, f, name)))
-            expected = None if block is None else block.first + block.count
-            if block is not None:
-                deep.blocks += 1
-                deep.events += block.count
-        after = firsts[-1]
-    if expected is not None and end is not None and expected < end:
-        deep.damaged.append(f"{name}: no block holds offsets {expected} to {end - 1}")
-
-
-def _block(db: apsw.Connection, pid: int, first: int, name: str) -> Stored:
-    return placed.read(db, Span(pid, first, first + 1), events_max=1, bytes_max=1, name=name)[0]
-
-
-def _read_group(channel: EmbeddedChannel, group_id: int, pid: int, deep: Deep) -> None:
-    def look(db: apsw.Connection) -> int:
-        found = progress.progress_of(db, group_id, pid)
-        return 0 if found is None else found[1]
-
-    steps = _kept(deep, lambda: channel.port.look(look))
-    if not steps:
-        return
-    entries = _kept(deep, lambda: channel.port.look(lambda db: progress.ledger_of(db, group_id, pid)))
-    deep.rows += 1 + len(entries or ())
-    number = 0
-    while number < steps:
-        rows: Any = _kept(deep, lambda n=number: channel.port.look(
-            lambda db: progress.steps_of(db, group_id, pid, start=n)))  # fmt: skip
-        if not rows:
-            return
-        deep.rows += len(rows)
-        number = rows[-1].number + 1
-
-
-def _kept(deep: Deep, look: Callable[[], Any]) -> Any:
-    """What `look` returns; damage is noted instead, and None returned."""
-    try:
-        return look()
-    except CorruptionError as exc:
-        deep.damaged.append(str(exc))
-    return None
 
 
 def cannot_open(error: PenstockError) -> Finding:

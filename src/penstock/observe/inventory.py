@@ -9,7 +9,7 @@ import msgspec
 
 from penstock.channel import sharing
 from penstock.channel.api import GroupSpec, Topic
-from penstock.log import catalogue, placed, progress
+from penstock.log import living, placed, progress
 from penstock.log.api import ProgressRow
 from penstock.log.extent import extent, offset_at, recorded_us
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from penstock.channel.drivers.embedded import EmbeddedChannel
     from penstock.log.api import TopicRow
+
+    Standings = Mapping[int, living.Standing]
 
 TREND_S = 60
 _group_spec = msgspec.json.Decoder(GroupSpec).decode
@@ -55,9 +57,10 @@ class FieldFacts(msgspec.Struct, frozen=True):
 
 
 class PartitionFacts(msgspec.Struct, frozen=True):
-    """One partition: the offset its next event gets, and how much it holds."""
+    """One partition: the first offset that is kept, the one its next event gets, and how much it holds."""
 
     partition: int
+    begin: int
     next: int
     blocks: int
     bytes: int
@@ -82,9 +85,11 @@ class PartitionLag(msgspec.Struct, frozen=True):
 
 
 class GroupFacts(msgspec.Struct, frozen=True):
-    """A consumer group. `state`: `running` (it has members), `stopped`, or `new` (it never ran).
+    """A consumer group.
 
-    `owner` lists its members; `lag_s` is the longest of its partitions', `trend` the sum of theirs.
+    `state`: `running` (it has members), `stopped`, or `new` (it never ran); `gone`: not here for so long that soon, or
+    already, retention stops for it no more, and `holds` says which. `owner` lists its members; `lag_s` is the longest
+    of its partitions', `trend` the sum of theirs.
     """
 
     name: str
@@ -96,6 +101,7 @@ class GroupFacts(msgspec.Struct, frozen=True):
     lag_s: float
     trend: int
     partitions: Sequence[PartitionLag]
+    holds: bool = True
 
 
 def topic_facts(channel: EmbeddedChannel) -> list[TopicFacts]:
@@ -107,13 +113,13 @@ def topic_facts(channel: EmbeddedChannel) -> list[TopicFacts]:
 def _topic_facts(channel: EmbeddedChannel, topic: Topic) -> TopicFacts:
     row = channel.row(topic.spec.name)
     parts = channel.port.look(lambda db: [extent(db, pid) for pid in row.pids])
-    ends = channel.port.look(lambda db: [placed.next_offset(db, pid) for pid in row.pids])
+    ends = channel.port.look(lambda db: [placed.known(db, pid) for pid in row.pids])
     return TopicFacts(
         name=topic.spec.name,
         type=type_name(topic),
         internal=topic.spec.internal,
         partitions=topic.spec.partitions,
-        events=sum(ends),
+        events=sum(end.offset - end.begin for end in ends),
         blocks=sum(part.blocks for part in parts),
         bytes=sum(part.bytes for part in parts),
         schema_id=topic.schema_id,
@@ -147,8 +153,10 @@ def partition_facts(channel: EmbeddedChannel, topic: str) -> list[PartitionFacts
     row = channel.row(topic)
 
     def look(db: apsw.Connection) -> list[PartitionFacts]:
-        extents = [(placed.next_offset(db, pid), extent(db, pid)) for pid in row.pids]
-        return [PartitionFacts(n, end, part.blocks, part.bytes) for n, (end, part) in enumerate(extents)]
+        extents = [(placed.known(db, pid), extent(db, pid)) for pid in row.pids]
+        return [
+            PartitionFacts(n, end.begin, end.offset, part.blocks, part.bytes) for n, (end, part) in enumerate(extents)
+        ]
 
     return channel.port.look(look)
 
@@ -191,24 +199,23 @@ def type_words(kind: Mapping[str, Any]) -> str:
 def group_facts(channel: EmbeddedChannel, *, now_us: int) -> list[GroupFacts]:
     """Every consumer group of the log, by name, as it is at `now_us`."""
     topics = {name: channel.row(name) for name in channel.topics()}
-    groups = channel.port.look(catalogue.groups)
-    rows = channel.port.look(progress.all_progress)
-    return [
-        _group_facts(
-            channel, (group.id, _group_spec(group.spec)), [r for r in rows if r.group_id == group.id], topics, now_us
-        )
-        for group in groups
-    ]
+    found = standings(channel)
+    return [_group_facts(channel, standing, topics, now_us) for standing in found.values()]
+
+
+def standings(channel: EmbeddedChannel) -> dict[int, living.Standing]:
+    """Each group as retention sees it now, by its id."""
+
+    def look(db: apsw.Connection) -> list[living.Standing]:
+        return living.standings(db, now_us=channel.ages(db).now_us, expiry=living.Expiry())
+
+    return {standing.group.id: standing for standing in channel.port.look(look)}
 
 
 def _group_facts(
-    channel: EmbeddedChannel,
-    group: tuple[int, GroupSpec],
-    rows: Sequence[ProgressRow],
-    topics: Mapping[str, TopicRow],
-    now_us: int,
+    channel: EmbeddedChannel, standing: living.Standing, topics: Mapping[str, TopicRow], now_us: int
 ) -> GroupFacts:
-    group_id, spec = group
+    group_id, spec, rows = standing.group.id, _group_spec(standing.group.spec), standing.rows
     seats = channel.port.present(str(group_id))
     holders = sharing.holders(seats)
     known = {row.pid: row for row in rows}
@@ -224,6 +231,8 @@ def _group_facts(
     parts = channel.port.look(look)
     owner = ", ".join(seat.label for seat in seats)
     state = "running" if owner else ("stopped" if any(part.epoch for part in parts) else "new")
+    if not owner and standing.state != "live":
+        state = "gone"
     return GroupFacts(
         spec.name,
         spec.kind,
@@ -234,6 +243,7 @@ def _group_facts(
         max((part.lag_s for part in parts), default=0.0),
         sum(part.trend for part in parts),
         parts,
+        standing.holds,
     )
 
 

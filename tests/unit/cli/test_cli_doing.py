@@ -317,7 +317,7 @@ def test_doctor(penstock: Penstock, project: Path) -> None:
     assert deep.code == exits.DONE
     assert "every checksum matches" in deep.out
     read: Any = penstock("doctor", "--deep", "--json").json()
-    assert read["read"]["damaged"] == []
+    assert read["read"]["damages"] == []
 
 
 def test_doctor_finds_damage_and_accepts_a_loss(penstock: Penstock, project: Path) -> None:

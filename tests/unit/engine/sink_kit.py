@@ -21,8 +21,6 @@ ROLL = Roll(events_max=10_000, seconds=1e9)
 class Table:
     """A target in memory that keeps its position, as a database would: rows and position change together."""
 
-    together = False
-
     def __init__(self) -> None:
         self.rows: dict[int, list[int]] = {}
         self.position: dict[int, tuple[int, int]] = {}

@@ -48,7 +48,9 @@ def test_an_older_log_is_opened_whole(version: int, tmp_path: Path) -> None:
             assert counts == {"orders": 130, "bookings": 128, "raw": 1, "book.dead": 2}
             rows = log.look(progress.all_progress)
             assert sum(row.floor for row in rows) == 130
-            assert {row.oldest for row in rows} == {None}
+            assert {(row.oldest, row.kept, row.seen_us) for row in rows} == {(None, 0, 0)}
+            assert {log.look(lambda db, p=p: placed.known(db, p).begin) for r in topics.values() for p in r.pids} == {0}
+            assert [group.warned_us for group in log.look(catalogue.groups)] == [0]
 
 
 @pytest.mark.parametrize("version", OLDER)
@@ -72,12 +74,20 @@ def test_a_migration_that_dies_leaves_the_older_format(version: int, tmp_path: P
         assert log.identity.format_version == FORMAT_VERSION
 
 
-def test_a_damaged_row_is_not_given_a_new_checksum(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        ("UPDATE progress SET floor = floor - 1 WHERE pid = (SELECT max(pid) FROM progress)", "progress of group id"),
+        ("UPDATE partition SET next = next + 1 WHERE pid = 2", "partition id 2"),
+        ("UPDATE grp SET partitions = 0", "group id 1"),
+    ],
+)
+def test_a_damaged_row_is_not_given_a_new_checksum(damage: str, named: str, tmp_path: Path) -> None:
     directory = unpacked(1, tmp_path)
     db = connect(directory / DATABASE, "full")
-    db.execute("UPDATE progress SET floor = floor - 1 WHERE pid = (SELECT max(pid) FROM progress)")
+    db.execute(damage)
     db.close()
-    with pytest.raises(RecordDamaged, match="progress of group id"), opened(directory):
+    with pytest.raises(RecordDamaged, match=named), opened(directory):
         pass
     db = connect(directory / DATABASE, "full")
     assert db.execute("SELECT value FROM meta WHERE key = 'format'").fetchall() == [(1,)]

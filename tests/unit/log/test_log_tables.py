@@ -73,7 +73,7 @@ def test_reading_starts_at_the_block_that_holds_the_offset_and_stops_at_the_limi
 def test_no_offset_passes_the_limit() -> None:
     store, (pid,) = in_memory()
     near = OFFSET_MAX - 2
-    check = row_check(pid, 1, 0, near)
+    check = row_check(pid, 1, 0, near, 0)
     store.db.execute("UPDATE partition SET next = ?, chk = ? WHERE pid = ?", (near, check, pid))
     (refused,) = apply(store, append(0, block(pid, b"a", b"b", b"c")))
     assert isinstance(refused, Refusal)
@@ -85,7 +85,7 @@ def test_no_offset_passes_the_limit() -> None:
 
 def test_no_partition_passes_the_limit() -> None:
     store, _ = in_memory()
-    store.db.execute("INSERT INTO partition VALUES(?, 9, 0, 0, 0)", (PID_MAX,))
+    store.db.execute("INSERT INTO partition VALUES(?, 9, 0, 0, 0, 0)", (PID_MAX,))
     with pytest.raises(ConfigError, match="partitions"):
         store.write(lambda db: declare_in(db, "more", 2))
     assert catalogue.topic(store.db, "more") is None

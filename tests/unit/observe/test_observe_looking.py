@@ -13,6 +13,7 @@ import pytest
 from penstock.channel.api import TopicSpec
 from penstock.errors import ConfigError
 from penstock.event.envelope import RecordedEvent
+from penstock.log.verify import verify
 from penstock.observe import health, inventory, letters
 from penstock.observe.events import TopicEvents
 from penstock.observe.reading import typed
@@ -177,14 +178,16 @@ async def test_a_dead_letter_that_is_not_there(filled: Kit, wanted: str) -> None
 async def test_a_sound_log(filled: Kit) -> None:
     """Every finding is there, none is bad; reading everything finds every event."""
     disk = list(health.look_at_disk(filled.directory, filled.system))
-    log = list(health.look_at_log(filled.channel, filled.directory))
-    assert [f.check for f in disk] == ["file system", "free room", "sync", "writers' lock"]
-    assert [f.check for f in log] == ["identity", "witness", "SQLite", "durability", "files"]
+    log = list(health.look_at_log(filled.channel, filled.directory, filled.system))
+    assert [f.check for f in disk] == ["file system", "free room", "sync", "writers' lock", "upkeep"]
+    assert [f.check for f in log] == [
+        "identity", "witness", "SQLite", "pragmas", "durability", "ballast", "write-ahead log", "files",
+    ]  # fmt: skip
     assert not [f for f in disk + log if f.state == "bad"]
     assert "doctor.tmp" not in os.listdir(filled.directory)
     shown: list[tuple[int, int]] = []
-    deep = health.read_everything(filled.channel, lambda blocks, events: shown.append((blocks, events)))
-    assert deep.damaged == []
+    deep = verify(filled.channel.port.look, lambda blocks, events: shown.append((blocks, events)))
+    assert deep.damages == []
     assert deep.events == 108
     assert shown[-1] == (deep.blocks, deep.events)
 
@@ -209,9 +212,27 @@ async def test_damage_is_found_and_the_rest_is_read(filled: Kit, sql: str, said:
     """Every checksum is looked at, and reading goes on behind what is damaged."""
     await filled.settle("check", "flights", partition=1, floor=5)
     _spoil(filled, sql)
-    deep = health.read_everything(filled.channel, lambda *_: None)
-    assert any(said in text for text in deep.damaged), deep.damaged
+    deep = verify(filled.channel.port.look)
+    assert any(said in damage.what for damage in deep.damages), deep.damages
     assert deep.events >= 80
+
+
+async def test_what_the_probes_leave_of_the_durability(filled: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """D2 with every reason; a disk that lies, or a commit that is not synced, leaves D1."""
+
+    def probed() -> tuple[str, str]:
+        disk = list(health.look_at_disk(filled.directory, filled.system))
+        return health.durability_of([*disk, *health.look_at_log(filled.channel, filled.directory, filled.system)])
+
+    level, why = probed()
+    assert level == "D2"
+    assert "journal_mode wal, synchronous 2" in why
+    filled.channel.port.look(lambda db: db.execute("PRAGMA synchronous = 1"))
+    assert probed()[0] == "D1"
+    filled.channel.port.look(lambda db: db.execute("PRAGMA synchronous = 2"))
+    monkeypatch.setattr(health, "SYNC_S_HONEST", 10.0)
+    level, why = probed()
+    assert (level, "lie about power losses" in why) == ("D1", True)
 
 
 async def test_a_lying_disk_is_suspected(filled: Kit, monkeypatch: pytest.MonkeyPatch) -> None:

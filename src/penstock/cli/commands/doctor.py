@@ -58,7 +58,7 @@ async def _examine(directory: Path, *, deep: bool) -> tuple[list[Finding], Any]:
     system.offload.close()
     try:
         async with opened(directory) as log:
-            findings += health.look_at_log(log.channel, directory)
+            findings += health.look_at_log(log.channel, directory, log.system)
             if not deep:
                 return findings, None
             return _deep(log.channel, findings)
@@ -68,15 +68,22 @@ async def _examine(directory: Path, *, deep: bool) -> tuple[list[Finding], Any]:
 
 def _deep(channel: Any, findings: list[Finding]) -> tuple[list[Finding], Any]:
     from penstock.cli.progress import counter  # noqa: PLC0415 - only long work shows progress
-    from penstock.observe import health  # noqa: PLC0415 - loaded by now
+    from penstock.log.verify import verify  # noqa: PLC0415 - loaded by now
+    from penstock.observe import health  # noqa: PLC0415
 
     with counter("checking") as show:
-        read = health.read_everything(channel, lambda blocks, events: show(f"{blocks:,} blocks, {events:,} events"))
-    found = [health.Finding("stored data", "bad", text) for text in read.damaged]
-    whole = (
-        f"{read.blocks:,} blocks with {read.events:,} events, {read.rows:,} rows of progress: every checksum matches"
-    )
-    return findings + (found or [health.Finding("stored data", "ok", whole)]), msgspec.structs.asdict(read)
+        read = verify(channel.port.look, lambda blocks, events: show(f"{blocks:,} blocks, {events:,} events"))
+    found = [health.Finding("stored data", "bad", f"{damage.what}. {damage.way_out}") for damage in read.damages]
+    found += [
+        health.Finding(
+            "quarantine", "warning", f"topic {q.topic}/{q.partition}, offsets {q.first} to {q.end - 1}: passed over"
+        )
+        for q in read.quarantined
+    ]
+    whole = f"{read.blocks:,} blocks with {read.events:,} events, {read.rows:,} rows: every checksum matches"
+    if not read.damages:
+        found.append(health.Finding("stored data", "ok", whole))
+    return findings + found, msgspec.to_builtins(read)
 
 
 def _accept(directory: Path, *, yes: bool) -> int:
@@ -96,11 +103,24 @@ def _accept(directory: Path, *, yes: bool) -> int:
     return exits.DONE
 
 
+def _probed(directory: Path) -> tuple[str, str] | None:
+    """The level of durability that probing leaves, and why; None when the log is not there yet."""
+    import asyncio  # noqa: PLC0415 - takes as long to load as all that --help needs
+
+    from penstock.log.guard import DATABASE  # noqa: PLC0415 - opens the log's libraries
+    from penstock.observe.health import durability_of  # noqa: PLC0415
+
+    if not (directory / DATABASE).exists():
+        return None
+    findings, _ = asyncio.run(_examine(directory, deep=False))
+    return durability_of(findings)
+
+
 def _promises(program: Path) -> int:
     from penstock.cli.program import load_apps  # noqa: PLC0415 - loads the program's libraries
     from penstock.cli.promises import promises  # noqa: PLC0415
 
-    found = [promises(app) for app in load_apps(program)]
+    found = [promises(app, _probed(app.directory)) for app in load_apps(program)]
     if wants_json():
         output.document(found)
         return exits.DONE
@@ -108,6 +128,7 @@ def _promises(program: Path) -> int:
         output.say(f"app {told.app}: {told.processing}, {told.durability}; log {told.log}")
         rows = [(e.by, e.start, e.end, e.processing, e.durability, e.order) for e in told.edges]
         output.table(("edge", "from", "to", "processing", "durability", "order"), rows)
+        output.note(f"{told.durability}: {told.durability_why}")
         for why in sorted({f"{e.processing}: {e.why}" for e in told.edges}):
             output.note(why)
     return exits.DONE

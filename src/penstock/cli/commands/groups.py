@@ -62,7 +62,7 @@ def list_groups(*, names: tuple[str, ...]) -> None:
     rows = [
         (g["name"] if first else "", g["kind"] if first else "", g["topic"] if first else "", p["partition"],
          p["epoch"], p["floor"], p["holes"], p["end"], p["lag"], f"{p['lag_s']:.1f}", f"{p['trend']:+,}",
-         p["owner"] or (g["state"] if first and not g["owner"] else ""))
+         p["owner"] or (_state(g) if first and not g["owner"] else ""))
         for g in found["groups"]
         for first, p in ((p is g["partitions"][0], p) for p in g["partitions"])
     ]  # fmt: skip
@@ -171,3 +171,9 @@ def _aim(to_offset: str | None, to_time: str | None, to_event: str | None, parti
         msg = f"--to-offset {to_offset}; expected a number, or latest"
         raise click.UsageError(msg)
     return Aim(int(to_offset), partitions=chosen)
+
+
+def _state(group: dict[str, Any]) -> str:
+    if group["state"] == "gone":
+        return "gone: holds retention up for another day" if group["holds"] else "gone: holds retention up no more"
+    return group["state"]

@@ -82,8 +82,8 @@ def show(*, topic: str) -> None:
         output.say(f"{name + ':':<17}{output.cell(found[name])}")
     output.say()
     output.table(
-        ("partition", "next offset", "blocks", "size"),
-        [(p["partition"], p["next"], p["blocks"], output.size(p["bytes"])) for p in found["parts"]],
+        ("partition", "first offset", "next offset", "blocks", "size"),
+        [(p["partition"], p["begin"], p["next"], p["blocks"], output.size(p["bytes"])) for p in found["parts"]],
     )
     output.say()
     if found["fields"]:

@@ -92,6 +92,6 @@ def declare_group(db: apsw.Connection, spec: GroupSpec, topic: TopicRow) -> Grou
         return known
     row = catalogue.declare_group(db, spec.name, wire.to_json(spec), partitions=len(topic.pids))
     for pid in topic.pids:
-        floor = placed.next_offset(db, pid) if spec.start == "latest" else 0
-        progress.begin(db, row.id, pid, floor=floor)
+        ends = placed.known(db, pid)
+        progress.begin(db, row.id, pid, floor=ends.offset if spec.start == "latest" else ends.begin)
     return row

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import apsw
 import msgspec
 
 from penstock.channel import rules
@@ -31,7 +32,7 @@ from penstock.channel.drivers.embedded.port import LogPort, RealPort
 from penstock.channel.drivers.embedded.turn import EmbeddedTurn
 from penstock.errors import Closed, ConfigError, Fenced, OutcomeUnknown
 from penstock.event.batch import Delivered, NewBatch
-from penstock.log import catalogue, placed, producers
+from penstock.log import ages, catalogue, placed, producers
 from penstock.log.api import Append, Appended, Begin, Begun, Block, Refusal, Result, Span, Stored, TopicRow
 from penstock.log.log import LogConfig
 from penstock.system.leases import LEASE_S
@@ -258,7 +259,7 @@ class EmbeddedChannel:
 
     async def scan(self, scan: Scan, *, events_max: int) -> Sequence[Delivered]:
         """See `Columnar`."""
-        stored = self._stored(scan, events_max=events_max)
+        stored = self._stored(scan, events_max=events_max, kept=True)
         if scan.end is not None and scan.start >= scan.end:
             return []
         batches = self.decode(stored, scan.topic, scan.partition, columns=scan.columns)
@@ -269,7 +270,18 @@ class EmbeddedChannel:
         pids = self.row(topic).pids
         return self.port.look(lambda db: [placed.next_offset(db, pid) for pid in pids])
 
-    def _stored(self, scan: Scan, *, events_max: int) -> list[Stored]:
+    async def begins(self, topic: str) -> Sequence[int]:
+        """Of each partition the first offset that is kept; see `Retention`."""
+        pids = self.row(topic).pids
+        return self.port.look(lambda db: [placed.known(db, pid).begin for pid in pids])
+
+    def ages(self, db: apsw.Connection) -> ages.Ages:
+        """What the clocks say now of how old the log's contents are; notes nothing."""
+        clock = self._system.clock
+        return ages.moved(ages.known(db), now_us=clock.now_us(), monotonic_us=int(clock.monotonic_s() * 1_000_000))
+
+    def _stored(self, scan: Scan, *, events_max: int, kept: bool = False) -> list[Stored]:
+        """The blocks that meet the scan; with `kept` those that retention has removed are not missed."""
         known = self._find(scan.topic)
         rules.check_place({scan.topic: known.topic}, scan.topic, scan.partition, scan.start)
         span = Span(
@@ -280,9 +292,12 @@ class EmbeddedChannel:
             scan.time_to_us,
         )
         name = f"topic {scan.topic}/{scan.partition}"
-        return self.port.look(
-            lambda db: placed.read(db, span, events_max=events_max, bytes_max=READ_BYTES_MAX, name=name)
-        )
+
+        def read(db: apsw.Connection) -> list[Stored]:
+            wanted = placed.kept(db, span) if kept else span
+            return placed.read(db, wanted, events_max=events_max, bytes_max=READ_BYTES_MAX, name=name)
+
+        return self.port.look(read)
 
     def decode(
         self, stored: Sequence[Stored], topic: str, partition: int, *, columns: Sequence[str] | None = None

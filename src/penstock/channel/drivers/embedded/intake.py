@@ -26,6 +26,7 @@ from penstock.channel.api import (
     Taken,
     Unknown,
 )
+from penstock.channel.drivers.embedded import reach
 from penstock.channel.drivers.embedded.port import LogPort
 from penstock.errors import Closed, LogRegressed, OutcomeUnknown, PenstockError, Rejected, TransientError
 from penstock.event.batch import Delivered, NewBatch
@@ -213,6 +214,7 @@ class EmbeddedIntake:
         tips = self._tips()
         for number, claimed in zip(numbers, result.held, strict=True):
             self._check_not_ahead(number, claimed, tips[claimed.pid])
+            self._channel.port.look(lambda db, c=claimed, n=number: reach.check(db, self._group, self._topic, c, n))
         for number, reading in zip(numbers, restored, strict=True):
             if not reading.overtaken:
                 self._assign(number, reading)
@@ -310,7 +312,10 @@ class EmbeddedIntake:
             if held is None or held.dead or held.revoked or held.position >= tips[held.pid]:
                 continue
             self._turn = (held.owned.partition + 1) % count
-            return held, await self._deliver(held, events_max, bytes_max)
+            batches = await self._deliver(held, events_max, bytes_max)
+            if batches:
+                return held, batches
+            held.position = tips[held.pid]  # all that was left is quarantined
         return None
 
     async def _deliver(self, held: _Held, events_max: int, bytes_max: int) -> list[Delivered]:

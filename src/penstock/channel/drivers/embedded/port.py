@@ -82,6 +82,10 @@ class LogPort(Protocol):
         """Run a declaration in a transaction."""
         ...
 
+    async def relieve(self, work: Callable[[apsw.Connection], T]) -> T:
+        """As `write`, when the disk is full: what `work` removes makes room."""
+        ...
+
     def look(self, work: Callable[[apsw.Connection], T]) -> T:
         """A short read of the tables, at once, in this thread; from any thread."""
         ...
@@ -138,6 +142,10 @@ class RealPort:
     async def write(self, work: Callable[[apsw.Connection], T]) -> T:
         """See `LogPort`."""
         return await asyncio.wrap_future(self.log.write(work))
+
+    async def relieve(self, work: Callable[[apsw.Connection], T]) -> T:
+        """See `LogPort`."""
+        return await asyncio.wrap_future(self.log.relieve(work))
 
     def look(self, work: Callable[[apsw.Connection], T]) -> T:
         """See `LogPort`: a read is a copy out of the page cache."""
@@ -277,6 +285,10 @@ class InlinePort:
         """See `LogPort`."""
         self._check_open()
         return self.disk.store.write(work)[0]
+
+    async def relieve(self, work: Callable[[apsw.Connection], T]) -> T:
+        """See `LogPort`: memory is never full."""
+        return await self.write(work)
 
     def look(self, work: Callable[[apsw.Connection], T]) -> T:
         """See `LogPort`."""

@@ -93,7 +93,9 @@ class Memory:
             return Topic(rules.grown(old.spec, spec), old.schema_id)
         recorded = [known.schema for known in self._schemas if known.name == spec.name and known.schema is not None]
         rules.check_evolution(recorded, spec)
-        return Topic(spec, self._schema_id(spec))
+        return Topic(
+            msgspec.structs.replace(spec, retention=spec.retention or old.spec.retention), self._schema_id(spec)
+        )
 
     def _schema_id(self, spec: TopicSpec) -> int:
         """1, 2, … in the order of first use; 0 for raw bytes; the same schema of a topic has one id."""

@@ -1,0 +1,219 @@
+"""Copies of a log that is in use: whole, of one moment, with a witness; and making a log of such a copy.
+
+The copy is made by SQLite, page by page, through a connection of ours, within one read transaction: never by reading
+the database's file, which would drop this process's locks on it. Others go on publishing; the write-ahead log cannot be
+emptied meanwhile, so it grows by what they publish.
+
+A copy is made under another name and then renamed: it is there whole, or it is not there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import ExitStack, closing, suppress
+from pathlib import Path
+
+import apsw
+import msgspec
+
+from penstock.errors import ConfigError
+from penstock.log import opening
+from penstock.log.connection import connect, translate
+from penstock.log.guard import DATABASE
+from penstock.log.log import Log, LogConfig
+from penstock.log.store import Identity, Store
+from penstock.log.witness import NAME as WITNESS
+from penstock.log.witness import Seen, Witness
+from penstock.system.files import remove, sync_directory, sync_file
+from penstock.system.locks import FairLock
+from penstock.system.points import reached
+from penstock.system.ports import System
+
+PAGES_AT_ONCE = 256
+_UNFINISHED = ".unfinished"
+Progress = Callable[[int, int], None]
+"""Called with the pages copied so far and the pages in all."""
+
+
+class Copied(msgspec.Struct, frozen=True):
+    """A finished copy: where it lies, which log it is, how many commits and bytes it holds."""
+
+    directory: Path
+    identity: Identity
+    commits: int
+    bytes: int
+
+
+def back_up(log: Log, target: Path, on_progress: Progress | None = None) -> Copied:
+    """Copy an open log, while others publish, into the new directory `target`.
+
+    Raises:
+        ConfigError: there is something at `target` already, or it cannot be made.
+        LogFull: there is no room for it; nothing is left behind.
+        CorruptionError, IOFailed: the log cannot be read; nothing is left behind.
+    """
+    target = target.absolute()
+    unfinished = _begin(target)
+    try:
+        identity, commits = _copy(log, unfinished, on_progress)
+        Witness.create(unfinished, Seen(identity.log, identity.incarnation, commits))
+        size = (unfinished / DATABASE).stat().st_size
+        _finish(unfinished, target)
+    except (apsw.Error, OSError) as exc:
+        _discard(unfinished)
+        raise translate(exc, target) from exc
+    except BaseException:
+        _discard(unfinished)
+        raise
+    return Copied(target, identity, commits, size)
+
+
+def restore(
+    backup: Path, target: Path, system: System, *, replace: bool = False, on_progress: Progress | None = None
+) -> Copied:
+    """Make a log in `target` of a copy that `back_up` has made: the same events, of a new incarnation.
+
+    Groups go on where they were when the copy was made; sinks whose target knows more than that stop.
+
+    Args:
+        backup: the copy; it is not changed.
+        target: the directory of the log that is to be.
+        system: the machine.
+        replace: when there is a log at `target` already, keep it beside it under another name first.
+        on_progress: see `Progress`.
+
+    Raises:
+        ConfigError: there is something at `target` already, or the copy is none.
+        LogBusy: another process has the log at `target` open.
+        CorruptionError: the copy is not whole.
+    """
+    target = target.absolute()
+    if not replace and not _is_free(target):
+        msg = f"{target} exists; name another directory, or let the log there be kept aside with replace (--replace)"
+        raise ConfigError(msg, path="log.path")
+    log = Log.open(backup, system, LogConfig(create=False))
+    try:
+        above = max(log.identity.incarnation, _incarnation_of(target), system.clock.now_us() // 1_000_000)
+        unfinished = _begin(target, replace=replace)
+        try:
+            _copy(log, unfinished, on_progress)
+            identity, commits = _raise_incarnation(unfinished, above)
+            Witness.create(unfinished, Seen(identity.log, identity.incarnation, commits))
+            size = (unfinished / DATABASE).stat().st_size
+            _put_aside(target)
+            _finish(unfinished, target)
+        except (apsw.Error, OSError) as exc:
+            raise translate(exc, target) from exc
+        finally:
+            _discard(unfinished)
+    finally:
+        log.close()
+    return Copied(target, identity, commits, size)
+
+
+def _begin(target: Path, *, replace: bool = False) -> Path:
+    """The directory in which the copy is made; what an earlier one has left there is removed."""
+    if target.is_symlink() or not (replace or _is_free(target)):
+        msg = f"{target} exists and is not an empty directory; name a new one"
+        raise ConfigError(msg, path="log.backup")
+    unfinished = target.with_name(target.name + _UNFINISHED)
+    _discard(unfinished)
+    try:
+        unfinished.mkdir(parents=True)
+    except OSError as exc:
+        msg = f"{unfinished} cannot be made ({exc.strerror}); name another directory"
+        raise ConfigError(msg, path="log.backup") from exc
+    return unfinished
+
+
+def _is_free(target: Path) -> bool:
+    """Whether nothing lies there: an empty directory is nothing."""
+    return not target.exists() or (target.is_dir() and not any(target.iterdir()))
+
+
+def _copy(log: Log, unfinished: Path, on_progress: Progress | None) -> tuple[Identity, int]:
+    """The pages of one moment, as a database that needs no write-ahead log; which log it is, and its commits."""
+    copy = unfinished / DATABASE
+    with log.connection() as source:
+        target = apsw.Connection(str(copy))
+        try:
+            source.execute("BEGIN")
+            source.execute("SELECT count(*) FROM meta").fetchall()  # from here on the source is of this moment
+            with target.backup("main", source, "main") as pages:
+                while not pages.done:
+                    pages.step(PAGES_AT_ONCE)
+                    reached("log.backup.step")
+                    if on_progress is not None:
+                        on_progress(pages.page_count - pages.remaining, pages.page_count)
+            source.execute("COMMIT")
+        finally:
+            target.close()
+    with closing(connect(copy, "full")) as db:
+        store = Store(db)
+        found = store.identity(), store.commits()
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    _only_the_database(unfinished)
+    sync_file(copy)
+    return found
+
+
+def _raise_incarnation(unfinished: Path, above: int) -> tuple[Identity, int]:
+    with closing(connect(unfinished / DATABASE, "full")) as db:
+        store = Store(db)
+        found = store.raise_incarnation(above=above), store.commits()
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    _only_the_database(unfinished)
+    sync_file(unfinished / DATABASE)
+    return found
+
+
+def _only_the_database(directory: Path) -> None:
+    """The write-ahead log is empty after a checkpoint: the file itself is complete."""
+    for suffix in ("-wal", "-shm"):
+        remove(directory / f"{DATABASE}{suffix}")
+
+
+def _finish(unfinished: Path, target: Path) -> None:
+    sync_directory(unfinished)
+    if target.exists():
+        target.rmdir()
+    reached("log.backup.rename")
+    os.rename(unfinished, target)
+    sync_directory(target.parent)
+
+
+def _discard(unfinished: Path) -> None:
+    """What a copy consists of, and nothing else: somebody's own files stay."""
+    if not unfinished.exists():
+        return
+    for pattern in (f"{DATABASE}*", f"{WITNESS}*"):
+        for path in unfinished.glob(pattern):
+            remove(path)
+    with suppress(OSError):
+        unfinished.rmdir()
+
+
+def _incarnation_of(target: Path) -> int:
+    """Of the log that lies at `target`, as far as it can be told."""
+    return opening.seen_incarnation(target) if (target / WITNESS).exists() else 0
+
+
+def _put_aside(target: Path) -> None:
+    """Give the log that lies at `target` another name; it is kept, and nobody has it open.
+
+    Raises:
+        LogBusy: another process is writing to it.
+    """
+    if _is_free(target):
+        return
+    number = 1
+    while (aside := target.with_name(f"{target.name}.before-{number}")).exists():
+        number += 1
+    with ExitStack() as stack:
+        lock = FairLock(target)
+        stack.callback(lock.close)
+        opening.enter(lock, target, wait_s=1.0)
+        reached("log.restore.aside")
+        os.rename(target, aside)
+        sync_directory(target.parent)

@@ -1,0 +1,176 @@
+"""Damage that somebody decides to pass over: nothing before the command, only what is damaged, counted, bytes kept."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from penstock import App, parquet
+from penstock.cli import exits
+from penstock.cli.entry import outcome
+from penstock.errors import BlockDamaged, ConfigError, CorruptionError
+from penstock.log import catalogue, quarantine
+from penstock.log.log import Log
+from penstock.log.quarantining import damaged, pass_over
+from penstock.log.verify import Place, Verified, verify
+from penstock.telemetry import emit
+from tests.faults import logwork
+from tests.faults.appwork import Order
+from tests.faults.report import FaultReport
+from tests.faults.test_faults_damage import edit
+
+
+def damaged_at(*firsts: int) -> str:
+    """Changes the bytes of the blocks that begin at these offsets of partition id 1."""
+    return f"UPDATE block SET data = x'00' WHERE at IN ({', '.join(str(1 << 46 | first) for first in firsts)})"
+
+
+def ten_blocks(directory: Path) -> int:
+    """A topic of one partition with ten blocks of two events; its partition id."""
+    with logwork.opened(directory) as log:
+        [pid] = logwork.declare(log, "t", 1)
+        for number in range(10):
+            logwork.publish(log, pid, number, [b"%d-a" % number, b"%d-b" % number])
+    return pid
+
+
+def passed_over(log: Log, first: int, end: int) -> None:
+    wanted = damaged(log.look, Place("t", 0, 1), first, end, now_us=1)
+    logwork.write(log, lambda db: pass_over(db, wanted))
+
+
+def test_each_damage_is_listed_with_its_place_and_the_way_out(tmp_path: Path, fault_report: FaultReport) -> None:
+    tally = fault_report("A5", "A6")
+    logwork.run(tmp_path, logwork.Job(), lambda _: None)
+    statements = {
+        "UPDATE block SET data = x'00' WHERE at = (SELECT max(at) FROM block WHERE at < 2 << 46)": "offsets 15 to 19",
+        "DELETE FROM block WHERE at = (1 << 46) + 5": "no block holds offsets 5 to 9",
+        "UPDATE progress SET floor = floor - 5 WHERE pid = 1": "progress of group",
+        "UPDATE ledger SET value = x'30' WHERE pid = 2": "ledger of group",
+        "UPDATE step SET after = after + 1 WHERE pid = 2 AND number = 1": "step 1 of group",
+        "UPDATE sequence SET content = content + 1 WHERE number = 2": "sequence 2",
+        "INSERT INTO block SELECT 99 << 46, count, schema_id, recorded_us, time_min, time_max, size, origin, since, "
+        "crc, chk, data FROM block LIMIT 1": "blocks of partition id 99",
+    }
+    for sql in statements:
+        edit(tmp_path, sql)
+    with logwork.opened(tmp_path) as log:
+        found = verify(log.look)
+    told = [f"{damage.what} | {damage.way_out}" for damage in found.damages]
+    for said in statements.values():
+        tally.points += 1
+        tally.contradicts(said, [] if any(said in text for text in told) else [f"not among {told}"])
+    assert all(damage.way_out for damage in found.damages)
+    assert any("penstock log quarantine in/0 --offsets 15:19 --yes" in text for text in told)
+    assert tally.clean, tally.told
+
+
+def test_a_ledger_that_lost_a_row_is_found(tmp_path: Path, fault_report: FaultReport) -> None:
+    tally = fault_report("A6")
+    logwork.run(tmp_path, logwork.Job(), lambda _: None)
+    edit(tmp_path, "DELETE FROM ledger WHERE pid = 1")
+    with logwork.opened(tmp_path) as log:
+        found = verify(log.look)
+    tally.points += 1
+    tally.contradicts("a lost row", [] if any("entries are missing" in d.what for d in found.damages) else ["unseen"])
+    assert tally.clean, tally.told
+
+
+def test_readers_stop_until_somebody_says_so(tmp_path: Path, fault_report: FaultReport) -> None:
+    tally = fault_report("A5")
+    pid = ten_blocks(tmp_path)
+    edit(tmp_path, damaged_at(6, 8, 18))
+    before = emit.counters().get(("penstock_events_quarantined_total", (("partition", f"partition id {pid}"),)), 0)
+    with logwork.opened(tmp_path) as log:
+        with pytest.raises(BlockDamaged, match="offsets 6 to 7"):
+            logwork.contents(log, pid)
+        tally.note("nothing is skipped by itself", lost=0)
+        for first, end in ((0, 2), (4, 8), (6, 11), (6, 6), (20, 22)):
+            with pytest.raises(ConfigError, match=r"not all damaged; .* are: 6:7, 8:9, 18:19"):
+                passed_over(log, first, end)
+            tally.points += 1
+        passed_over(log, 6, 10)
+        with pytest.raises(BlockDamaged, match="offsets 18 to 19"):
+            logwork.contents(log, pid)
+        passed_over(log, 18, 20)
+        expected = [b"%d-%s" % (n, c) for n in range(10) for c in (b"a", b"b") if n not in (3, 4, 9)]
+        tally.compare(expected, logwork.contents(log, pid))
+        found: Verified = verify(log.look)
+        assert (found.damages, found.events) == ([], 14)
+        assert [(one.first, one.end) for one in found.quarantined] == [(6, 10), (18, 20)]
+        kept = log.look(lambda db: db.execute("SELECT count(*) FROM block WHERE data = x'00'").fetchall())
+        assert kept == [(3,)]
+        assert log.look(lambda db: quarantine.covering(db, pid, 10)) is None
+    counted = emit.counters()[("penstock_events_quarantined_total", (("partition", f"partition id {pid}"),))]
+    assert counted - before >= 6
+    assert tally.clean, tally.told
+
+
+def test_a_damaged_page_hides_its_blocks_and_no_others(tmp_path: Path, fault_report: FaultReport) -> None:
+    tally = fault_report("A5")
+    with logwork.opened(tmp_path) as log:
+        [pid] = logwork.declare(log, "t", 1)
+        for number in range(400):
+            logwork.publish(log, pid, number, [b"%03d" % number * 30])
+    edit(tmp_path, "PRAGMA wal_checkpoint(TRUNCATE)")
+    code = "import apsw, sys; print(*[r[0] for r in apsw.Connection(sys.argv[1]).execute(sys.argv[2])])"
+    sql = "SELECT pageno FROM dbstat WHERE name = 'block' AND pagetype = 'leaf' ORDER BY path"
+    command = [sys.executable, "-c", code, str(tmp_path / "log.db"), sql]
+    run = subprocess.run(command, check=False, capture_output=True, text=True)
+    if run.returncode:
+        pytest.skip("this SQLite cannot tell which page holds what")
+    page = int(run.stdout.split()[1])
+    with (tmp_path / "log.db").open("r+b") as file:
+        file.seek((page - 1) * 16384)
+        file.write(b"\xff" * 100)
+    with logwork.opened(tmp_path) as log:
+        found = verify(log.look)
+        tally.points += 1
+        [damage] = [damage for damage in found.damages if damage.topic]
+        assert found.events == 400 - (damage.end - damage.first)
+        assert 10 < damage.end - damage.first < 200
+        passed_over(log, damage.first, damage.end)
+        assert len(logwork.contents(log, pid)) == found.events
+    assert tally.clean, tally.told
+
+
+def test_groups_and_sinks_go_on_behind_it_and_not_before_the_command(
+    tmp_path: Path, fault_report: FaultReport, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tally = fault_report("A5")
+    app = App("orders", path=tmp_path / "log")
+    orders = app.topic("orders", Order, key="customer", partitions=1)
+    seen: list[int] = []
+
+    @app.handle(orders)
+    def note(order: Order) -> None:
+        seen.append(order.number)
+
+    app.flow("all", orders).to(parquet(str(tmp_path / "lake")))
+    with app.client() as client:
+        for number in range(10):
+            client.publish(orders, Order(number, "c", number))
+    with logwork.opened(tmp_path / "log") as log:
+        [pid] = next(row.pids for row in log.look(catalogue.topics) if row.name == "orders")
+    low = pid << 46
+    edit(tmp_path / "log", f"UPDATE block SET data = x'00' WHERE at IN ({low | 4}, {low | 5}, {low | 9})")
+    with pytest.raises(CorruptionError, match="offsets 4 to 4"):
+        app.run(until_idle=True)
+    assert seen == [0, 1, 2, 3][: len(seen)]
+    for offsets in ("4:5", "9:9"):
+        tally.points += 1
+        command = ["log", "quarantine", "orders/0", "--offsets", offsets, "--yes", "--log", str(tmp_path / "log")]
+        assert outcome(command) == exits.DONE
+    app.run(until_idle=True)
+    tally.compare([0, 1, 2, 3, 6, 7, 8], seen)
+    with app.client() as client:
+        client.publish(orders, Order(10, "c", 10))
+    app.run(until_idle=True)
+    tally.compare([0, 1, 2, 3, 6, 7, 8, 10], seen)
+    tally.compare([0, 1, 2, 3, 6, 7, 8, 10], app.read("all")["number"].to_list())
+    assert outcome(["log", "verify", "--log", str(tmp_path / "log")]) == exits.DONE
+    assert "quarantined: topic orders/0, offsets 4 to 5" in capsys.readouterr().out
+    assert tally.clean, tally.told

@@ -1,0 +1,156 @@
+"""Retention on the tables: what goes, what stays and why, and that the rest is still whole."""
+
+from __future__ import annotations
+
+import apsw
+import pytest
+
+from penstock.errors import BlockDamaged, OffsetOutOfRange
+from penstock.log import ages, catalogue, living, placed, progress, retention
+from penstock.log.api import Advance, Claim, Claimed, Span
+from penstock.log.ddl import OFFSET_MAX
+from penstock.log.living import Expiry
+from penstock.log.retention import Limits, Task
+from penstock.log.store import Store
+from tests.unit.log.logs import append, block, bodies, in_memory
+
+S = 1_000_000
+HOUR, DAY = 3600 * S, 86_400 * S
+
+
+def filled(store: Store, pid: int, blocks: int = 10, *, every_us: int = HOUR) -> None:
+    """Blocks of two events, one each `every_us`, from time 0 on."""
+    for number in range(blocks):
+        store.apply([append(number, block(pid, b"a%d" % number, b"b%d" % number))], now_us=number * every_us)
+
+
+def trimmed(
+    store: Store, *pids: int, limits: Limits, now_us: int, force: bool = False, expiry: Expiry | None = None
+) -> retention.Trimmed:
+    def work(db: apsw.Connection) -> retention.Trimmed:
+        size = sum(retention.bytes_of(db, pid) for pid in pids)
+        known = ages.look(db, now_us=now_us, monotonic_us=None)
+        task = Task(pids, limits, force=force)
+        return retention.trim(db, task, ages=known, expiry=expiry or Expiry(), bytes_now=size)
+
+    return store.write(work)[0]
+
+
+def group(store: Store, name: str, pid: int) -> int:
+    """A group that has claimed the partition."""
+    row = store.write(lambda db: catalogue.declare_group(db, name, b"{}", partitions=1))[0]
+    store.write(lambda db: progress.begin(db, row.id, pid, floor=placed.known(db, pid).begin))
+    (claimed,), _ = store.apply([Claim(row.id, [pid])], now_us=0)
+    assert isinstance(claimed, Claimed)
+    return row.id
+
+
+def settle(store: Store, group_id: int, pid: int, before: int, after: int, *, oldest: int | None = None) -> None:
+    at = store.db.execute("SELECT epoch FROM progress WHERE group_id = ?", (group_id,)).fetchone()
+    assert at is not None
+    store.apply([Advance(group_id, pid, at[0], before, after, oldest=oldest)], now_us=0)
+
+
+def kept(store: Store, pid: int) -> list[bytes]:
+    begin = placed.known(store.db, pid).begin
+    return bodies(placed.read(store.db, Span(pid, begin, OFFSET_MAX), events_max=1000, bytes_max=1 << 20))
+
+
+def test_by_age_only_what_is_older_goes_and_offsets_stay() -> None:
+    store, (pid,) = in_memory()
+    filled(store, pid)
+    done = trimmed(store, pid, limits=Limits(age_us=5 * HOUR), now_us=9 * HOUR)
+    assert (done.events, done.held) == (8, [])  # hours 0 to 3: hour 4 is not older, for a clock may be a minute off
+    assert placed.known(store.db, pid).begin == 8
+    assert kept(store, pid)[0] == b"a4"
+    store.apply([append(10, block(pid, b"new"))], now_us=9 * HOUR)
+    assert placed.known(store.db, pid).offset == 21
+    with pytest.raises(OffsetOutOfRange, match=r"offset 3 .* first one that is kept is 8"):
+        placed.read(store.db, Span(pid, 3, OFFSET_MAX), events_max=10, bytes_max=1 << 20)
+
+
+def test_by_size_the_oldest_of_all_partitions_go() -> None:
+    store, (one, two) = in_memory(2)
+    for number in range(6):
+        store.apply([append(number, block((one, two)[number % 2], b"x" * 100))], now_us=number * HOUR)
+    size = retention.bytes_of(store.db, one)
+    trimmed(store, one, two, limits=Limits(bytes_max=size), now_us=DAY)
+    assert [placed.known(store.db, pid).begin for pid in (one, two)] == [2, 1]
+
+
+def test_nothing_a_group_has_not_settled_goes_unless_it_is_forced() -> None:
+    store, (pid,) = in_memory()
+    filled(store, pid)
+    slow = group(store, "slow", pid)
+    settle(store, slow, pid, 0, 7)
+    limits = Limits(age_us=HOUR)
+    done = trimmed(store, pid, limits=limits, now_us=DAY)
+    assert (done.events, done.held[0].group, done.held[0].offset) == (6, "slow", 7)  # whole blocks only
+    settle(store, slow, pid, 7, 20, oldest=9)
+    assert trimmed(store, pid, limits=limits, now_us=DAY).events == 2  # up to the block of the parked one
+    assert kept(store, pid)[0] == b"a4"
+    assert trimmed(store, pid, limits=limits, now_us=DAY, force=True).events == 12
+    assert kept(store, pid) == []
+
+
+def test_a_group_that_is_gone_is_warned_of_before_it_holds_nothing() -> None:
+    store, (pid,) = in_memory()
+    filled(store, pid)
+    group(store, "gone", pid)
+    limits, expiry = Limits(age_us=HOUR), Expiry(quiet_us=7 * DAY, warned_us=DAY)
+
+    def noted(day: int, *, alive: bool = False) -> list[str]:
+        return store.write(lambda db: living.note(db, now_us=day * DAY, expiry=expiry, alive=lambda _: alive))[0]
+
+    store.apply([Claim(1, [pid])], now_us=S)
+    assert noted(6) == []
+    assert trimmed(store, pid, limits=limits, now_us=9 * DAY, expiry=expiry).events == 0
+    assert noted(9) == ["gone"]
+    assert noted(9) == []
+    assert trimmed(store, pid, limits=limits, now_us=9 * DAY + HOUR, expiry=expiry).events == 0
+    assert trimmed(store, pid, limits=limits, now_us=11 * DAY, expiry=expiry).events == 20
+
+
+def test_a_group_that_came_back_or_has_a_member_is_not_gone() -> None:
+    store, (pid,) = in_memory()
+    filled(store, pid)
+    gone, expiry = group(store, "gone", pid), Expiry()
+    store.apply([Claim(gone, [pid])], now_us=S)
+    assert store.write(lambda db: living.note(db, now_us=9 * DAY, expiry=expiry, alive=lambda _: True))[0] == []
+    assert store.write(lambda db: living.note(db, now_us=17 * DAY, expiry=expiry, alive=lambda _: False))[0] == ["gone"]
+    store.apply([Claim(gone, [pid])], now_us=17 * DAY + 1)
+    [standing] = living.standings(store.db, now_us=18 * DAY + HOUR, expiry=expiry)
+    assert standing.holds
+
+
+def test_a_damaged_header_stops_retention_before_it() -> None:
+    store, (pid,) = in_memory()
+    filled(store, pid)
+    store.db.execute("UPDATE block SET recorded_us = 5 WHERE at = (SELECT min(at) + 6 FROM block)")
+    with pytest.raises(BlockDamaged):
+        trimmed(store, pid, limits=Limits(age_us=HOUR), now_us=DAY)
+    assert placed.known(store.db, pid).begin == 0
+
+
+def test_steps_go_with_what_they_settled_and_the_newest_stays() -> None:
+    store, (pid,) = in_memory()
+    filled(store, pid)
+    quick = group(store, "quick", pid)
+    for before in range(0, 20, 2):
+        settle(store, quick, pid, before, before + 2)
+    trimmed(store, pid, limits=Limits(age_us=5 * HOUR), now_us=9 * HOUR)
+    assert retention.steps_due(store.db, [pid], [quick])
+    assert store.write(lambda db: retention.trim_steps(db, [pid], [quick]))[0] == 4
+    assert not retention.steps_due(store.db, [pid], [quick])
+    assert [step.number for step in progress.steps_of(store.db, quick, pid)] == list(range(4, 10))
+    trimmed(store, pid, limits=Limits(age_us=HOUR), now_us=DAY)
+    store.write(lambda db: retention.trim_steps(db, [pid], [quick]))
+    assert [step.number for step in progress.steps_of(store.db, quick, pid)] == [9]
+
+
+def test_a_young_block_before_an_old_one_keeps_both() -> None:
+    store, (pid,) = in_memory()
+    store.apply([append(0, block(pid, b"a"))], now_us=5 * DAY)
+    store.apply([append(1, block(pid, b"b"))], now_us=5 * DAY + S)
+    store.db.execute("DELETE FROM meta WHERE key = 'aged'")
+    assert trimmed(store, pid, limits=Limits(age_us=DAY), now_us=5 * DAY + HOUR).events == 0
