@@ -195,6 +195,14 @@ def test_the_budgets_are_the_design_s() -> None:
         "latency-beside-bulk/p99": ("lower", 10, "value"),
         "latency-beside-bulk/bulk": ("higher", 0.9, "ratio"),
         "cli-cold-start": ("lower", 0.25, "value"),
+        "fail-once": ("higher", 0.7, "ratio"),
+        "blocked-key": ("higher", 0.9, "ratio"),
+        "blocked-key/memory": ("lower", 50, "value"),
+        "side-by-side": ("higher", 0.9, "ratio"),
+        "upkeep/p99": ("lower", 5, "ratio"),
+        "take-over/kill -9": ("lower", 200.0, "value"),
+        "take-over/SIGSTOP": ("lower", 2200.0, "value"),
+        "four-workers": ("higher", 1.6, "ratio"),
     }
 
 
