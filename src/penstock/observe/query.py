@@ -140,6 +140,8 @@ class Tables:
             raise Closed(msg)
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         self._waiting.add(future)
+        if self._closed:  # `close` may have looked before it was there
+            future.cancel()
         try:
             return future.result()
         finally:
