@@ -14,8 +14,8 @@ from bench.product import fresh_app
 from bench.row import Budget, Figure, Figures, Row
 from bench.stats import percentile
 from bench.workload import Tick, new_tick
-from penstock import Acked, Retention
-from penstock.channel.api import Publish, TopicSpec
+from penstock import Acked
+from penstock.channel.api import Publish, Retention, TopicSpec
 from penstock.channel.drivers.embedded import EmbeddedChannel
 from penstock.event.batch import NewBatch, Rows
 from penstock.system import real_system
@@ -62,7 +62,8 @@ class Upkeep(Row):
     def filled(self) -> Generator[tuple[App, TopicHandle[Tick]]]:
         """A log with a topic of small blocks, and one of which nearly everything is to go."""
         with fresh_app(self.directory) as app:
-            ticks = app.topic("ticks", Tick, partitions=1, retention=Retention(bytes="100KB"))
+            ticks = app.topic("ticks", Tick, partitions=1)
+            app.retain(ticks, bytes="100KB")
             asyncio.run(self.fill(app))
             yield app, ticks
 

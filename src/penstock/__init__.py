@@ -12,7 +12,6 @@ if TYPE_CHECKING:  # what editors and type checkers see; at run time each name l
     from penstock.app.outcome import Acked as Acked
     from penstock.app.outcome import Rejected as Rejected
     from penstock.app.outcome import Unknown as Unknown
-    from penstock.channel.api import Retention as Retention
     from penstock.delivery.lot import OnFailure as OnFailure
     from penstock.delivery.retry import Retry as Retry
     from penstock.engine.context import Context as Context
@@ -46,7 +45,6 @@ __all__ = [
     "RecordedEvent",
     "Reject",
     "Rejected",
-    "Retention",
     "Retry",
     "Roll",
     "Unknown",
@@ -75,7 +73,6 @@ EXPORTS: dict[str, str] = {
     "Reject": "penstock.errors",
     "Rejected": "penstock.app.outcome",
     "OnFailure": "penstock.delivery.lot",
-    "Retention": "penstock.channel.api",
     "Retry": "penstock.delivery.retry",
     "Roll": "penstock.sink.api",
     "Unknown": "penstock.app.outcome",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from penstock.errors import ConfigError
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_UNITS_BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|TB)")
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
+_UNITS_BYTES = {"B": 1.0, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
+_MEASURE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)")
 
 
 def duration_s(value: str | float, *, path: str) -> float:
@@ -19,11 +19,7 @@ def duration_s(value: str | float, *, path: str) -> float:
         ConfigError: not a duration, or below zero; `path` is where it was written.
     """
     if isinstance(value, str):
-        match = _DURATION.fullmatch(value.strip())
-        if match is None:
-            msg = f"{value!r} is not a duration; write a number and one of {', '.join(_UNITS_S)}, such as '60s'"
-            raise ConfigError(msg, path=path)
-        return float(match[1]) * _UNITS_S[match[2]]
+        return _measured(value, _UNITS_S, what="a duration", example="60s", path=path)
     if not value >= 0:
         msg = f"{value} s; expected 0 or more seconds"
         raise ConfigError(msg, path=path)
@@ -37,12 +33,16 @@ def size_bytes(value: str | int, *, path: str) -> int:
         ConfigError: not a size, or below zero; `path` is where it was written.
     """
     if isinstance(value, str):
-        match = _SIZE.fullmatch(value.strip())
-        if match is None:
-            msg = f"{value!r} is not a size; write a number and one of {', '.join(_UNITS_BYTES)}, such as '10GB'"
-            raise ConfigError(msg, path=path)
-        return int(float(match[1]) * _UNITS_BYTES[match[2]])
+        return int(_measured(value, _UNITS_BYTES, what="a size", example="10GB", path=path))
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:  # pyright: ignore[reportUnnecessaryIsInstance]
         msg = f"{value!r}; expected a whole number of bytes, or text such as '10GB'"
         raise ConfigError(msg, path=path)
     return value
+
+
+def _measured(text: str, units: Mapping[str, float], *, what: str, example: str, path: str) -> float:
+    match = _MEASURE.fullmatch(text.strip())
+    if match is None or match[2] not in units:
+        msg = f"{text!r} is not {what}; write a number and one of {', '.join(units)}, such as '{example}'"
+        raise ConfigError(msg, path=path)
+    return float(match[1]) * units[match[2]]

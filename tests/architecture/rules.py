@@ -64,8 +64,9 @@ def parameter_lists(text: str) -> list[str]:
     lines = text.splitlines()
     for f in functions(ast.parse(text)):
         named = [a.arg for a in (*f.args.posonlyargs, *f.args.args, *f.args.kwonlyargs) if a.arg not in {"self", "cls"}]
-        # Two more with the reason beside it, where users read each by name.
-        allowed = 2 if "# noqa: PLR0913 - " in lines[f.lineno - 1] else 0
+        allowed = (
+            "# noqa: PLR0913 - " in lines[f.lineno - 1]
+        )  # with the reason beside it, where users read each by name
         if len(named) > PARAMETERS_MAX + allowed:
             found.append(
                 f"line {f.lineno}: {f.name} takes {len(named)}, at most {PARAMETERS_MAX}: pass a config value whole"

@@ -76,6 +76,7 @@ def _option(option: click.Option, context: click.Context) -> tuple[str, str]:
 _DECLARED: list[tuple[str, Callable[..., Any]]] = [
     ("App", App),
     ("app.topic", App.topic),
+    ("app.retain", App.retain),
     ("app.handle", App.handle),
     ("app.handle_batch", App.handle_batch),
     ("app.read", App.read),
@@ -83,7 +84,6 @@ _DECLARED: list[tuple[str, Callable[..., Any]]] = [
     ("app.run", App.run),
     ("app.client", App.client),
     ("Retry", penstock.Retry),
-    ("Retention", penstock.Retention),
     ("files", penstock.files),
     ("Csv", penstock.Csv),
     ("Gzip", penstock.Gzip),

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
+import msgspec
+
 from penstock.app.declared import AppFlow, Flowed, Handled, Program, Sourced, TopicHandle
 from penstock.app.place import FOLDER, caller, program_base
 from penstock.channel.api import EVENT_BYTES_MAX_DEFAULT, PARTITIONS_DEFAULT, Retention, TopicSpec
@@ -14,7 +16,7 @@ from penstock.config import duration_s
 from penstock.delivery.lot import OnFailure, Order
 from penstock.delivery.retry import Retries, Retry
 from penstock.engine.calling import Shape, shape_of
-from penstock.engine.calls import HandlerSpec
+from penstock.engine.handler import HandlerSpec
 from penstock.errors import ConfigError
 from penstock.flow.spec import FlowSpec
 from penstock.schema import schema_of
@@ -67,7 +69,6 @@ class App(Program):
         disorder: str | float | None = None,
         partitions: int = PARTITIONS_DEFAULT,
         event_bytes_max: int = EVENT_BYTES_MAX_DEFAULT,
-        retention: Retention | None = None,
     ) -> TopicHandle[T]:
         """Declare a topic.
 
@@ -79,8 +80,6 @@ class App(Program):
             disorder: how late an event may be, as a duration.
             partitions: fixed when the topic is created.
             event_bytes_max: larger events are rejected.
-            retention: how much is kept, as in ``Retention(age="7d", bytes="10GB")``; may be changed later. Without it
-                what was declared before stands, at first everything; ``Retention()`` keeps everything again.
 
         Raises:
             ConfigError: a name, a field or a number that cannot be meant.
@@ -89,8 +88,6 @@ class App(Program):
         for option, value in (("partitions", partitions), ("event_bytes_max", event_bytes_max)):
             if not isinstance(value, int) or isinstance(value, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise ConfigError(f"{value!r}; expected a whole number", path=f"{path}.{option}")
-        if retention is not None and not isinstance(retention, Retention):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigError(f'{retention!r}; expected Retention(age="7d", bytes="10GB")', path=f"{path}.retention")
         schema = None if type is None else schema_of(type)
         for option, field, kinds in (("key", key, _KEY_KINDS), ("time", time, ("datetime",))):
             if field is not None:
@@ -104,13 +101,27 @@ class App(Program):
             time=time,
             disorder_s=None if disorder is None else duration_s(disorder, path=f"{path}.disorder"),
             event_bytes_max=event_bytes_max,
-            retention=retention,
         )
         self._free(name)
         check_topic(spec, self.topics)
         handle: TopicHandle[T] = TopicHandle(spec, schema)
         self.topics[name] = handle
         return handle
+
+    def retain(
+        self, topic: TopicHandle[Any], *, age: str | float | None = None, bytes: str | int | None = None
+    ) -> None:
+        """Declare how much a topic keeps: what is younger *and* fits. It may be changed later.
+
+        Where a program does not call it, what was declared before stands, at first everything.
+
+        Args:
+            topic: what `topic` returned.
+            age: events that were recorded longer ago go, as in ``"7d"``; None for no limit.
+            bytes: the oldest go when all partitions together are larger, as in ``"10GB"``; None for no limit.
+        """
+        self._mine(topic, path="topics")
+        topic.spec = msgspec.structs.replace(topic.spec, retention=Retention(age, bytes))
 
     def handle(
         self,

@@ -9,7 +9,7 @@ import msgspec
 
 from penstock.channel.api import TopicSpec
 from penstock.delivery.retry import Retry
-from penstock.engine.calls import HandlerSpec
+from penstock.engine.handler import HandlerSpec
 from penstock.errors import ConfigError
 from penstock.flow.builder import Flow
 from penstock.flow.spec import FlowSpec

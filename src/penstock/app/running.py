@@ -22,7 +22,6 @@ from penstock.delivery.redrive import SUFFIX as COMMANDS
 from penstock.engine.concurrent import ConcurrentWork
 from penstock.engine.group import Group, GroupState, Slots
 from penstock.engine.handling import HandlerWork
-from penstock.engine.place import Read
 from penstock.engine.results import Topics
 from penstock.engine.sinking import SinkWork
 from penstock.engine.sourcing import SourceRun, Turn
@@ -174,7 +173,7 @@ def supervised(
         topics = Topics(opened.topic(handled.source.name), into, opened.topic(name + SUFFIX), commands)
         subscription = Subscription(GroupSpec(name, handled.source.name), options.label)
         kind = HandlerWork if handled.handler.concurrency == 1 else ConcurrentWork
-        work = kind(handled.handler, subscription, topics, system=opened.system, read=_reader(opened))
+        work = kind(handled.handler, subscription, topics, system=opened.system, read=opened.channel.read)
         add(work, writes=frozenset(t.name for t in (into, topics.dead) if t is not None))
     _add_flows(plan, opened, options, add)
     circle = supervisor.circle() if options.until_idle else []
@@ -218,15 +217,6 @@ class _Past:
 
     async def read(self, partition: int, offset: int) -> Sequence[Delivered]:
         return await self._channel.read(self._topic, partition, offset, events_max=READ_EVENTS_MAX)
-
-
-def _reader(opened: Opened) -> Read:
-    """See `penstock.engine.place.Read`."""
-
-    async def read(topic: str, partition: int, offset: int, events_max: int) -> Sequence[Delivered]:
-        return await opened.channel.read(topic, partition, offset, events_max=events_max)
-
-    return read
 
 
 def _turn(opened: Opened, source: str, options: RunOptions) -> Turn:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
@@ -62,23 +62,27 @@ def carry_out(choice: Choice) -> None:
 async def _carried_out(log: Log, choice: Choice, *, many: bool) -> None:
     from penstock.observe import redriving  # noqa: PLC0415 - opens the log's libraries
 
-    found = await (_chosen(log, choice) if many else _named(log, choice.wanted))
-    groups = sorted({one.letter.group for one in found})
+    named = [] if many else await _named(log, choice.wanted)
+    groups = list(choice.wanted) if many else sorted({one.letter.group for one in named})
+    states = {group: await redriving.dealt_with(log.channel, group) for group in groups}
+    found = await _chosen(log, choice, states[groups[0]]) if many else named
     askers = {group: redriving.Asker(log.channel, group, log.system) for group in groups}
-    states: dict[str, dict[Place, State]] = {group: await redriving.dealt_with(log.channel, group) for group in groups}
-    open_, closed = [], []
+    open_: list[Found] = []
+    closed: list[tuple[Found, State]] = []
     for one in found:
         state = states[one.letter.group].get(redriving.place_of(one))
-        (open_ if state is None else closed).append((one, state))
+        if state is None:
+            open_.append(one)
+        else:
+            closed.append((one, state))
     body = choice.body
     if choice.edit and open_:
-        body = _edited(open_[0][0].letter.body)
+        body = _edited(open_[0].letter.body)
     if body is not None and open_:
-        _check_body(log, open_[0][0], body)
-    letters = [one for one, _ in open_]
+        _check_body(log, open_[0], body)
     if not choice.dry_run:
-        await _asked(log, choice, askers, letters, body)
-    _told(log, choice, letters, [(one, state or "") for one, state in closed])
+        await _asked(log, choice, askers, open_, body)
+    _told(log, choice, open_, closed)
 
 
 async def _named(log: Log, wanted: Sequence[str]) -> list[Found]:
@@ -88,12 +92,11 @@ async def _named(log: Log, wanted: Sequence[str]) -> list[Found]:
     return [await letters.find(log.channel, topics, one) for one in dict.fromkeys(wanted)]
 
 
-async def _chosen(log: Log, choice: Choice) -> list[Found]:
+async def _chosen(log: Log, choice: Choice, dealt: Mapping[Place, State]) -> list[Found]:
     """The group's open letters that are meant, in the order they were given up in each partition."""
     from penstock.observe import letters, redriving  # noqa: PLC0415
 
     (group,) = choice.wanted
-    dealt = await redriving.dealt_with(log.channel, group)
     out: list[Found] = []
     async for found in letters.letters(log.channel, log.channel.topics(), group):
         text = f"{found.letter.error}: {found.letter.reason}"
@@ -149,9 +152,9 @@ async def _asked(
                 done += len(commands)
             if choice.rate is not None and done < len(found):
                 await log.system.clock.sleep(1 / choice.rate)
-    except BaseException:
-        output.note(f"interrupted: {done:,} of {len(found):,} letters were asked for, the others were not touched")
-        raise
+    finally:
+        if done < len(found):
+            output.note(f"ended early: {done:,} of {len(found):,} letters were asked for; ask again for the others")
 
 
 def _handfuls(found: Sequence[Found], most: int) -> list[list[Found]]:
@@ -166,7 +169,7 @@ def _handfuls(found: Sequence[Found], most: int) -> list[list[Found]]:
     return out
 
 
-def _told(log: Log, choice: Choice, done: Sequence[Found], closed: Sequence[tuple[Found, str]]) -> None:
+def _told(log: Log, choice: Choice, done: Sequence[Found], closed: Sequence[tuple[Found, State]]) -> None:
     if wants_json():
         output.document(
             {
@@ -187,12 +190,12 @@ def _told(log: Log, choice: Choice, done: Sequence[Found], closed: Sequence[tupl
     else:
         output.say(f"{len(done):,} letters will be {verb}")
     for one, state in closed:
-        output.note(f"{one.position} was left alone: {_WHY.get(state, state)}")
+        output.note(f"{one.position} was left alone: {_WHY[state]}")
     if done and not choice.dry_run:
         output.note("the group does it as it runs (penstock run); what became of them: penstock dlq list --all")
 
 
-_WHY = {
+_WHY: dict[State, str] = {
     "queued": "it was asked for already, and the group has not come to it yet",
     "handled": "it was redriven before, and handled",
     "skipped": "it was skipped before",

@@ -9,15 +9,17 @@ from typing import Any
 
 import msgspec
 
-from penstock.channel.api import Assigned, Delivery, LedgerWrite
+from penstock.channel.api import Assigned, Delivery, LedgerWrite, Subscription
 from penstock.delivery.lot import Head
 from penstock.engine.calling import Raised, call_async
+from penstock.engine.handler import HandlerSpec
 from penstock.engine.handling import PAUSED_LOOK_S, STEP_BYTES_MAX, HandlerWork
 from penstock.engine.parts import Part, parts_of
-from penstock.engine.place import Place
-from penstock.engine.results import Cause, Made, OutputRefused
+from penstock.engine.place import Place, Read
+from penstock.engine.results import Cause, Made, OutputRefused, Topics
 from penstock.engine.work import Draft, Stopping
 from penstock.errors import Reject
+from penstock.system.ports import System
 from penstock.system.slots import SIDE_BY_SIDE, Slot
 
 WINDOW_MAX = 5_000
@@ -52,7 +54,6 @@ class _Progress(msgspec.Struct, eq=False):
     finished: list[tuple[_Waiting, list[Any], list[int]]]
     alone_until: int = 0
     stepped_s: float = float("-inf")
-    drafted: int = -1
 
     def settled(self, offset: int) -> None:
         """It needs no more work."""
@@ -69,18 +70,15 @@ class ConcurrentWork(HandlerWork):
     by one, and charges a death only to an event that was alone.
     """
 
-    _lanes: dict[Lane, deque[_Waiting]]
-    _at: dict[asyncio.Task[None], int]
-    _ready: deque[tuple[Lane, _Waiting]]
-    _progress: dict[int, _Progress]
-
-    def prepare(self) -> None:
-        """See `HandlerWork`."""
+    def __init__(
+        self, spec: HandlerSpec, subscription: Subscription, topics: Topics, *, system: System, read: Read
+    ) -> None:
+        super().__init__(spec, subscription, topics, system=system, read=read)
         self.news = self._told = asyncio.Event()
-        self._lanes = {}
-        self._at = {}
-        self._ready = deque()
-        self._progress = {}
+        self._lanes: dict[Lane, deque[_Waiting]] = {}
+        self._at: dict[asyncio.Task[None], int] = {}  # who is at work, and on which partition
+        self._ready: deque[tuple[Lane, _Waiting]] = deque()
+        self._progress: dict[int, _Progress] = {}
         self._error: BaseException | None = None
         self._suspects = False
         self._queued = 0
@@ -158,8 +156,8 @@ class ConcurrentWork(HandlerWork):
     ) -> AsyncGenerator[Draft]:
         """Suspects: what was begun beside an event that killed the process."""
         async for draft in super().process(delivery, stopping):
-            assert draft.after is not None
-            progress.floor = progress.taken = draft.after
+            if draft.after is not None:
+                progress.floor = progress.taken = draft.after
             yield draft
         if progress.taken >= progress.alone_until:
             self._suspects = False
@@ -267,6 +265,8 @@ class ConcurrentWork(HandlerWork):
             made.inputs.append(waiting.part.delivered)
         if raised is None:
             made.out, made.causes = out, causes
+            if head is not None:
+                self._mark(head, made)
             cut = made.encode(whole=whole)
             if cut is not None:
                 raised = Raised(None, waiting.offset, OutputRefused(cut.reason))
@@ -349,8 +349,6 @@ class ConcurrentWork(HandlerWork):
             if head.offset in part.broken:
                 await self._retry(place, head, progress.made, now)
                 continue
-            if head.again and self._spec.on_failure.given_up == "continue":
-                progress.made.redriven.add(head.offset)
             self._begin(_Waiting(place, part, head.offset, head))
             if place.open:
                 return
@@ -365,13 +363,7 @@ class ConcurrentWork(HandlerWork):
 
     def _unsaid(self, progress: _Progress) -> bool:
         place = self._places[progress.made.partition]
-        return bool(
-            progress.finished
-            or progress.made
-            or progress.made.events
-            or place.lot.dirty
-            or progress.floor > progress.drafted >= 0
-        )
+        return bool(progress.finished or progress.made or progress.made.events or place.lot.dirty)
 
     def _take_finished(self, progress: _Progress) -> None:
         """Results of what is finished become part of the step, as many as it can hold."""
@@ -407,5 +399,5 @@ class ConcurrentWork(HandlerWork):
             self._take_finished(progress)
             made, progress.made = progress.made, self._made(place)
             draft = self._draft(place, made, progress.floor)
-            progress.stepped_s, progress.drafted = now_s, progress.floor
+            progress.stepped_s = now_s
             yield msgspec.structs.replace(draft, holes=sorted(progress.done))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 import msgspec
 
@@ -17,7 +17,7 @@ from penstock.engine.flight import Flight, Refused
 from penstock.engine.machine import Begin, Drop, Hand, Handle, Membership, Rejoin, Rest, Skip
 from penstock.engine.pausing import waited
 from penstock.engine.work import Draft, Gauge, Work
-from penstock.errors import Fenced, TransientError
+from penstock.errors import Fenced, PenstockError, TransientError
 from penstock.system.ports import Clock, System
 from penstock.system.slots import Slot
 from penstock.telemetry import emit
@@ -133,12 +133,18 @@ class Group:
         except (TransientError, Fenced) as exc:  # what was not stored is delivered again, to whoever owns it now
             return str(exc)
         finally:
-            if self._asked is not None:
-                self._asked.cancel()
-                self._asked = None
+            await self._ask_no_more()
             await member.drop()
             self._work.left()
             await intake.leave()
+
+    async def _ask_no_more(self) -> None:
+        asked, self._asked = self._asked, None
+        if asked is not None:
+            asked.cancel()
+            await asyncio.wait((asked,))
+            with suppress(PenstockError, asyncio.CancelledError):
+                asked.result()
 
     async def _take(self, intake: Intake, member: _Member) -> str:
         membership = member.membership

@@ -12,7 +12,7 @@ from penstock.channel.api import Assigned, Delivery, LedgerWrite, Subscription
 from penstock.delivery.lot import Head, Now
 from penstock.delivery.redrive import POSITION_SPACE, decode
 from penstock.engine.calling import Raised
-from penstock.engine.calls import Calls, HandlerSpec, Retried
+from penstock.engine.handler import Handler, HandlerSpec, Retried
 from penstock.engine.parts import Part, parts_of
 from penstock.engine.pausing import waited
 from penstock.engine.place import SPACES, Place, Read, tried
@@ -32,7 +32,7 @@ TOGETHER_MAX = 256
 PAUSED_LOOK_S = 0.1
 
 
-class HandlerWork(Calls):
+class HandlerWork(Handler):
     """See `Work`. Events of one key are handled one after the other, in offset order.
 
     Delivery guarantee: that of the channel's step: results, dead letters, what is parked and progress become permanent
@@ -50,10 +50,6 @@ class HandlerWork(Calls):
         self._places: dict[int, Place] = {}
         self._stopping: Stopping = lambda: False
         self._size = 1  # a slow handler must not be asked for many events before the first look at the clock
-        self.prepare()
-
-    def prepare(self) -> None:
-        """For what is built on this."""
 
     # -- ownership -------------------------------------------------------------------------------------------------
 
@@ -276,7 +272,7 @@ class HandlerWork(Calls):
         """Heads that are due: many of them, each of another key, in one run of calls where nothing is in the way."""
         together: dict[int, Retried] = {}
         for head in place.lot.due(now.s):
-            special = head.body is not None or head.offset in place.deaths or head.offset in together
+            special = head.body is not None or head.offset in place.deaths
             if special or place.open or self._spec.on_failure.given_up == "block":
                 if not together:
                     await self._retry(place, head, made, now)
@@ -331,8 +327,7 @@ class HandlerWork(Calls):
         if self._has_died_enough(place, head):
             self._lay_down(place, part, head, self._died(place.deaths[offset], head), made)
             return
-        if head.again and self._spec.on_failure.given_up == "continue":
-            made.redriven.add(offset)
+        self._mark(head, made)
         event = iter(((offset, part.events[offset - part.first]),))
         result = await self._call_one(part.delivered, event, made, start=offset, attempt=attempt, again=head.again)
         if isinstance(result, Raised):
@@ -390,7 +385,7 @@ class HandlerWork(Calls):
             return
         place.looked_s = now.s
         before = place.commands
-        found = await self._read(topic.name, place.partition, before, COMMANDS_AT_ONCE)
+        found = await self._read(topic.name, place.partition, before, events_max=COMMANDS_AT_ONCE)
         for body in (body for batch in found for body in topic.bodies(batch)):
             try:
                 command = decode(body)

@@ -34,13 +34,17 @@ class Part:
         self.delivered = delivered
         self.first, self.end = delivered.first, delivered.end
         self.broken: dict[int, str] = {}
-        self.picker = Picker(delivered)
         self._topic = topic
         self._mask: bytearray | None = None  # 0: it waits behind another event of its key
         try:
             self.events: Sequence[Any] = topic.events(delivered)
         except DecodeError:
             self.events = self._each()
+
+    @cached_property
+    def picker(self) -> Picker:
+        """Single events of it."""
+        return Picker(self.delivered)
 
     def _each(self) -> list[Any]:
         events: list[Any] = []

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_right, insort
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from penstock.channel.api import Assigned, LedgerWrite
 from penstock.channel.typed import TypedTopic
@@ -25,8 +25,13 @@ KEPT_BYTES_MAX = 32_000_000
 READ_EVENTS = 5_000
 ASKED_MAX = 100_000
 
-Read = Callable[[str, int, int, int], Awaitable[Sequence[Delivered]]]
-"""(topic, partition, offset, at most so many events) → recorded events from there on."""
+
+class Read(Protocol):
+    """`Channel.read`: recorded events, outside any group."""
+
+    async def __call__(self, topic: str, partition: int, offset: int, *, events_max: int) -> Sequence[Delivered]:
+        """See `Channel.read`."""
+        ...
 
 
 class Place:
@@ -159,7 +164,7 @@ class Place:
         if picker is not None and offset < picker.delivered.end:
             return Part(picker.one(offset), topic)
         if self._picker is None or not self._picker.delivered.first <= offset < self._picker.delivered.end:
-            found = await read(topic.name, self.partition, offset, READ_EVENTS)
+            found = await read(topic.name, self.partition, offset, events_max=READ_EVENTS)
             if not found or not found[0].first <= offset < found[0].end:
                 msg = f"{topic.name}/{self.partition}: a parked event at offset {offset}, which the log does not hold"
                 raise CorruptionError(msg)

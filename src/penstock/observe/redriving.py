@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from penstock.channel.drivers.embedded import EmbeddedChannel
     from penstock.system import System
 
-State = Literal["open", "queued", "handled", "skipped", "failed again"]
+State = Literal["queued", "handled", "skipped", "failed again"]
+"""What became of a letter that is not open any more."""
 COMMANDS_AT_ONCE = 1_000
 
 

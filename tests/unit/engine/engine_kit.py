@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -16,12 +16,12 @@ from penstock.delivery.lot import OnFailure
 from penstock.delivery.redrive import redrive_topic
 from penstock.delivery.retry import Retries, Retry
 from penstock.engine.calling import shape_of
-from penstock.engine.calls import HandlerSpec
 from penstock.engine.concurrent import ConcurrentWork
 from penstock.engine.group import Group, Slots
+from penstock.engine.handler import HandlerSpec
 from penstock.engine.handling import HandlerWork
 from penstock.engine.results import Topics
-from penstock.event.batch import Delivered, NewBatch, Rows
+from penstock.event.batch import NewBatch, Rows
 from penstock.schema import schema_of
 from penstock.system.ports import System, real_system
 
@@ -134,11 +134,8 @@ class Kit:
         subscription = Subscription(GroupSpec(name, source.name), "test")
         topics = Topics(source, into, dead, commands)
         kind = HandlerWork if spec.concurrency == 1 else ConcurrentWork
-        work = kind(spec, subscription, topics, system=self.system, read=self.read)
+        work = kind(spec, subscription, topics, system=self.system, read=self.channel.read)
         return Group(self.channel, work, system=self.system, slots=slots, ended=ended)
-
-    async def read(self, topic: str, partition: int, offset: int, events_max: int) -> Sequence[Delivered]:
-        return await self.channel.read(topic, partition, offset, events_max=events_max)
 
     async def close(self) -> None:
         await self.channel.close()

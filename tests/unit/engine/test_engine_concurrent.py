@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import random
+from array import array
 from collections import defaultdict
 from typing import Any
 
 import pytest
 
 from penstock.delivery.lot import OnFailure
+from penstock.delivery.redrive import Command
 from penstock.delivery.retry import Retry
 from penstock.engine.context import Context
 from penstock.errors import Reject
 from penstock.system.slots import SIDE_BY_SIDE, MemorySlot
 from tests.unit.engine.engine_kit import Bill, Kit, Order
-from tests.unit.engine.test_engine_parking import bill, keyed, ledger
+from tests.unit.engine.test_engine_parking import bill, command, keyed, ledger
 
 
 @pytest.fixture
@@ -147,3 +149,54 @@ async def test_after_a_death_those_in_flight_run_alone_and_only_the_killer_is_ch
     (letter,) = await kit.letters("fatal")
     assert (letter.offset, letter.error, letter.attempts) == (7, "ProcessDied", 2)
     assert sorted(made.id for made in await kit.events(into)) == [n for n in range(30) if n != 7]
+
+
+async def test_suspects_that_fail_are_parked_and_handled_while_the_others_still_run_alone(kit: Kit) -> None:
+    source = await keyed(kit, spread(6, 6))
+    into = await kit.topic("bills", Bill, partitions=1, key="customer")
+    words = bytearray(32)
+    memoryview(words).cast("Q")[:2] = memoryview(array("Q", [1, SIDE_BY_SIDE]))
+
+    async def slow(order: Order, ctx: Context) -> Bill:
+        kit.clock.pass_s(1)  # each is a step of its own, and what is parked is due before the next
+        if order.id == 0 and ctx.attempt == 1:
+            raise ValueError("once")
+        return bill(order)
+
+    group = await kit.handler(
+        slow, source, into, concurrency=3, retry=Retry(2, first_s=0.5), slots=lambda *_: MemorySlot(words)
+    )
+    await group.run()
+    assert sorted(made.id for made in await kit.events(into)) == list(range(6))
+    assert group.state.events == 6
+
+
+async def test_a_redriven_event_is_marked_however_many_steps_pass_while_it_is_handled(kit: Kit) -> None:
+    source = await keyed(kit, spread(2, 2))
+    into = await kit.topic("bills", Bill, partitions=1, key="customer")
+    mended, release = False, asyncio.Event()
+
+    async def late(order: Order, ctx: Context) -> Bill:
+        if order.id == 0 and not mended:
+            raise ValueError("broken")
+        if ctx.redriven:
+            await release.wait()
+        return bill(order)
+
+    await (await kit.handler(late, source, into, concurrency=4, retry=Retry(1))).run()
+    (letter,) = await kit.letters("late")
+    mended = True
+    await command(kit, "late", Command("redrive", 0, 0, letter.body, letter.key, letter.id))
+    await kit.publish(source, [Order(2, "c2", 2)])
+    running = asyncio.ensure_future((await kit.handler(late, source, into, concurrency=4, retry=Retry(1))).run())
+    for _ in range(3000):
+        await asyncio.sleep(0)
+        kit.clock.pass_s(0.001)
+        if len(await kit.events(into)) == 2:
+            break
+    release.set()
+    await running
+    batches = await kit.channel.read("bills", 0, 0, events_max=10)
+    heads = [h for batch in batches for h in batch.payload.attributes.get("headers", [None] * batch.count)]
+    assert [made.id for made in await kit.events(into)] == [1, 2, 0]
+    assert heads == [None, None, {"redriven": "out of order"}]

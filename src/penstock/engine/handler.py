@@ -1,4 +1,4 @@
-"""A handler and how it is called: over many events, or one again; what a failure of it means."""
+"""A declared handler and one call of it: over many events, or one again; what its failures mean."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class Retried(msgspec.Struct, frozen=True):
     part: Part
 
 
-class Calls:
-    """What kinds of handler work share; no state but the attempts slot."""
+class Handler:
+    """What both kinds of handler work share; no state but the attempts slot."""
 
     def __init__(self, spec: HandlerSpec, topics: Topics, system: System) -> None:
         self._spec = spec
@@ -75,9 +75,7 @@ class Calls:
                 one = retried[words[1]]
                 return function(event, Context(one.part.delivered, words[1], one.head.attempts + 1, source))
 
-        limit_s = self._spec.retries.timeout_s
-        handler = bound if limit_s is None else _limited(bound, limit_s)
-        return await self._run(handler, pairs, made, next(iter(retried)))
+        return await self._run(self._in_time(bound), pairs, made, next(iter(retried)))
 
     async def _run(
         self, handler: Callable[[Any], Any], pairs: Iterator[tuple[int, Any]], made: Made, start: int
@@ -122,8 +120,17 @@ class Calls:
             def bound(event: Any) -> Any:
                 return function(event, Context(delivered, said[1], attempt, source, redriven=again))
 
+        return self._in_time(bound)
+
+    def _in_time(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """The function, cancelled when it takes too long."""
         limit_s = self._spec.retries.timeout_s
-        return bound if limit_s is None else _limited(bound, limit_s)
+        return function if limit_s is None else _limited(function, limit_s)
+
+    def _mark(self, head: Head, made: Made) -> None:
+        """Say of what a redriven event gives that it is out of order, where its key has gone on without it."""
+        if head.again and self._spec.on_failure.given_up == "continue":
+            made.redriven.add(head.offset)
 
     def _pause_s(self, error: BaseException, attempt: int, waited_s: float) -> float | None:
         if isinstance(error, PermanentError):
