@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from penstock.app.declared import AnyTopic, Program
-from penstock.app.opened import Opened, open_app, tell_when_forked
-from penstock.app.outbox import CHUNK_EVENTS, Parcel, Receipt, assemble, laid_out, resolved, seal, together
+from penstock.app.opened import Opened, tell_when_forked
+from penstock.app.outbox import CHUNK_EVENTS, Parcel, Receipt, laid_out, resolved, seal, together
 from penstock.app.outcome import Acked, Outcome, Rejected, Unknown
-from penstock.app.plan import plan_topics
-from penstock.channel import api
+from penstock.app.publisher import NOT_OPEN, Publisher
 from penstock.channel.typed import TypedTopic
-from penstock.errors import Closed, OutcomeUnknown, TransientError
-from penstock.event.batch import NewBatch
+from penstock.errors import Closed
 from penstock.event.envelope import NewEvent
-from penstock.system.pipe import Lock, Permits, Pipe, Signal
-from penstock.system.portal import Portal
-from penstock.system.ports import real_system
+from penstock.system.pipe import LOOK_S, Permits, Pipe, Signal
 
 if TYPE_CHECKING:
     from penstock.app.aclient import AsyncClient
@@ -37,14 +34,16 @@ class Client:
     Every publish is one transaction under (producer, epoch, sequence), so that asking again never stores twice.
     Events of one client keep their order within a key. What a consumer of the topic could not decode is rejected.
 
-    After a fork the child must make a client of its own.
+    After a fork the child must make a client of its own. Ctrl-C may interrupt every method, and the client may be used
+    further: an event that was being published is stored or not, and what was sent is published by and by.
     """
 
     def __init__(self, app: Program, *, producer: str | None = None) -> None:
         self._app = app
         self._name = producer
         self._opened: Opened | None = None
-        self._inherited: Opened | None = None
+        self._publisher: Publisher | None = None
+        self._inherited: tuple[Opened | None, Publisher | None] | None = None
         self._lanes: dict[AnyTopic, _Lane] = {}  # by handle and by name
         self._twin: AsyncClient | None = None
 
@@ -76,60 +75,59 @@ class Client:
         Raises:
             PenstockError: why it cannot be opened.
         """
-        self._system = real_system()
-        self._portal = Portal()
-        opened: Opened | None = None
-        try:
-            opened = self._portal.call(open_app(self._app, plan_topics(self._app), self._system))
-            self._numbers = self._portal.call(opened.numbering(self._name))
-        except BaseException:
-            if opened is not None:
-                self._portal.call(opened.close())
-            self._portal.close()
-            self._system.offload.close()
-            raise
-        self._channel = opened.channel
-        self._publishing = Lock()  # guards the numbers: who holds it publishes
+        self.close()  # nothing, unless it was interrupted
         self._lanes = {}
         self._failure: Exception | None = None
-        self._pipe: Pipe[_Lane | Signal] = Pipe(self._pack, name="penstock-pack")
-        self._packed: Pipe[tuple[_Lane, Parcel] | Signal] = Pipe(self._publish_packed, name="penstock-publish")
-        self._ahead = Permits(PACKED_MAX)
-        self._opened = opened
-        tell_when_forked(self)
+        self._ahead = Permits(PACKED_MAX)  # of two threads that nobody interrupts
+        self._pipe: Pipe[_Lane | Signal] = Pipe(self._pack, name="penstock-pack", idle=self._look)
+        self._publisher = publisher = Publisher(self._app, self._name)
+        try:
+            self._pipe.start()
+            self._opened = publisher.open()
+            tell_when_forked(self)
+        except BaseException:
+            self._opened = None
+            self._pipe.end()
+            publisher.end()
+            self._publisher = None
+            raise
 
     def close(self) -> None:
-        """Publish what was sent, then let the log go; may be called twice.
+        """Publish what was sent, then let the log go; may be called twice, and must be when it was interrupted.
 
         Raises:
             PenstockError: as `flush`; the log has been let go all the same.
         """
-        if self._opened is None:
+        publisher = self._publisher
+        if publisher is None:
             return
         self._call_lanes()
         self._pipe.close()
-        self._packed.close()
-        opened, self._opened = self._opened, None
-        lanes, self._lanes = self._lanes, {}
-        for lane in lanes.values():
+        publisher.close()
+        self._opened = None
+        for lane in list(self._lanes.values()):
             lane.end()
-        self._portal.call(opened.close())
-        self._portal.close()
-        self._system.offload.close()
+        self._lanes = {}
+        self._publisher = None
+        self._failure = self._failure or publisher.failure
         self._raise_failure()
 
     def forked(self) -> None:
         """See `Forkable`: a forked child has none of the threads, and the parent's log is not its own."""
-        self._inherited, self._opened = self._opened, None
+        if self._publisher is not None:
+            self._inherited = (self._opened, self._publisher)
+        self._opened = self._publisher = None
         self._lanes = {}
 
-    def _usable(self) -> Opened:
-        if self._opened is None:
-            raise Closed(_NOT_OPEN)
-        return self._opened
+    def _usable(self) -> Publisher:
+        if self._publisher is None:
+            raise Closed(NOT_OPEN)
+        return self._publisher
 
     def _open_topic(self, topic: AnyTopic) -> Any:
-        return self._usable().topic(topic if isinstance(topic, str) else topic.name)
+        if self._opened is None:
+            raise Closed(NOT_OPEN)
+        return self._opened.topic(topic if isinstance(topic, str) else topic.name)
 
     # -- waiting for the answer ------------------------------------------------------------------------------------
 
@@ -197,50 +195,17 @@ class Client:
 
         Use a client that was opened after the failure.
         """
-        return resolved(unknown, self._usable().channel.publish_blocking(unknown.ticket))
+        publisher = self._usable()
+        return resolved(unknown, publisher.ask(lambda: publisher.channel.publish_blocking(unknown.ticket)))
 
     def _publish(self, parcels: Sequence[Parcel]) -> None:
-        """In this thread, after what was sent before."""
-        self._after_sent()
-        with self._publishing:
-            self._send(parcels)
+        """After what was sent before."""
+        if any(lane.busy for lane in list(self._lanes.values())):
+            self.flush()
+        self._usable().publish(parcels)
         for parcel in parcels:
             if parcel.error is not None:
                 raise parcel.error
-
-    def _after_sent(self) -> None:
-        if any(lane.busy for lane in list(self._lanes.values())):
-            self.flush()
-
-    def _send(self, parcels: Sequence[Parcel]) -> None:
-        """Publish and note the answer in every parcel. The caller holds `_publishing`."""
-        try:
-            batches = assemble(parcels)
-            if not batches:
-                return
-            sent = self._sent(batches)
-        except Exception as exc:  # noqa: BLE001 - it is raised to whoever asks for the outcome
-            for parcel in parcels:
-                parcel.error = exc
-            return
-        for parcel in parcels:
-            parcel.settle(*sent)
-
-    def _sent(self, batches: Sequence[NewBatch]) -> tuple[api.Publish, api.Acked | api.Refused | api.Unknown]:
-        """Publish under the next numbers. Interrupted anywhere, it leaves them unsure."""
-        numbers = self._numbers
-        while True:
-            if numbers.unsure:
-                self._portal.call(numbers.renew())
-            publish = api.Publish(numbers.producer, numbers.epoch, numbers.sequence, batches)
-            numbers.unsure = True
-            try:
-                answer = self._channel.publish_blocking(publish)
-            except TransientError as exc:
-                numbers.unsure = isinstance(exc, OutcomeUnknown)  # of the others nothing was stored
-                raise
-            if not numbers.settle(answer):
-                return publish, answer
 
     # -- pipelined -------------------------------------------------------------------------------------------------
 
@@ -282,11 +247,11 @@ class Client:
             PenstockError: some of it was not stored since the last flush (a full disk, a closed log): the receipts
                 say which.
         """
-        self._usable()
+        publisher = self._usable()
         self._call_lanes()
         done = Signal()
         self._pipe.put(done)
-        done.wait()
+        publisher.wait_for(done)
         self._raise_failure()
 
     def _call_lanes(self) -> None:
@@ -300,10 +265,17 @@ class Client:
         if failure is not None:
             raise failure
 
+    def _look(self) -> None:
+        """In the thread that packs, when it has nothing to do: as above, when nobody asks."""
+        for lane in list(self._lanes.values()):
+            if lane.sent:
+                self._pack(lane)
+
     def _pack(self, item: _Lane | Signal) -> None:
         """In one thread: what a lane holds is validated and laid out, a chunk at a time."""
+        publisher = self._usable()
         if isinstance(item, Signal):
-            self._packed.put(item)
+            publisher.put(item.set)
             return
         item.working = True
         item.called = False
@@ -317,18 +289,13 @@ class Client:
                 parcel.error = exc
             self._ahead.acquire()
             item.packed += 1
-            self._packed.put((item, parcel))
+            publisher.put(partial(self._publish_packed, item, parcel))
         item.working = False
 
-    def _publish_packed(self, item: tuple[_Lane, Parcel] | Signal) -> None:
+    def _publish_packed(self, lane: _Lane, parcel: Parcel) -> None:
         """In another, which mostly compresses and waits for the disk: each chunk becomes one transaction."""
-        if isinstance(item, Signal):
-            item.set()
-            return
-        lane, parcel = item
         if parcel.error is None:
-            with self._publishing:
-                self._send((parcel,))
+            self._usable().send((parcel,))
         self._failure = self._failure or parcel.error
         lane.answered += 1
         self._ahead.release()
@@ -369,15 +336,15 @@ class _Lane:
         while self.full(size) and not self._ended:
             self._room.clear()
             if self.full(size) and not self._ended:
-                self._room.wait()
+                self._room.wait(LOOK_S)
         if self._ended:
-            raise Closed(_NOT_OPEN)
+            raise Closed(NOT_OPEN)
 
     def end(self) -> None:
         """Nobody takes any more: what other threads sent while the client was closed is answered so."""
         self._ended = True
         while self.sent:
-            self.take(len(self.sent)).error = Closed(_NOT_OPEN)
+            self.take(len(self.sent)).error = Closed(NOT_OPEN)
         self._room.set()
 
     def take(self, limit: int) -> Parcel:
@@ -386,6 +353,3 @@ class _Lane:
         parcel.take(self.sent, min(limit, CHUNK_EVENTS))
         self._room.set()
         return parcel
-
-
-_NOT_OPEN = "the client is not open: use it with `with app.client() as client` (in a forked child too)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import cast
 
@@ -11,8 +12,8 @@ import pyarrow as pa
 from penstock.app.declared import Program
 from penstock.app.opened import open_app
 from penstock.app.plan import plan_app
-from penstock.system.portal import Portal
-from penstock.system.ports import System, real_system
+from penstock.system.pipe import Worker
+from penstock.system.ports import real_system
 
 READ_EVENTS_MAX = 100_000
 
@@ -23,18 +24,21 @@ def read_frame(app: Program, topic: str, *, columns: Sequence[str] | None, limit
     Raises:
         ConfigError: no such topic, it has no type, or no such column.
     """
-    portal, system = Portal(), real_system()
+    worker = Worker(name="penstock-read")
+    worker.start()
     try:
-        return portal.call(_read(app, topic, system, columns=columns, limit=limit))
+        return worker.call(lambda: asyncio.run(_read(app, topic, columns=columns, limit=limit)))
     finally:
-        portal.close()
+        worker.end()
+
+
+async def _read(app: Program, topic: str, *, columns: Sequence[str] | None, limit: int | None) -> pl.DataFrame:
+    system = real_system()
+    try:
+        opened = await open_app(app, plan_app(app), system)
+    except BaseException:
         system.offload.close()
-
-
-async def _read(
-    app: Program, topic: str, system: System, *, columns: Sequence[str] | None, limit: int | None
-) -> pl.DataFrame:
-    opened = await open_app(app, plan_app(app), system)
+        raise
     try:
         typed = opened.topic(topic)
         schema = typed.columns(columns)
@@ -55,3 +59,4 @@ async def _read(
         return cast("pl.DataFrame", pl.from_arrow(pa.Table.from_batches(tables, schema=schema)))
     finally:
         await opened.close()
+        system.offload.close()

@@ -106,7 +106,7 @@ class Log:
         self._waiters = 0
         self._combiner: Combiner[Request | Work, Any] = Combiner(
             self._serve,
-            Gate(self._lock.acquire, self._lock.try_acquire, self._busy),
+            Gate(self._lock.acquire, self._lock.try_acquire, self._leave, self._busy),
             limits=Limits(ROUND_BYTES_MAX, QUEUED_BYTES_MAX, config.lock_wait_s),
             finish=self._finish,
         )
@@ -154,6 +154,19 @@ class Log:
             return self._combiner.serve_now(request, _size(request))
         except Ended:
             raise self._closed() from None
+
+    def apply_at_once(self, request: Request) -> Result | None:
+        """As `apply`, in this thread and without any lock of Python's; None: others are there, nothing was done.
+
+        For one caller at a time. When it is interrupted, its outcome is unknown and `forsake` must be called.
+        """
+        self._check_usable()
+        served = self._combiner.serve_at_once(request, _size(request))
+        return None if served is None else served.answer.result()
+
+    def forsake(self) -> None:
+        """Undo what the interrupted caller of `apply_at_once` has left; in another thread, when none is there."""
+        self._combiner.forsake()
 
     def busy(self) -> bool:
         """Whether `submit` would block: the caller should wait (backpressure)."""
@@ -316,6 +329,11 @@ class Log:
         """Fail-stop: after an I/O error nobody knows what the disk holds until the log is opened again."""
         self._failed = error
         return OutcomeUnknown(f"{error}; the outcome is unknown, and this log object is closed: open the log again")
+
+    def _leave(self) -> None:
+        with suppress(apsw.Error):  # the next round tells of it
+            self._store.roll_back()
+        self._lock.leave()
 
     def _busy(self, waited_s: float) -> Exception:
         return LogBusy(opening.busy_text(self._lock, self.directory, waited_s))

@@ -173,14 +173,15 @@ class Store:
         return self._transaction(declare, check)
 
     def _transaction(self, work: Callable[[], T], check: Check | None) -> tuple[T, int]:
-        self._roll_back()  # what an interrupted caller has left
-        self.db.execute("BEGIN IMMEDIATE")
+        self.roll_back()  # what an interrupted caller has left
         try:
+            self.db.execute("BEGIN IMMEDIATE")
             before = self.commits()
             if check is not None:
                 check(before)
             if before != self._after:  # somebody else has committed since
                 self._forget()
+            self._after = 0  # until it is stored: whatever an interrupt leaves here is believed by nobody
             result = work()
             self._count(before + 1)
             reached("log.commit")
@@ -188,7 +189,7 @@ class Store:
         except BaseException:
             self._forget()
             with suppress(apsw.Error):  # the error that brought us here is the one to tell of
-                self._roll_back()
+                self.roll_back()
             raise
         self._after = before + 1
         reached("log.committed")
@@ -200,7 +201,8 @@ class Store:
         self._tips.clear()
         self._producers.clear()
 
-    def _roll_back(self) -> None:
+    def roll_back(self) -> None:
+        """Undo what an interrupted caller has begun; nothing when nothing is."""
         if self.db.in_transaction:  # SQLite rolls some errors back by itself, a full disk for one
             self.db.execute("ROLLBACK")
 

@@ -14,6 +14,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from penstock.system.pipe import Baton
+
 Q = TypeVar("Q")
 R = TypeVar("R")
 
@@ -43,11 +45,13 @@ class Waiting(Generic[Q, R]):
 class Gate:
     """The lock between processes, as the combiner needs it; `enter` and a `try_enter` that says True hold it.
 
-    `busy(waited_s)` makes the error for a request that waited too long while somebody else was inside.
+    `leave` undoes whatever an interrupted caller has left: a `try_enter` half-way, a round. `busy(waited_s)` makes the
+    error for a request that waited too long while somebody else was inside.
     """
 
     enter: Callable[[], None]
     try_enter: Callable[[], bool]
+    leave: Callable[[], None]
     busy: Callable[[float], Exception]
 
 
@@ -78,7 +82,7 @@ class Combiner(Generic[Q, R]):
         self._queue: deque[Waiting[Q, R]] = deque()
         self._queued_bytes = 0
         self._state = threading.Condition()
-        self._serving = threading.Lock()
+        self._serving = Baton()  # of this thread here, or of a request whose caller serves it
         self._closing = False
         self._stuck = threading.Event()
         self._stuck_since = 0.0
@@ -95,30 +99,60 @@ class Combiner(Generic[Q, R]):
         Raises:
             Ended: the combiner was closed; nothing was queued.
         """
-        waiting: Waiting[Q, R] = Waiting(request, size)
+        return self._queued(Waiting(request, size))
+
+    def _queued(self, waiting: Waiting[Q, R]) -> Future[R]:
         with self._state:
             while self._queued_bytes > self._limits.queued_bytes_max and not self._closing:
                 self._state.wait()
             if self._closing:
                 raise Ended
             self._queue.append(waiting)
-            self._queued_bytes += size
+            self._queued_bytes += waiting.size
             self._state.notify_all()
         return waiting.answer
 
     def serve_now(self, request: Q, size: int) -> R:
         """Serve a request in this thread when nobody else is serving; otherwise queue it and wait for its answer."""
-        if self._serving.acquire(blocking=False):
-            try:
-                with self._state:
-                    alone = not self._queue and not self._closing
-                if alone and self._gate.try_enter():
-                    waiting: Waiting[Q, R] = Waiting(request, size)
-                    self._serve([waiting])
-                    return waiting.answer.result()
-            finally:
-                self._serving.release()
-        return self.submit(request, size).result()
+        waiting: Waiting[Q, R] = Waiting(request, size)
+        try:
+            if self._served(waiting):
+                return waiting.answer.result()
+        finally:
+            self._let_go(waiting)
+        return self._queued(waiting).result()
+
+    def serve_at_once(self, request: Q, size: int) -> Waiting[Q, R] | None:
+        """Serve a request in this thread, without any lock of Python's; None: others are there, nothing was done.
+
+        For one caller at a time. Where it is interrupted it may leave the gate entered: `forsake` puts that right.
+        """
+        waiting: Waiting[Q, R] = Waiting(request, size)
+        try:
+            return waiting if self._served(waiting) else None
+        except Exception:  # the gate itself failed; an interrupt is left to `forsake`
+            self._let_go(waiting)
+            raise
+
+    def forsake(self) -> None:
+        """Undo what the interrupted caller of `serve_at_once` has left; in another thread, when none is there."""
+        owner = self._serving.owner
+        if isinstance(owner, Waiting):
+            self._let_go(owner)
+
+    def _served(self, waiting: Waiting[Q, R]) -> bool:
+        if not self._serving.take(waiting):
+            return False
+        alone = not self._queue and not self._closing and self._gate.try_enter()
+        if alone:
+            self._serve([waiting])
+        self._serving.give(waiting)
+        return alone
+
+    def _let_go(self, owner: object) -> None:
+        if self._serving.owner is owner:
+            self._gate.leave()
+            self._serving.give(owner)
 
     def full(self) -> bool:
         """Whether `submit` would block now."""
@@ -145,10 +179,10 @@ class Combiner(Generic[Q, R]):
     def _work(self) -> None:
         try:
             while self._wait_for_work():
-                with self._serving:
+                with self._serving.held(self):
                     self._enter()
                     self._serve(self._take())
-            with self._serving:
+            with self._serving.held(self):
                 self._enter()
                 self._finish()
         except OSError as exc:

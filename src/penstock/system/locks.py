@@ -89,6 +89,11 @@ class FairLock:
         """Let the next one in."""
         fcntl.flock(self._lock, fcntl.LOCK_UN)
 
+    def leave(self) -> None:
+        """Let go of whatever is held, also of what an interrupted `try_acquire` has left; nothing when nothing is."""
+        fcntl.flock(self._lock, fcntl.LOCK_UN)
+        fcntl.flock(self._turn, fcntl.LOCK_UN)
+
     def holder(self) -> tuple[int, float]:
         """The process that took the lock last, and how many seconds ago; (0, 0.0) when none ever did."""
         words = os.pread(self._lock, _HOLDER_BYTES, 0).split()

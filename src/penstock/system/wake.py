@@ -94,8 +94,9 @@ class Announcer:
         stamp = os.stat(self._name).st_mtime_ns
         if stamp != self._seen_ns:
             # A change within the clock's tick leaves the time of change as it was: soon after one, look each time.
-            self._seen_ns = stamp if abs(time.time_ns() - stamp) > _SETTLED_NS else -1
+            settled = abs(time.time_ns() - stamp) > _SETTLED_NS
             self._refresh()
+            self._seen_ns = stamp if settled else -1
         if not self._open:
             return
         wanted = list(tags)
@@ -127,8 +128,8 @@ class Announcer:
             self._open[name] = (fd, _ranges(name))
 
     def _forget(self, name: str, fd: int) -> None:
+        del self._open[name]  # first: an interrupt must not leave the number of a closed file here
         os.close(fd)
-        del self._open[name]
         (self._directory / name).unlink(missing_ok=True)
 
     def close(self) -> None:

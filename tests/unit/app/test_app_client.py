@@ -158,7 +158,7 @@ def test_headers_that_are_changed_after_they_were_sent_are_stored_as_they_were(
         headers["number"] = "changed\r\n"
         client.flush()
         assert client._opened is not None
-        batches = client._portal.call(client._opened.channel.read("raw", 0, 0, events_max=1000))
+        batches = asyncio.run(client._opened.channel.read("raw", 0, 0, events_max=1000))
     found = [h["number"] for batch in batches for h in batch.payload.attributes["headers"]]
     assert found == [str(n) for n in range(500)]
 

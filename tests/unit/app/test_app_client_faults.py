@@ -59,15 +59,17 @@ def once(at: str, error: BaseException) -> Generator[None, None, None]:
 @contextmanager
 def interrupted(client: Client, *, stored: bool) -> Generator[None, None, None]:
     """Ctrl-C during the next publish, before it is stored or when it has been and nobody was told."""
-    whole = client._channel.publish_blocking
+    assert client._publisher is not None
+    channel = client._publisher.channel
+    whole = channel.publish_at_once
 
     def publish(asked: Publish) -> Outcome:
-        client._channel.publish_blocking = whole  # type: ignore[method-assign]
-        if stored:
-            whole(asked)
+        channel.publish_at_once = whole  # type: ignore[method-assign]
+        while stored and whole(asked) is None:  # somebody else is in the log
+            pass
         raise KeyboardInterrupt
 
-    client._channel.publish_blocking = publish  # type: ignore[method-assign, assignment]
+    channel.publish_at_once = publish  # type: ignore[method-assign, assignment]
     with pytest.raises(KeyboardInterrupt):
         yield
 
@@ -209,7 +211,8 @@ def test_a_send_that_was_interrupted_is_published_by_flush(app: App, items: Topi
 def test_a_full_disk_uses_no_numbers_up(app: App, items: TopicHandle[Item], name: str | None) -> None:
     with app.client(producer=name) as client:
         first = client.publish(items, Item(1))
-        numbers = client._numbers
+        assert client._publisher is not None
+        numbers = client._publisher.numbers
         before = (numbers.producer, numbers.epoch, numbers.sequence + 1)
         with once("log.commit", apsw.FullError("database or disk is full")), pytest.raises(LogFull):
             client.publish(items, Item(2))
@@ -223,7 +226,7 @@ def test_a_producer_that_the_log_has_forgotten_goes_on_as_a_new_one(app: App, it
     for name in (None, "till"):
         with app.client(producer=name) as client:
             client.publish(items, Item(1))
-            client._channel.port.log.write(_forget).result()  # type: ignore[attr-defined]
+            client._publisher.channel.port.log.write(_forget).result()  # type: ignore[attr-defined]
             assert isinstance(client.publish(items, Item(2)), Acked)
     assert stored(app) == [1, 2, 1, 2]
 

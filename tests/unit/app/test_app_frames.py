@@ -17,7 +17,7 @@ from penstock.app.plan import plan_app
 from penstock.errors import ConfigError, PermanentError
 from penstock.event.partition import KEY_BYTES_MAX
 from penstock.flow.frames import to_batch
-from penstock.system.pipe import Signal
+from penstock.system.pipe import LOOK_S, Signal
 
 AT = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -116,7 +116,8 @@ def test_a_frame_is_published_after_what_was_sent_before(app: App, readings: Top
 
     class Held(Signal):
         def set(self) -> None:
-            begin.wait()
+            while not begin.wait(LOOK_S):
+                pass
 
     with app.client() as client:
         put = client._pipe.put

@@ -21,7 +21,7 @@ from tests.unit.log.logs import SYSTEM, append, block, contents, declare, opened
 
 def _together(log: Log, *requests: Append) -> list[Future[Any]]:
     """Queue requests while nobody may serve, so that rounds are as full as they can be."""
-    with log._combiner._serving:
+    with log._combiner._serving.held(log):
         answers = [log.submit(request) for request in requests]
     for answer in answers:
         answer.exception(timeout=10)
@@ -186,7 +186,7 @@ def test_acks_do_not_wait_for_the_checkpoint_and_its_failed_sync_ends_the_log_ob
         raise apsw.IOError("disk I/O error")
 
     monkeypatch.setattr(module, "checkpoint", fail)
-    with log._combiner._serving:
+    with log._combiner._serving.held(log):
         answers.append(log.submit(append(0, block(pid, b"a"))))
     assert answers[0].result(timeout=10) == Appended([0])
     log.close()

@@ -26,7 +26,7 @@ class Rig:
         self.threads: set[str] = set()
         self.finished = 0
         self.asked = threading.Event()
-        gate = Gate(self.enter, self.try_enter, lambda waited_s: Busy(f"{waited_s:.2f}"))
+        gate = Gate(self.enter, self.try_enter, self.leave, lambda waited_s: Busy(f"{waited_s:.2f}"))
         limits = Limits(round_bytes, queued_bytes, wait_s)
         self.combiner: Combiner[int, int] = Combiner(self.serve, gate, limits=limits, finish=self.finish)
 
@@ -36,6 +36,10 @@ class Rig:
 
     def try_enter(self) -> bool:
         return self.lock.acquire(blocking=False)
+
+    def leave(self) -> None:
+        if self.lock.locked():
+            self.lock.release()
 
     def serve(self, batch: Batch) -> None:
         self.rounds.append([waiting.request for waiting in batch])
@@ -59,6 +63,52 @@ def rig() -> Iterator[Rig]:
 def test_a_lone_caller_serves_itself(rig: Rig) -> None:
     assert rig.combiner.serve_now(3, 10) == 6
     assert rig.threads == {threading.current_thread().name}
+
+
+def test_a_caller_serves_itself_at_once_or_not_at_all(rig: Rig) -> None:
+    served = rig.combiner.serve_at_once(3, 10)
+    assert served is not None
+    assert served.answer.result(10) == 6
+    rig.lock.acquire()
+    assert rig.combiner.serve_at_once(4, 10) is None
+    rig.lock.release()
+    assert rig.rounds == [[3]]
+    rig.combiner.close()
+    assert rig.combiner.serve_at_once(5, 10) is None
+
+
+@pytest.mark.parametrize("entered", [True, False])
+def test_what_an_interrupted_caller_has_left_is_undone(rig: Rig, entered: bool) -> None:
+    def interrupted(_batch: Batch) -> None:
+        raise KeyboardInterrupt
+
+    def half_way() -> bool:
+        rig.lock.acquire()
+        raise KeyboardInterrupt
+
+    gate = Gate(rig.enter, rig.try_enter if entered else half_way, rig.leave, lambda _: Busy())
+    combiner: Combiner[int, int] = Combiner(interrupted, gate, limits=Limits(1, 100, 30.0), finish=rig.finish)
+    with pytest.raises(KeyboardInterrupt):
+        combiner.serve_at_once(3, 10)
+    assert rig.lock.locked()
+    combiner.forsake()
+    assert not rig.lock.locked()
+    combiner.forsake()
+    combiner._gate = Gate(rig.enter, rig.try_enter, rig.leave, lambda _: Busy())
+    assert combiner.close()
+    assert rig.finished == 1
+
+
+def test_a_gate_that_fails_at_once_is_left(rig: Rig) -> None:
+    def broken() -> bool:
+        raise OSError(37, "no locks available")
+
+    whole = rig.combiner._gate
+    rig.combiner._gate = Gate(whole.enter, broken, whole.leave, whole.busy)
+    with pytest.raises(OSError, match="no locks"):
+        rig.combiner.serve_at_once(3, 10)
+    rig.combiner._gate = whole
+    assert rig.combiner.serve_now(4, 10) == 8
 
 
 def test_what_queues_behind_a_shut_gate_is_served_in_order_and_in_bounded_rounds(rig: Rig) -> None:
@@ -169,7 +219,7 @@ def test_a_lock_that_fails_is_told_to_everybody() -> None:
     def broken() -> None:
         raise OSError(37, "no locks available")
 
-    gate = Gate(broken, lambda: False, lambda waited_s: Busy())
+    gate = Gate(broken, lambda: False, lambda: None, lambda waited_s: Busy())
     combiner: Combiner[int, int] = Combiner(rig.serve, gate, limits=Limits(1, 100, 1.0), finish=rig.finish)
     with pytest.raises((OSError, Ended)):
         combiner.submit(1, 1).result(10)

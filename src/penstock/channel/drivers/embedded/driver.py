@@ -194,6 +194,26 @@ class EmbeddedChannel:
         except OutcomeUnknown as exc:
             return Unknown(str(exc))
 
+    def publish_at_once(self, publish: Publish) -> Acked | Refused | Unknown | None:
+        """As `publish_blocking`; None where it would have to wait for others, and nothing was stored.
+
+        No lock of Python's is taken in it, so that a KeyboardInterrupt leaves none behind; for one caller at a time.
+        When it is interrupted, `forsake` must be called, in another thread.
+        """
+        reason = rules.refuse_publish(publish) or self.refuse(publish.batches)
+        if reason:
+            return Refused(reason)
+        try:
+            result = self.port.apply_at_once(_request(publish, self._encode(publish.batches)))
+        except OutcomeUnknown as exc:
+            return Unknown(str(exc))
+        return None if result is None else _answer(result)
+
+    def forsake(self) -> None:
+        """Undo what an interrupted `publish_at_once` has left in the log."""
+        if self._port is not None:
+            self._port.forsake()
+
     def refuse(self, batches: Sequence[NewBatch]) -> str:
         """Why these batches cannot be stored; empty when they can. The log itself looks after its offsets."""
         topics: dict[str, Topic] = {}

@@ -78,6 +78,14 @@ class LogPort(Protocol):
         """Commit one request and wait for it, in this thread; from any thread."""
         ...
 
+    def apply_at_once(self, request: Request) -> Result | None:
+        """As `apply`, unless others are there: see `Log.apply_at_once`."""
+        ...
+
+    def forsake(self) -> None:
+        """See `Log.forsake`."""
+        ...
+
     async def write(self, work: Callable[[apsw.Connection], T]) -> T:
         """Run a declaration in a transaction."""
         ...
@@ -138,6 +146,14 @@ class RealPort:
     def apply(self, request: Request) -> Result:
         """See `LogPort`."""
         return self.log.apply(request)
+
+    def apply_at_once(self, request: Request) -> Result | None:
+        """See `LogPort`."""
+        return self.log.apply_at_once(request)
+
+    def forsake(self) -> None:
+        """See `LogPort`."""
+        self.log.forsake()
 
     async def write(self, work: Callable[[apsw.Connection], T]) -> T:
         """See `LogPort`."""
@@ -280,6 +296,13 @@ class InlinePort:
         results, _ = self.disk.store.apply([request], now_us=self._system.clock.now_us())
         self.disk.wake()
         return results[0]
+
+    def apply_at_once(self, request: Request) -> Result | None:
+        """See `LogPort`."""
+        return self.apply(request)
+
+    def forsake(self) -> None:
+        """See `LogPort`: nothing is ever left."""
 
     async def write(self, work: Callable[[apsw.Connection], T]) -> T:
         """See `LogPort`."""
