@@ -14,12 +14,12 @@ from penstock.channel.api import (
     Committed,
     GroupSpec,
     Publish,
-    Retention,
     Settle,
     Step,
     Subscription,
     TopicSpec,
 )
+from penstock.channel.bounds import Retention
 from penstock.channel.drivers.embedded import EmbeddedChannel
 from penstock.channel.drivers.embedded.upkeep import Upkeep, UpkeepConfig
 from penstock.errors import OffsetOutOfRange

@@ -10,7 +10,8 @@ import msgspec
 
 from penstock.app.declared import AppFlow, Flowed, Handled, Program, Sourced, TopicHandle
 from penstock.app.place import FOLDER, caller, program_base
-from penstock.channel.api import EVENT_BYTES_MAX_DEFAULT, PARTITIONS_DEFAULT, Retention, TopicSpec
+from penstock.channel.api import EVENT_BYTES_MAX_DEFAULT, PARTITIONS_DEFAULT, TopicSpec
+from penstock.channel.bounds import Horizon, Retention
 from penstock.channel.rules import check_name, check_topic
 from penstock.config import duration_s
 from penstock.delivery.lot import OnFailure, Order
@@ -122,6 +123,22 @@ class App(Program):
         """
         self._mine(topic, path="topics")
         topic.spec = msgspec.structs.replace(topic.spec, retention=Retention(age, bytes))
+
+    def deduplicate(self, topic: TopicHandle[Any], *, events: int = 1_000_000, time: str | float | None = None) -> None:
+        """Declare that a topic records each event id once: what is published again under its id is not stored again.
+
+        Its publisher is answered with the place of the first one, and where body or key differ, with a rejection that
+        names it. Looked at are ids that publishers give (``NewEvent(…, id=…)``), from now on. An id is forgotten when
+        its event lies behind *both* horizons: the wall clock does not matter. It may be declared otherwise later.
+
+        Args:
+            topic: what `topic` returned.
+            events: of how many events, the newest of each partition, ids are remembered; 0 for none.
+            time: how much older than the newest event of its partition it may be in event time, as in ``"1d"``; None
+                to go by `events` alone.
+        """
+        self._mine(topic, path="topics")
+        topic.spec = msgspec.structs.replace(topic.spec, dedupe=Horizon(events, time))
 
     def handle(
         self,

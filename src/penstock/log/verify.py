@@ -12,14 +12,14 @@ import apsw
 import msgspec
 
 from penstock.errors import CorruptionError, RecordDamaged
-from penstock.log import ages, catalogue, placed, producers, progress, quarantine
+from penstock.log import ages, catalogue, ids, placed, producers, progress, quarantine
 from penstock.log.ddl import OFFSET_BITS, OFFSET_MAX
 from penstock.log.progress import Look
 
 T = TypeVar("T")
 _BLOCKS_AT_ONCE = 64
 _ROWS_AT_ONCE = 1000
-_INDEXED = ("topic", "partition", "grp", "producer")
+_INDEXED = ("topic", "partition", "grp", "producer", "event_id")
 RESTORE = "restore a backup (penstock log restore)"
 
 Progress = Callable[[int, int], None]
@@ -136,7 +136,7 @@ def _partition(look: Look[Any], place: Place, found: Verified) -> None:
     found.quarantined += [Passed(place.topic, place.number, one.first, one.end, one.reason) for one in passed]
     if ends is None:
         return
-    found.rows += 1 + len(passed)
+    found.rows += 1 + len(passed) + (_kept(found, lambda: look(lambda db: ids.whole(db, place.pid))) or 0)
     for damage in damages(look, place, ends, found):
         if not any(one.first <= damage.first and damage.end <= one.end for one in passed):
             found.damages.append(damage)
