@@ -233,7 +233,8 @@ class ConcurrentWork(HandlerWork):
             self._at[task] = lane[0]
             head, part, offset = waiting.head, waiting.part, waiting.offset
             attempt = 1 if head is None else head.attempts + 1
-            handler = self._bound(part.delivered, attempt, 0 if head is None else head.again, words=mine)
+            again, marks = 0 if head is None else head.again, waiting.place.marks
+            handler = self._bound(part.delivered, attempt, again, marks=marks, words=mine)
             out, causes, rejected = list[Any](), list[int](), list[tuple[int, Reject]]()
             pair = iter(((offset, part.events[offset - part.first]),))
             raised = await call_async(handler, pair, mine, out=out, causes=causes, rejected=rejected)
@@ -273,6 +274,7 @@ class ConcurrentWork(HandlerWork):
         queue = self._lanes.pop(lane)
         if raised is None:
             place.succeeded()
+            made.mark(place.marks.settle(waiting.offset))
             if head is not None:
                 self._settled(place, head, made, b"handled", self._now())
             else:
@@ -281,6 +283,7 @@ class ConcurrentWork(HandlerWork):
             self._failed_again(place, waiting.part, head, raised.error, made)
         else:
             self._failed_first(waiting, raised, made)
+        place.marks.drop(waiting.offset)  # unless they are settled
         if queue:
             self._next_of(lane, place, queue)
 
@@ -379,6 +382,7 @@ class ConcurrentWork(HandlerWork):
         )
         progress.finished = finished[count:]
         for waiting, _, _ in finished[:count]:
+            made.mark(waiting.place.marks.settle(waiting.offset))
             self._done(waiting)
 
     def _drafts(self, *, everything: bool, only: int | None = None) -> Iterator[Draft]:
