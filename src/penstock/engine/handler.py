@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -16,10 +16,11 @@ from penstock.engine.calling import Raised, Shape, call_async, call_sync
 from penstock.engine.context import Context
 from penstock.engine.parts import Part
 from penstock.engine.results import Cause, Made, OutputRefused, Topics
+from penstock.engine.watching import Hand
 from penstock.errors import PermanentError, Reject
 from penstock.event.batch import Delivered
 from penstock.system.ports import System
-from penstock.system.slots import MemorySlot, Slot
+from penstock.system.slots import SIDE_BY_SIDE, MemorySlot, Slot
 
 
 class HandlerSpec(msgspec.Struct, frozen=True):
@@ -44,13 +45,29 @@ class Retried(msgspec.Struct, frozen=True):
 
 
 class Handler:
-    """What both kinds of handler work share; no state but the attempts slot."""
+    """What both kinds of handler work share; no state but the attempts slot, and what the watchdog looks at."""
 
     def __init__(self, spec: HandlerSpec, topics: Topics, system: System) -> None:
         self._spec = spec
         self._topics = topics
         self._system = system
         self._slot: Slot = MemorySlot()
+        self._runs = 0
+        self._awaited: Coroutine[Any, Any, Raised | None] | None = None
+        self.name = spec.name
+        self.topic = topics.source.name
+        self.warn_s = spec.retries.warn_s
+
+    def in_hand(self) -> Sequence[Hand]:
+        """See `Watched`."""
+        try:
+            words = self._slot.words
+            at, offset = words[0], words[1]
+        except ValueError:  # the slot is closed
+            return ()
+        if at == 0 or offset == SIDE_BY_SIDE:
+            return ()
+        return (Hand((self._runs, offset), at - 1, offset, self._awaited),)
 
     async def _call(
         self,
@@ -96,8 +113,10 @@ class Handler:
         words[1] = start  # before the partition: a death in between is charged to nobody
         words[0] = made.partition + 1
         made.marks.begin(made.rejected)
+        self._runs += 1
         if self._spec.shape.is_async:
-            raised = await call_async(handler, pairs, words, out=made.out, causes=made.causes, rejected=made.rejected)
+            self._awaited = call_async(handler, pairs, words, out=made.out, causes=made.causes, rejected=made.rejected)
+            raised = await self._awaited
         else:
             raised = call_sync(handler, pairs, words, out=made.out, causes=made.causes, rejected=made.rejected)
         words[0] = 0
