@@ -101,6 +101,7 @@ WORDS: dict[str, str] = {
     "B5": "several programs on one directory: they share it; different declarations are refused, with the difference",
     "B8": "SIGTERM with work in hand: finished, committed, exit 0",
     "B9": "a worker is killed: as A1, and its attempt is counted",
+    "B10": "a handler ends its process, crashes it or hangs: attempts are counted, others go on, the event is named",
     "B11": "a publisher asks again after an unknown outcome: one event in the log",
     "D1": "text that is no UTF-8, half surrogate pairs, byte order marks: refused at the door",
     "D2": "NaN and Infinity: refused or typed, never turned into something else",

@@ -7,7 +7,7 @@ long a call takes is known to one look.
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -78,7 +78,7 @@ class Watchdog:
         for (number, call), seen in self._seen.items():
             watched = self._watched[number]
             if (number, call) not in there and watched.warn_s is not None and seen.due_s > watched.warn_s:
-                _say(logging.INFO, "a handler has gone on", watched, seen.hand, now_s - seen.since_s)
+                _say(logging.INFO, "a handler has gone on", watched, seen.hand, seconds=now_s - seen.since_s, told={})
         self._seen = there
 
     def _tell(self, watched: Watched, hand: Hand, seconds: float, *, first: bool) -> None:
@@ -90,10 +90,10 @@ class Watchdog:
         inside = [index for index, place in enumerate(running) if place.module == _CALLING]
         if inside:  # else the loop is free, and what is called waits for something
             told["runs_at"] = _text(_of_handler(running[inside[-1] :]))
-        _say(logging.WARNING, "a handler has not come back from one event", watched, hand, seconds, **told)
+        _say(logging.WARNING, "a handler has not come back from one event", watched, hand, seconds=seconds, told=told)
 
 
-def _say(level: int, message: str, watched: Watched, hand: Hand, seconds: float, **told: str) -> None:
+def _say(level: int, message: str, watched: Watched, hand: Hand, *, seconds: float, told: Mapping[str, str]) -> None:
     event = f"{watched.topic}/{hand.partition}/{hand.offset}"
     emit.log(level, message, group=watched.name, event=event, seconds=round(seconds), **told)
 
