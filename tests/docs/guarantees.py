@@ -109,7 +109,7 @@ WORDS: dict[str, str] = {
     "B7": "a worker dies while partitions move: offsets never move without their outputs",
     "B8": "SIGTERM with work in hand: finished, committed, exit 0",
     "B9": "a worker is killed: as A1, and its attempt is counted",
-    "B10": "a handler exits, crashes or allocates without end: attempts counted, event laid down, others go on",
+    "B10": "a handler exits, crashes, hangs or allocates without end: attempts counted, event named, others go on",
     "B11": "a publisher asks again after an unknown outcome: one event in the log",
     "B12": "a wall clock that jumps: no lease ends early, none is stolen",
     "C6": "retention has passed a group's position: an error, never another event in its place",

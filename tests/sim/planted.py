@@ -106,6 +106,9 @@ PLANTED = [
         "sim_floor_gap", "parking:side_by_side", ("lost", "stuck"), "the floor passes no event that is being handled"
     ),
     Planted("sim_lanes", "parking:side_by_side", ("reordered", "twin"), "never two events of a key at once"),
+    Planted("sim_once_apart", "once:once", ("duplicated",), "a mark is in the step that has its event's effect"),
+    Planted("sim_once_held", "once:once", ("lost",), "an event that fails lets its marks go"),
+    Planted("sim_once_forgotten", "once:once", ("duplicated",), "marks are restored at assignment"),
     Planted("sim_sink_fenced", "targets:sink", ("failed",), "a fenced target means to join again"),
 ]
 

@@ -33,6 +33,9 @@ SEEDS = {
     "parking:side_by_side": 80,
     "parking:crowded@memory": 60,
     "parking:blocking@memory": 40,
+    "once:once": 60,
+    "once:once_side_by_side": 60,
+    "once:once@memory": 60,
 }
 
 

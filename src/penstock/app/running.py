@@ -26,9 +26,11 @@ from penstock.engine.results import Topics
 from penstock.engine.sinking import SinkWork
 from penstock.engine.sourcing import SourceRun, Turn
 from penstock.engine.supervisor import Progress, Supervisor
+from penstock.engine.watching import LOOK_EVERY_S, Watchdog
 from penstock.engine.work import Work
 from penstock.errors import ConfigError
 from penstock.event.batch import Delivered
+from penstock.system.looking import Looker, this_thread
 from penstock.system.ports import Clock, real_system
 from penstock.system.slots import FileRecords, PartitionSlot, Slot
 
@@ -120,10 +122,12 @@ async def serve_app(
                 app, plan, opened, options, slots=_slots(opened), turns=lambda name: _turn(opened, name, options)
             )
             upkeep = asyncio.ensure_future(Upkeep(opened.channel, system).run())
+            looker = _watched(supervisor, system.clock)
             stopper = None if stop is None else asyncio.ensure_future(_stopped(stop, supervisor, system.clock))
             try:
                 await supervisor.run(on_progress)
             finally:
+                looker.close()
                 upkeep.cancel()
                 if stopper is not None:
                     stopper.cancel()
@@ -132,6 +136,16 @@ async def serve_app(
             await opened.close()
     finally:
         system.offload.close()
+
+
+def _watched(supervisor: Supervisor, clock: Clock) -> Looker:
+    """A watchdog over the handlers, in a thread of its own: one that hangs may hold the event loop."""
+    works = [node.work for node in supervisor.nodes if isinstance(node, Group)]
+    handlers = [work for work in works if isinstance(work, HandlerWork) and work.warn_s is not None]
+    looker = Looker(Watchdog(handlers, clock, thread=this_thread()).look, every_s=LOOK_EVERY_S)
+    if handlers:
+        looker.start()
+    return looker
 
 
 async def _stopped(stop: asyncio.Event, supervisor: Supervisor, clock: Clock) -> None:

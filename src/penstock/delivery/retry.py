@@ -13,6 +13,7 @@ import msgspec
 from penstock.errors import ConfigError
 
 ATTEMPTS_DEFAULT = 3
+WARN_S_DEFAULT = 60.0
 _DOUBLINGS_MAX = 64
 
 
@@ -30,6 +31,8 @@ class Retry(msgspec.Struct, frozen=True):
         schedule: the pauses themselves in seconds, instead of the four above.
         total_s: no attempt begins later than this after the event failed first.
         timeout_s: how long one call may take; async handlers only. Then it is cancelled and fails with `TimeoutError`.
+        warn_s: a call that takes longer is named in the log, and again each time that it has taken twice as long; None:
+            never. Nothing is done to the call.
     """
 
     attempts: int = 0
@@ -40,6 +43,7 @@ class Retry(msgspec.Struct, frozen=True):
     schedule: tuple[float, ...] = ()
     total_s: float | None = None
     timeout_s: float | None = None
+    warn_s: float | None = WARN_S_DEFAULT
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant.
@@ -66,7 +70,8 @@ class Retry(msgspec.Struct, frozen=True):
                 f"schedule={self.schedule}; none may shrink or be negative"
             )
             raise ConfigError(msg, path="retry")
-        for name, limit in (("total_s", self.total_s), ("timeout_s", self.timeout_s)):
+        for name in ("total_s", "timeout_s", "warn_s"):
+            limit = getattr(self, name)
             if limit is not None and not limit > 0:
                 msg = f"{limit!r}; expected seconds above 0, or None for no limit"
                 raise ConfigError(msg, path=f"retry.{name}")
@@ -129,3 +134,8 @@ class Retries(msgspec.Struct, frozen=True):
     def timeout_s(self) -> float | None:
         """How long one call may take: before it fails nobody knows with what, so it is the default policy's."""
         return self.default.timeout_s
+
+    @property
+    def warn_s(self) -> float | None:
+        """How long one call may take before the log names its event: the default policy's, as with `timeout_s`."""
+        return self.default.warn_s

@@ -17,6 +17,7 @@ from penstock.engine.handling import PAUSED_LOOK_S, STEP_BYTES_MAX, HandlerWork
 from penstock.engine.parts import Part, parts_of
 from penstock.engine.place import Place, Read
 from penstock.engine.results import Cause, Made, OutputRefused, Topics
+from penstock.engine.watching import Hand
 from penstock.engine.work import Draft, Stopping
 from penstock.errors import Reject
 from penstock.system.ports import System
@@ -79,6 +80,7 @@ class ConcurrentWork(HandlerWork):
         self._at: dict[asyncio.Task[None], int] = {}  # who is at work, and on which partition
         self._ready: deque[tuple[Lane, _Waiting]] = deque()
         self._progress: dict[int, _Progress] = {}
+        self._hands: dict[asyncio.Task[None], memoryview] = {}  # what each of them handles: partition + 1, offset
         self._error: BaseException | None = None
         self._suspects = False
         self._queued = 0
@@ -219,6 +221,7 @@ class ConcurrentWork(HandlerWork):
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """What ends one of them ends the group, and not in silence."""
+        self._hands.pop(task, None)
         if task in self._at and not task.cancelled() and task.exception() is not None:
             self._error = task.exception()
             self._told.set()
@@ -227,16 +230,20 @@ class ConcurrentWork(HandlerWork):
         """One of those that run side by side: event after event, as long as there are any."""
         task = asyncio.current_task()
         assert task is not None
-        mine = memoryview(bytearray(32)).cast("Q")
+        mine = self._hands[task] = memoryview(bytearray(32)).cast("Q")
         while self._ready and not self._stopping():
             lane, waiting = self._ready.popleft()
             self._at[task] = lane[0]
+            mine[3] += 1
+            mine[0] = lane[0] + 1
             head, part, offset = waiting.head, waiting.part, waiting.offset
             attempt = 1 if head is None else head.attempts + 1
-            handler = self._bound(part.delivered, attempt, 0 if head is None else head.again, words=mine)
+            again, marks = 0 if head is None else head.again, waiting.place.marks
+            handler = self._bound(part.delivered, attempt, again, marks=marks, words=mine)
             out, causes, rejected = list[Any](), list[int](), list[tuple[int, Reject]]()
             pair = iter(((offset, part.events[offset - part.first]),))
             raised = await call_async(handler, pair, mine, out=out, causes=causes, rejected=rejected)
+            mine[0] = 0
             if task not in self._at:  # the partition is somebody else's
                 return
             if rejected:
@@ -248,6 +255,15 @@ class ConcurrentWork(HandlerWork):
         if not self._at:
             self._slot.words[0] = 0
         self._told.set()
+
+    def in_hand(self) -> Sequence[Hand]:
+        """See `Watched`."""
+        hands = [
+            Hand((id(task), mine[3], mine[1]), mine[0] - 1, mine[1], task.get_coro())
+            for task, mine in list(self._hands.items())
+            if mine[0]
+        ]
+        return [*super().in_hand(), *hands]
 
     def _handled(self, lane: Lane, waiting: _Waiting, raised: Raised | None, out: list[Any], causes: list[int]) -> None:
         """Take the results, or what was raised, and go on with the key's next event."""
@@ -273,6 +289,7 @@ class ConcurrentWork(HandlerWork):
         queue = self._lanes.pop(lane)
         if raised is None:
             place.succeeded()
+            made.mark(place.marks.settle(waiting.offset))
             if head is not None:
                 self._settled(place, head, made, b"handled", self._now())
             else:
@@ -281,6 +298,7 @@ class ConcurrentWork(HandlerWork):
             self._failed_again(place, waiting.part, head, raised.error, made)
         else:
             self._failed_first(waiting, raised, made)
+        place.marks.drop(waiting.offset)  # unless they are settled
         if queue:
             self._next_of(lane, place, queue)
 
@@ -379,6 +397,7 @@ class ConcurrentWork(HandlerWork):
         )
         progress.finished = finished[count:]
         for waiting, _, _ in finished[:count]:
+            made.mark(waiting.place.marks.settle(waiting.offset))
             self._done(waiting)
 
     def _drafts(self, *, everything: bool, only: int | None = None) -> Iterator[Draft]:

@@ -12,6 +12,7 @@ from typing import Any
 from uuid import UUID, uuid5
 
 from penstock.channel.typed import TypedTopic
+from penstock.delivery.once import Marks
 from penstock.event.batch import Columns, Delivered, Rows
 from penstock.event.envelope import RecordedEvent
 from penstock.event.partition import canonical_key
@@ -138,16 +139,24 @@ class Context:
     key may have been handled before it, unless the handler's policy is *block*.
     """
 
-    __slots__ = ("_delivered", "_topic", "attempt", "offset", "redriven")
+    __slots__ = ("_delivered", "_marks", "_topic", "attempt", "offset", "redriven")
 
     def __init__(
-        self, delivered: Delivered, offset: int, attempt: int, topic: TypedTopic[Any], *, redriven: int = 0
+        self,
+        delivered: Delivered,
+        offset: int,
+        attempt: int,
+        topic: TypedTopic[Any],
+        *,
+        redriven: int = 0,
+        marks: Marks | None = None,
     ) -> None:
         self._delivered = delivered
         self._topic = topic
         self.offset = offset
         self.attempt = attempt
         self.redriven = redriven
+        self._marks = marks
 
     @property
     def topic(self) -> str:
@@ -173,6 +182,31 @@ class Context:
     def recorded_time(self) -> datetime:
         """When the log recorded it."""
         return moment(self._delivered.recorded_us)
+
+    def once(self, token: str | bytes) -> bool:
+        """Whether this group handles `token` in this partition for the first time; afterwards it is False.
+
+        Guard with it what the event gives, where several events may ask for the same: the mark becomes permanent in the
+        same step as the results, dead letters and progress of the event that got True. When that one fails, is timed
+        out, is rejected, or the process dies, the mark is gone and the next one gets True: that event's next attempt,
+        or another event with the token that comes before it. With ``concurrency=`` a token that an event still in
+        flight holds is False for others, whatever becomes of that event.
+
+        A mark is remembered for the ONCE_EVENTS (100,000) offsets of the partition that follow the event's own, and
+        for no time. It says nothing about other partitions: events that share a token need one key. What the handler
+        does elsewhere (a request, a mail) still happens at least once.
+
+        Args:
+            token: names the effect, such as an order's number; not empty. Text stands for its bytes in UTF-8.
+
+        May be called while the event is handled, from the event loop's thread.
+
+        Raises:
+            TypeError, ValueError: an empty token, something else than text or bytes, or more than 100 for one event.
+        """
+        if self._marks is None:
+            self._marks = Marks()
+        return self._marks.take(token, self.offset)
 
     def event(self) -> RecordedEvent:
         """The whole envelope."""

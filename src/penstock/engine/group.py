@@ -84,6 +84,11 @@ class Group:
         group = work.subscription.group
         self.state = GroupState(group.name, group.kind, group.topic, gauge=work.gauge)
 
+    @property
+    def work(self) -> Work:
+        """What is done with the events."""
+        return self._work
+
     def stop(self) -> None:
         """Finish what is in hand, commit it, and end; asked twice it changes nothing."""
         self._stopping = True

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 import msgspec
 
 from penstock.delivery.lot import Head, OnFailure
+from penstock.delivery.once import Marks
 from penstock.delivery.retry import Retries, Retry
 from penstock.engine.calling import Raised, Shape, call_async, call_sync
 from penstock.engine.context import Context
 from penstock.engine.parts import Part
 from penstock.engine.results import Cause, Made, OutputRefused, Topics
+from penstock.engine.watching import Hand
 from penstock.errors import PermanentError, Reject
 from penstock.event.batch import Delivered
 from penstock.system.ports import System
-from penstock.system.slots import MemorySlot, Slot
+from penstock.system.slots import SIDE_BY_SIDE, MemorySlot, Slot
 
 
 class HandlerSpec(msgspec.Struct, frozen=True):
@@ -42,13 +45,29 @@ class Retried(msgspec.Struct, frozen=True):
 
 
 class Handler:
-    """What both kinds of handler work share; no state but the attempts slot."""
+    """What both kinds of handler work share; no state but the attempts slot, and what the watchdog looks at."""
 
     def __init__(self, spec: HandlerSpec, topics: Topics, system: System) -> None:
         self._spec = spec
         self._topics = topics
         self._system = system
         self._slot: Slot = MemorySlot()
+        self._runs = 0
+        self._awaited: Coroutine[Any, Any, Raised | None] | None = None
+        self.name = spec.name
+        self.topic = topics.source.name
+        self.warn_s = spec.retries.warn_s
+
+    def in_hand(self) -> Sequence[Hand]:
+        """See `Watched`."""
+        try:
+            words = self._slot.words
+            at, offset = words[0], words[1]
+        except ValueError:  # the slot is closed
+            return ()
+        if at == 0 or offset == SIDE_BY_SIDE:
+            return ()
+        return (Hand((self._runs, offset), at - 1, offset, self._awaited),)
 
     async def _call(
         self,
@@ -61,7 +80,11 @@ class Handler:
         again: int = 0,
     ) -> Raised | int | None:
         """Call the handler on each; what was raised, or from where on nothing was kept; None when all is."""
-        return await self._run(self._bound(delivered, attempt, again), pairs, made, start)
+        bound = self._bound(delivered, attempt, again, marks=made.marks)
+        result = await self._run(bound, pairs, made, start)
+        end = result.offset if isinstance(result, Raised) else result
+        made.mark(made.marks.land(lambda offset: end is None or offset < end))
+        return result
 
     async def _call_retried(
         self, pairs: Iterator[tuple[int, Any]], made: Made, retried: Mapping[int, Retried]
@@ -69,13 +92,19 @@ class Handler:
         """`_call` for parked events, each with its own number of attempts."""
         function = bound = self._spec.function
         if self._spec.shape.wants_context:
-            words, source = self._slot.words, self._topics.source
+            words, source, marks = self._slot.words, self._topics.source, made.marks
 
             def bound(event: Any) -> Any:
                 one = retried[words[1]]
-                return function(event, Context(one.part.delivered, words[1], one.head.attempts + 1, source))
+                return function(
+                    event, Context(one.part.delivered, words[1], one.head.attempts + 1, source, marks=marks)
+                )
 
-        return await self._run(self._in_time(bound), pairs, made, next(iter(retried)))
+        result = await self._run(self._in_time(bound), pairs, made, next(iter(retried)))
+        end = result.offset if isinstance(result, Raised) else result
+        settled = frozenset(takewhile(lambda offset: offset != end, retried))
+        made.mark(made.marks.land(settled.__contains__))
+        return result
 
     async def _run(
         self, handler: Callable[[Any], Any], pairs: Iterator[tuple[int, Any]], made: Made, start: int
@@ -83,8 +112,11 @@ class Handler:
         words = self._slot.words
         words[1] = start  # before the partition: a death in between is charged to nobody
         words[0] = made.partition + 1
+        made.marks.begin(made.rejected)
+        self._runs += 1
         if self._spec.shape.is_async:
-            raised = await call_async(handler, pairs, words, out=made.out, causes=made.causes, rejected=made.rejected)
+            self._awaited = call_async(handler, pairs, words, out=made.out, causes=made.causes, rejected=made.rejected)
+            raised = await self._awaited
         else:
             raised = call_sync(handler, pairs, words, out=made.out, causes=made.causes, rejected=made.rejected)
         words[0] = 0
@@ -110,7 +142,7 @@ class Handler:
         return result
 
     def _bound(
-        self, delivered: Delivered, attempt: int, again: int, *, words: memoryview | None = None
+        self, delivered: Delivered, attempt: int, again: int, *, marks: Marks, words: memoryview | None = None
     ) -> Callable[[Any], Any]:
         """The handler as a function of the event alone; the slot says which event it is."""
         function = bound = self._spec.function
@@ -118,7 +150,7 @@ class Handler:
             said, source = self._slot.words if words is None else words, self._topics.source
 
             def bound(event: Any) -> Any:
-                return function(event, Context(delivered, said[1], attempt, source, redriven=again))
+                return function(event, Context(delivered, said[1], attempt, source, redriven=again, marks=marks))
 
         return self._in_time(bound)
 

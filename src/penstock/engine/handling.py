@@ -403,11 +403,13 @@ class HandlerWork(Handler):
     # -- shared ----------------------------------------------------------------------------------------------------
 
     def _made(self, place: Place) -> Made:
-        return Made(self._spec.name, self._topics, place.partition)
+        return Made(self._spec.name, self._topics, place.partition, place.marks)
 
     def _draft(self, place: Place, made: Made, after: int | None) -> Draft:
         made.ledger += place.writes()
         self._measure()
+        if after is not None:
+            place.marks.floor = after
         return made.draft(after, oldest=place.lot.oldest)
 
     def _measure(self) -> None:

@@ -9,8 +9,10 @@ from typing import Any, Protocol
 from penstock.channel.api import Assigned, LedgerWrite
 from penstock.channel.typed import TypedTopic
 from penstock.delivery import lot as lots
+from penstock.delivery import once
 from penstock.delivery.deadletter import text_of
 from penstock.delivery.lot import Head, Lot, Now, OnFailure, Try
+from penstock.delivery.once import Marks
 from penstock.delivery.redrive import LETTERS_SPACE, POSITION_SPACE, Command
 from penstock.delivery.retry import Retry
 from penstock.engine.parts import Part, Picker, redriven
@@ -18,7 +20,7 @@ from penstock.errors import CorruptionError
 from penstock.event.batch import Delivered
 
 ATTEMPTS = "attempts"
-SPACES = (ATTEMPTS, lots.SPACE, POSITION_SPACE, LETTERS_SPACE)
+SPACES = (ATTEMPTS, lots.SPACE, POSITION_SPACE, LETTERS_SPACE, once.SPACE)
 """What a handler keeps in its ledger."""
 KEPT_BYTES_MAX = 32_000_000
 """Of parts in which events wait."""
@@ -61,6 +63,7 @@ class Place:
         self._bytes = 0
         self._picker: Picker | None = None
         parked: list[tuple[bytes, bytes]] = []
+        marked: list[tuple[bytes, bytes]] = []
         for space, key, value in assigned.ledger:
             if space == ATTEMPTS:
                 offset = int.from_bytes(key)
@@ -71,6 +74,9 @@ class Place:
                 self.commands = int.from_bytes(value)
             elif space == LETTERS_SPACE:
                 self.letters[int.from_bytes(key)] = value
+            elif space == once.SPACE:
+                marked.append((key, value))
+        self.marks = Marks(assigned.floor, marked)
         self.lot = Lot.restore(parked, now)
         # An owner before this one may have met a target that fails: that is known again at the first event.
         self._row = sum(head.attempts > 0 and not head.held for head in self.lot.heads.values())

@@ -13,6 +13,8 @@ from penstock.channel.api import TOGETHER_BYTES_MAX, LedgerWrite
 from penstock.channel.typed import Seen, TypedTopic
 from penstock.delivery.deadletter import DeadLetter, text_of, to_batch
 from penstock.delivery.lot import Try
+from penstock.delivery.once import SPACE as ONCE
+from penstock.delivery.once import Mark, Marks
 from penstock.engine.calling import flatten
 from penstock.engine.context import Identity
 from penstock.engine.work import Draft
@@ -23,6 +25,8 @@ RUN_BYTES_MAX = 64_000_000
 """Results of one run of calls past it are let go, and their events handled again in the next: nothing was settled."""
 EVENT_RESULTS_BYTES_MAX = TOGETHER_BYTES_MAX - RUN_BYTES_MAX - 32_000_000
 """What one event may give, so that a step with what was gathered before it is never too large."""
+MARK_BYTES = 64
+"""What a mark counts in a step: a step with nothing but marks ends too."""
 INHERITED = ("correlationid", "traceparent", "tracestate")
 
 
@@ -95,16 +99,20 @@ class Made:
 
     `out` and `causes` hold the results of the run of calls at hand, until `encode`, `rejected` what it refused.
     `inputs` are the batches that anything here came from; `redriven` the offsets whose results are out of order.
+    `marked` has those of the partition's `marks` that events settled here have made.
     """
 
-    def __init__(self, group: str, topics: Topics, partition: int) -> None:
+    def __init__(self, group: str, topics: Topics, partition: int, marks: Marks) -> None:
         self.partition = partition
+        self.marks = marks
+        self.marked: list[Mark] = []
         self.out: list[Any] = []
         self.causes: list[int] = []
         self.rejected: list[tuple[int, Reject]] = []
         self.ledger: list[LedgerWrite] = []
         self.inputs: list[Delivered] = []
         self.redriven: set[int] = set()
+        self._refused: set[int] = set()
         self.events = 0
         self.size = 0
         self._group = group
@@ -114,12 +122,18 @@ class Made:
         self._identity: Identity | None = None
 
     def __bool__(self) -> bool:
-        return bool(self._encoded.bodies or self._letters or self.ledger)
+        return bool(self._encoded.bodies or self._letters or self.ledger or self.marked)
 
     def take_rejected(self) -> list[tuple[int, Reject]]:
         """What the last run of calls rejected."""
         taken, self.rejected = self.rejected, []
         return taken
+
+    def mark(self, marks: Sequence[Mark]) -> None:
+        """Events that are settled here have made these marks."""
+        if marks:
+            self.marked += marks
+            self.size += MARK_BYTES * len(marks)
 
     # -- results ---------------------------------------------------------------------------------------------------
 
@@ -235,6 +249,7 @@ class Made:
         return into.pack([bodies[index] for index in keep], attributes=kept).batches
 
     def _refuse(self, refused: dict[int, str]) -> None:
+        self._refused.update(refused)
         for offset, reason in sorted(refused.items()):
             delivered = next(d for d in self.inputs if d.first <= offset < d.end)
             self.letter(delivered, offset, Cause(str(OutputRefused(reason)), OutputRefused.__name__))
@@ -279,6 +294,8 @@ class Made:
         outputs = self._packed() if self._encoded.bodies else []
         if self._letters:
             outputs.append(to_batch(self._letters, topic=self._topics.dead.name, partition=self.partition))
+        said = self.marks.writes(self.marked, self._refused)
+        self.ledger += [LedgerWrite(ONCE, key, value) for key, value in said]
         dead = len(self._letters)
         return Draft(self.partition, after, outputs, self.ledger, oldest=oldest, events=self.events, dead=dead)
 

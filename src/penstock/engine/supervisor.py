@@ -89,6 +89,11 @@ class Supervisor:
         return []
 
     @property
+    def nodes(self) -> list[Node]:
+        """Every part that runs, in the order they were added."""
+        return [part.node for part in self._parts]
+
+    @property
     def states(self) -> list[GroupState]:
         """Every part's state, in the order they were added."""
         return [part.node.state for part in self._parts]
