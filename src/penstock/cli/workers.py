@@ -1,16 +1,18 @@
 """Several processes of one program under one parent: started, replaced when they die, stopped, and added up.
 
 The workers are processes of their own (never forked), and share the partitions by themselves; the parent only starts
-them. Each writes its states to its standard output, one JSON document a line.
+them. Each writes its states to the pipe that it was given as its standard output, one JSON document a line; what its
+program prints goes to standard error.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,18 +36,28 @@ LINE_BYTES_MAX = 1 << 20
 Show = Callable[[Sequence["GroupState"]], None]
 
 
-def serve(app: App, options: RunOptions) -> int:
-    """Run the app as one of several workers: states go to standard output, a closed standard input means to end."""
+def serve(load: Callable[[], App], options: RunOptions) -> int:
+    """Run an app as one of several workers: a closed standard input means to end.
+
+    What `load` and the app's own code print must not get between the states.
+    """
     from penstock.app.running import run_app  # noqa: PLC0415
 
     end_with(sys.stdin.fileno())
+    parent = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
     def tell(states: Sequence[GroupState]) -> None:
         with suppress(BrokenPipeError):  # the parent is gone, and standard input says so too
-            sys.stdout.buffer.write(msgspec.json.encode(states) + b"\n")
-            sys.stdout.buffer.flush()
+            parent.write(msgspec.json.encode(states) + b"\n")
+            parent.flush()
 
-    run_app(app, options, tell)
+    try:
+        with redirect_stdout(sys.stderr):
+            run_app(load(), options, tell)
+    finally:
+        with suppress(BrokenPipeError):
+            parent.close()
     return exits.DONE
 
 
