@@ -31,7 +31,8 @@ PAUSE_FIRST_S = 0.1
 PAUSE_MAX_S = 5.0
 LIVED_S = 10.0
 """A worker that lived so long is replaced at once when it dies."""
-LINE_BYTES_MAX = 1 << 20
+LAST_WORDS_S = 0.2
+"""How long a dead worker's pipe is read on: what its handlers have forked may hold it open for ever."""
 
 Show = Callable[[Sequence["GroupState"]], None]
 
@@ -94,7 +95,7 @@ class _Crew:
         self._stopping = asyncio.Event()
         self._signals = 0
         self._failed = False
-        self._running: dict[str, asyncio.subprocess.Process] = {}
+        self._running: dict[str, asyncio.SubprocessTransport] = {}
         self._told: dict[tuple[str, int], list[GroupState]] = {}  # by worker and life: what it said last
 
     async def run(self) -> int:
@@ -147,23 +148,49 @@ class _Crew:
                 await asyncio.wait_for(self._stopping.wait(), pause_s)
 
     async def _live(self, name: str, life: int) -> int:
-        process = await asyncio.create_subprocess_exec(
+        def said(line: bytes) -> None:
+            self._told[name, life] = _states(line)
+            self._show(self.states())
+
+        process, listener = await asyncio.get_running_loop().subprocess_exec(
+            lambda: _Listener(said),
             *self._plan.command(name),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            limit=LINE_BYTES_MAX,
+            stderr=None,
             start_new_session=True,  # Ctrl-C reaches the parent, which tells the workers once
         )
         self._running[name] = process
         if self._stopping.is_set():
             process.terminate()
-        assert process.stdout is not None
-        while line := await process.stdout.readline():
-            self._told[name, life] = _states(line)
-            self._show(self.states())
-        code = await process.wait()
+        await listener.ended.wait()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(listener.silent.wait(), LAST_WORDS_S)
         del self._running[name]
+        code = process.get_returncode()
+        process.close()
+        assert code is not None
         return code
+
+
+class _Listener(asyncio.SubprocessProtocol):
+    """Hears what one worker says, line by line, and when it ends."""
+
+    def __init__(self, said: Callable[[bytes], None]) -> None:
+        self.ended = asyncio.Event()
+        self.silent = asyncio.Event()
+        self._said = said
+        self._rest = b""
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            self._said(line)
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        if fd == 1:
+            self.silent.set()
+
+    def process_exited(self) -> None:
+        self.ended.set()
 
 
 def _states(line: bytes) -> list[GroupState]:
