@@ -171,7 +171,7 @@ def _heads(db: apsw.Connection, pid: int, begin: int, ages: Ages) -> Iterator[_H
     while rows := db.execute(placed.HEADERS + " ORDER BY at LIMIT ?", (at, high, _ROWS_AT_ONCE)).fetchall():
         for row in rows:
             (at, count, schema_id, recorded_us, _, since, *_), size = placed.checked_header(row, f"partition id {pid}")
-            written = ages.youngest_us(placed.recorded_last_us(schema_id, recorded_us, since))
+            written = ages.youngest_us(recorded_us, placed.recorded_last_us(schema_id, recorded_us, since))
             youngest = written if youngest is None else max(youngest, written)
             yield _Head(youngest, pid, at & OFFSET_MAX, count, size)
         at += 1

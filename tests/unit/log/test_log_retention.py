@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
+
 import apsw
 import pytest
 
 from penstock.errors import BlockDamaged, OffsetOutOfRange
-from penstock.log import ages, catalogue, living, placed, progress, retention
+from penstock.log import ages, catalogue, compaction, living, placed, progress, retention
 from penstock.log.api import Advance, Claim, Claimed, Span
 from penstock.log.ddl import OFFSET_MAX
 from penstock.log.living import Expiry
@@ -146,6 +148,26 @@ def test_steps_go_with_what_they_settled_and_the_newest_stays() -> None:
     trimmed(store, pid, limits=Limits(age_us=HOUR), now_us=DAY)
     store.write(lambda db: retention.trim_steps(db, [pid], [quick]))
     assert [step.number for step in progress.steps_of(store.db, quick, pid)] == [9]
+
+
+def test_a_bundle_across_a_jump_of_the_clock_is_as_young_as_its_youngest_part() -> None:
+    store, (pid,) = in_memory()
+    clocks = ((0, 10 * DAY), (60 * S, 11 * DAY), (120 * S, 10 * DAY + 120 * S), (3 * HOUR, 10 * DAY + 3 * HOUR))
+    for number, (monotonic_us, now_us) in enumerate(clocks):  # for a minute it is a day ahead
+        store.write(lambda db, w=now_us, m=monotonic_us: ages.look(db, now_us=w, monotonic_us=m))
+        for part in range(8):
+            store.apply([append(number * 8 + part, block(pid, b"%d" % number))], now_us=now_us)
+    store.apply([append(0, block(pid, random.Random(0).randbytes(20_000)), producer="large")], now_us=clocks[-1][1])
+    run = compaction.find(store.db, pid, 0).run
+    assert run is not None
+    bundled = compaction.make(store.db, run)
+    assert store.write(lambda db: compaction.swap(db, bundled))[0]
+
+    def trim(db: apsw.Connection) -> retention.Trimmed:
+        known = ages.look(db, now_us=10 * DAY + 4 * HOUR, monotonic_us=4 * HOUR)
+        return retention.trim(db, Task([pid], Limits(age_us=2 * HOUR)), ages=known, expiry=Expiry(), bytes_now=0)
+
+    assert store.write(trim)[0].events == 0  # what was recorded three hours in is one hour old
 
 
 def test_a_young_block_before_an_old_one_keeps_both() -> None:
