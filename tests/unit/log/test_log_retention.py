@@ -95,6 +95,22 @@ def test_nothing_a_group_has_not_settled_goes_unless_it_is_forced() -> None:
     assert kept(store, pid) == []
 
 
+def test_behind_what_is_held_nothing_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However far behind a group is, a slice reads what it may remove, and the first headers of what it may not."""
+    store, (one, two) = in_memory(2)
+    for number in range(400):
+        store.apply([append(number, block((one, two)[number % 2], b"x" * 100))], now_us=number * S)
+    group(store, "slow", one)
+    read: list[int] = []
+    header = placed.checked_header
+    monkeypatch.setattr(placed, "checked_header", lambda row, name: read.append(row[0]) or header(row, name))
+    for limits in (Limits(age_us=HOUR), Limits(bytes_max=0)):
+        done = trimmed(store, one, two, limits=limits, now_us=DAY)
+        assert done.held[0].group == "slow"
+        assert len(read) <= done.blocks + 2 * 32
+        read.clear()
+
+
 def test_a_group_that_is_gone_is_warned_of_before_it_holds_nothing() -> None:
     store, (pid,) = in_memory()
     filled(store, pid)
