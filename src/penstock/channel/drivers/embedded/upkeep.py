@@ -163,7 +163,12 @@ class Upkeep:
 
     async def _trim_slices(self, task: retention.Task, told: TopicTrimmed) -> None:
         expiry = self._config.expiry
-        size = 0 if task.limits.bytes_max is None else await self._size(task.pids)
+        bytes_max = task.limits.bytes_max
+        size = 0 if bytes_max is None else await self._size(task.pids)
+        if bytes_max is not None and size > bytes_max:  # another process may have bundled what was counted before
+            for pid in task.pids:
+                self._sizes.pop(pid, None)
+            size = await self._size(task.pids)
         while True:
             planned = self._host.port.look(
                 lambda db, size=size: retention.plan(
