@@ -21,7 +21,7 @@ from penstock.channel.api import (
 )
 from penstock.channel.bounds import Retention
 from penstock.channel.drivers.embedded import EmbeddedChannel
-from penstock.channel.drivers.embedded.upkeep import Upkeep, UpkeepConfig
+from penstock.channel.drivers.embedded.upkeep import LOCK, Upkeep, UpkeepConfig
 from penstock.errors import OffsetOutOfRange
 from penstock.event.batch import NewBatch, Rows
 from penstock.log.living import DAY_US, Expiry
@@ -246,3 +246,30 @@ async def publish_small(channel: EmbeddedChannel, start: int, count: int) -> Non
     """So many blocks of one event, which a bundle makes small."""
     for number in range(start, start + count):
         await channel.publish(Publish("p", 0, number, [NewBatch("t", 0, 1, Rows.of([b"same as ever " * 10]))]))
+
+
+def test_upkeep_goes_on_when_what_the_system_refused_works_again(
+    tmp_path: Path, fault_report: FaultReport, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As when a process has no file descriptors left for a while."""
+    tally = fault_report("A11")
+
+    async def work() -> None:
+        clock = SetClock()
+        async with opened(tmp_path, clock, Retention(age="1h")) as (channel, system):
+            await filled(channel, clock, 2)
+            (tmp_path / LOCK).mkdir()
+            running = asyncio.ensure_future(Upkeep(channel, system, UpkeepConfig(every_s=0)).run())
+            while "upkeep failed" not in caplog.text and not running.done():
+                await asyncio.sleep(0)
+            (tmp_path / LOCK).rmdir()
+            async with asyncio.timeout(10):
+                while await first_kept(channel) < 4 and not running.done():
+                    await asyncio.sleep(0)
+            tally.points += 1
+            tally.contradicts("after an OSError", ["upkeep has ended"] if running.done() else [])
+            running.cancel()
+
+    with caplog.at_level("WARNING", logger="penstock"):
+        asyncio.run(work())
+    assert tally.clean, tally.told

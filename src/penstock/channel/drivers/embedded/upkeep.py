@@ -92,7 +92,7 @@ class Upkeep:
             await self._system.clock.sleep(self._config.every_s)
             try:
                 await self.once()
-            except PenstockError as exc:
+            except (PenstockError, OSError) as exc:
                 emit.log(logging.WARNING, "upkeep failed", reason=str(exc))
 
     async def once(self, *, force: bool = False, topics: Sequence[str] | None = None) -> Report | None:
