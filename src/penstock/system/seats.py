@@ -176,6 +176,8 @@ class Room:
             present = {entry for entry in os.listdir(self._directory) if not entry.startswith(".")}
         except FileNotFoundError:
             present = set[str]()
+        except OSError:  # no file descriptors are left: those who were seen before are still looked at
+            return
         if self.own is not None:
             present.discard(self.own.name)
         for name in self._seen.keys() - present:

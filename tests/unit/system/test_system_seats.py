@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -147,3 +148,26 @@ def test_the_heart_beats_and_tells_of_changes(tmp_path: Path) -> None:
     assert own._words[1] == 3
     mine.close()
     theirs.close()
+
+
+def test_without_file_descriptors_the_heart_beats_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handler that leaks them must not look like dead to others; whom it has seen before it still sees."""
+    one, two = SeatFile(tmp_path, "one", 1), SeatFile(tmp_path, "two", 1)
+    mine, theirs = Room(tmp_path, one), Room(tmp_path, two)
+    heart = Heart(beat_s=60.0)
+    heart.add(mine, lambda: None)
+    assert theirs.seats()
+
+    def refuse(path: Path) -> list[str]:
+        raise OSError(errno.EMFILE, "too many open files", str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "listdir", refuse)
+        for _ in range(3):
+            before = one.path.read_bytes()
+            heart.once()
+            assert one.path.read_bytes() != before
+        assert [seen.label for seen in mine.seats()] == ["two"]
+    heart.close()
+    for room in (mine, theirs):
+        room.close()
