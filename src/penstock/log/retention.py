@@ -14,7 +14,7 @@ from typing import Any
 import apsw
 import msgspec
 
-from penstock.log import placed, progress
+from penstock.log import placed, progress, quarantine
 from penstock.log.ages import SLACK_US, Ages
 from penstock.log.ddl import OFFSET_BITS, OFFSET_MAX
 from penstock.log.living import Expiry, Standing, standings
@@ -167,19 +167,33 @@ def _needed(groups: Sequence[Standing], pid: int) -> Held | None:
 def _heads(db: apsw.Connection, pid: int, begin: int, ages: Ages, stopped: Container[int]) -> Iterator[_Head]:
     """The partition's blocks in order, each no older than the one before: an old one may lie behind a young one.
 
-    They end when the partition is one of `stopped`: behind what a group needs there may be millions.
+    They end when the partition is one of `stopped`: behind what a group needs there may be millions. What is
+    quarantined, of which nothing can be believed, is one with the block behind it.
     """
+    name, youngest, size, end = f"partition id {pid}", 0, 0, begin
+    passed = quarantine.of(db, pid)
+    for row in _headers(db, pid, begin):
+        at, size = row[0], size + row[-1]
+        if any(one.first <= at & OFFSET_MAX < one.end for one in passed):
+            continue
+        (_, count, schema_id, recorded_us, _, since, *_), _ = placed.checked_header(row, name)
+        written = ages.youngest_us(recorded_us, placed.recorded_last_us(schema_id, recorded_us, since))
+        youngest, first, end = max(youngest, written), end, (at & OFFSET_MAX) + count
+        yield _Head(youngest, pid, first, end - first, size)
+        if pid in stopped:
+            return
+        size = 0
+
+
+def _headers(db: apsw.Connection, pid: int, begin: int) -> Iterator[Any]:
+    """Rows of `placed.HEADERS`, not checked, from offset `begin` on."""
     at, high = pid << OFFSET_BITS | begin, pid << OFFSET_BITS | OFFSET_MAX
-    youngest: int | None = None
-    while rows := db.execute(placed.HEADERS + " ORDER BY at LIMIT ?", (at, high, _ROWS_AT_ONCE)).fetchall():
-        for row in rows:
-            (at, count, schema_id, recorded_us, _, since, *_), size = placed.checked_header(row, f"partition id {pid}")
-            written = ages.youngest_us(recorded_us, placed.recorded_last_us(schema_id, recorded_us, since))
-            youngest = written if youngest is None else max(youngest, written)
-            yield _Head(youngest, pid, at & OFFSET_MAX, count, size)
-            if pid in stopped:
-                return
-        at += 1
+    while True:
+        rows: list[Any] = db.execute(placed.HEADERS + " ORDER BY at LIMIT ?", (at, high, _ROWS_AT_ONCE)).fetchall()
+        yield from rows
+        if not rows:
+            return
+        at = rows[-1][0] + 1
 
 
 def _remove(db: apsw.Connection, pid: int, begin: int) -> None:
@@ -188,6 +202,7 @@ def _remove(db: apsw.Connection, pid: int, begin: int) -> None:
     reached("log.trim")
     ends.begin = begin
     placed.set_begin(db, pid, ends)
+    quarantine.forget(db, pid, begin=begin)
 
 
 def trim_steps(db: apsw.Connection, pids: Sequence[int], group_ids: Sequence[int]) -> int:

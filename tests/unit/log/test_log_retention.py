@@ -8,7 +8,7 @@ import apsw
 import pytest
 
 from penstock.errors import BlockDamaged, OffsetOutOfRange
-from penstock.log import ages, catalogue, compaction, living, placed, progress, retention
+from penstock.log import ages, catalogue, compaction, living, placed, progress, quarantine, retention
 from penstock.log.api import Advance, Claim, Claimed, Span
 from penstock.log.ddl import OFFSET_MAX
 from penstock.log.living import Expiry
@@ -148,6 +148,25 @@ def test_a_damaged_header_stops_retention_before_it() -> None:
     with pytest.raises(BlockDamaged):
         trimmed(store, pid, limits=Limits(age_us=HOUR), now_us=DAY)
     assert placed.known(store.db, pid).begin == 0
+
+
+def test_what_is_quarantined_goes_with_what_came_after_it() -> None:
+    """How old it is cannot be read; nothing of it is told any more once it is gone."""
+    store, (pid,) = in_memory()
+    filled(store, pid)
+    size = retention.bytes_of(store.db, pid)
+    for first in (0, 6, 8):
+        store.db.execute("UPDATE block SET recorded_us = 5 WHERE at = ?", (pid << 46 | first,))
+    for first, end in ((0, 2), (6, 10)):
+        one = quarantine.Quarantined(pid, first, end, 0, "damaged")
+        store.write(lambda db, one=one: quarantine.record(db, one))
+    assert trimmed(store, pid, limits=Limits(age_us=DAY), now_us=DAY).events == 0
+    assert trimmed(store, pid, limits=Limits(bytes_max=size - 1), now_us=DAY).events == 4
+    assert [one.first for one in quarantine.of(store.db, pid)] == [6]
+    done = trimmed(store, pid, limits=Limits(age_us=DAY - 4 * HOUR), now_us=DAY)
+    assert (done.events, placed.known(store.db, pid).begin) == (2, 6)  # the one behind is not old enough
+    done = trimmed(store, pid, limits=Limits(age_us=HOUR), now_us=DAY)
+    assert (done.events, done.bytes, quarantine.of(store.db, pid)) == (14, size * 7 // 10, [])
 
 
 def test_steps_go_with_what_they_settled_and_the_newest_stays() -> None:
