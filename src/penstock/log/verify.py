@@ -80,7 +80,10 @@ def verify(look: Look[Any], on_progress: Progress | None = None) -> Verified:
         on_progress: see `Progress`.
     """
     found = Verified()
-    places = _kept(found, lambda: look(_places)) or []
+    topics = _kept(found, lambda: look(catalogue.topics)) or []
+    for topic in topics:  # blocks name the schemas that they were written with, old ones among them
+        _kept(found, lambda topic=topic: look(lambda db: catalogue.descriptions(db, topic.id)))
+    places = [Place(topic.name, number, pid) for topic in topics for number, pid in enumerate(topic.pids)]
     for place in places:
         _partition(look, place, found)
         if on_progress is not None:
@@ -103,10 +106,6 @@ def _kept(found: Verified, look: Callable[[], T]) -> T | None:
     except CorruptionError as exc:
         found.row(str(exc))
     return None
-
-
-def _places(db: apsw.Connection) -> list[Place]:
-    return [Place(row.name, number, pid) for row in catalogue.topics(db) for number, pid in enumerate(row.pids)]
 
 
 def _indexes(db: apsw.Connection) -> list[str]:
