@@ -96,7 +96,8 @@ class _Crew:
         self._signals = 0
         self._failed = False
         self._running: dict[str, asyncio.SubprocessTransport] = {}
-        self._told: dict[tuple[str, int], list[GroupState]] = {}  # by worker and life: what it said last
+        self._told: dict[str, list[GroupState]] = {}  # by worker: what its newest life said last
+        self._over: dict[tuple[str, str], GroupState] = {}  # by part: what lives before that have counted
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
@@ -113,11 +114,18 @@ class _Crew:
 
     def states(self) -> list[GroupState]:
         """What all lives of all workers did, part by part."""
-        parts: dict[tuple[str, str], list[tuple[bool, GroupState]]] = {}
-        for (name, _), states in self._told.items():
+        parts = {part: [(False, state)] for part, state in self._over.items()}
+        for name, states in self._told.items():
             for state in states:
                 parts.setdefault((state.kind, state.name), []).append((name in self._running, state))
         return [_sum(found) for found in parts.values()]
+
+    def _bury(self, name: str) -> None:
+        """The worker begins another life: of the one before only what it counted stays, the rest is said again."""
+        for state in self._told.pop(name, ()):
+            counted = msgspec.structs.replace(state, state="done", reason="", gauge=type(state.gauge)())
+            part, before = (state.kind, state.name), self._over.get((state.kind, state.name))
+            self._over[part] = counted if before is None else _sum([(False, before), (False, counted)])
 
     def _asked(self) -> None:
         """The first signal drains every worker, a second one ends them at once."""
@@ -129,11 +137,11 @@ class _Crew:
 
     async def _keep(self, name: str) -> None:
         """One worker, life after life, until it comes to an end by itself."""
-        pause_s, life = PAUSE_FIRST_S, 0
+        pause_s = PAUSE_FIRST_S
         while not self._stopping.is_set():
             began = self._clock.monotonic_s()
-            code = await self._live(name, life)
-            life += 1
+            self._bury(name)
+            code = await self._live(name)
             if code == exits.DONE or self._stopping.is_set():
                 return
             if code in (exits.FAILED, exits.USAGE):  # it has said why: another one would fail alike
@@ -147,9 +155,9 @@ class _Crew:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause_s)
 
-    async def _live(self, name: str, life: int) -> int:
+    async def _live(self, name: str) -> int:
         def said(line: bytes) -> None:
-            self._told[name, life] = _states(line)
+            self._told[name] = _states(line)
             self._show(self.states())
 
         process, listener = await asyncio.get_running_loop().subprocess_exec(
