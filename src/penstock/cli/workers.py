@@ -130,10 +130,21 @@ class _Crew:
     def _asked(self) -> None:
         """The first signal drains every worker, a second one ends them at once."""
         self._signals += 1
-        self._stopping.set()
+        if self._signals == 1:
+            self._drain()
+        else:
+            self._send(signal.SIGKILL)
+
+    def _drain(self) -> None:
+        """Have every worker come to an end, once: to a worker another signal means to end at once."""
+        if not self._stopping.is_set():
+            self._stopping.set()
+            self._send(signal.SIGTERM)
+
+    def _send(self, number: int) -> None:
         for process in self._running.values():
             with suppress(ProcessLookupError):
-                process.send_signal(signal.SIGTERM if self._signals == 1 else signal.SIGKILL)
+                process.send_signal(number)
 
     async def _keep(self, name: str) -> None:
         """One worker, life after life, until it comes to an end by itself."""
@@ -146,7 +157,7 @@ class _Crew:
                 return
             if code in (exits.FAILED, exits.USAGE):  # it has said why: another one would fail alike
                 self._failed = True
-                self._asked()
+                self._drain()
                 return
             lived = self._clock.monotonic_s() - began > LIVED_S
             pause_s = PAUSE_FIRST_S if lived else min(PAUSE_MAX_S, pause_s * 2)
