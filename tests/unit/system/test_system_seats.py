@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -168,6 +169,26 @@ def test_without_file_descriptors_the_heart_beats_on(tmp_path: Path, monkeypatch
             heart.once()
             assert one.path.read_bytes() != before
         assert [seen.label for seen in mine.seats()] == ["two"]
+        with pytest.raises(OSError, match="too many"):
+            Room(tmp_path).seats()
     heart.close()
     for room in (mine, theirs):
         room.close()
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_without_file_descriptors_nobody_is_told_that_nobody_is_there(tmp_path: Path, left: int) -> None:
+    """Groups are expired, and put elsewhere, when they have no members. With one left a directory can be listed."""
+    seat, observer = SeatFile(tmp_path, "one", 1), Room(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.open(os.devnull, os.O_RDONLY)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 1 + left, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            observer.seats()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        os.close(lowest)
+    assert [seen.label for seen in observer.seats()] == ["one"]
+    observer.close()
+    seat.close()
