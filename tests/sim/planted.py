@@ -105,6 +105,12 @@ PLANTED = [
     Planted(
         "sim_floor_gap", "parking:side_by_side", ("lost", "stuck"), "the floor passes no event that is being handled"
     ),
+    Planted(
+        "sim_retention_hole",
+        "parking:trimmed",
+        ("failed", "stuck", "lost"),
+        "retention stops at what is parked",
+    ),
     Planted("sim_lanes", "parking:side_by_side", ("reordered", "twin"), "never two events of a key at once"),
     Planted("sim_once_apart", "once:once", ("duplicated",), "a mark is in the step that has its event's effect"),
     Planted("sim_once_held", "once:once", ("lost",), "an event that fails lets its marks go"),

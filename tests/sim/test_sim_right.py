@@ -29,6 +29,7 @@ SEEDS = {
     "program:program": 80,
     "parking:outage": 60,
     "parking:crowded": 80,
+    "parking:trimmed": 80,
     "parking:blocking": 60,
     "parking:side_by_side": 80,
     "parking:crowded@memory": 60,

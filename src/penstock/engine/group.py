@@ -137,6 +137,9 @@ class Group:
                 return await self._take(intake, member)
         except (TransientError, Fenced) as exc:  # what was not stored is delivered again, to whoever owns it now
             return str(exc)
+        except GeneratorExit:  # it is thrown away: there is no loop any more to wait in
+            self._asked = None
+            raise
         finally:
             await self._ask_no_more()
             await member.drop()

@@ -11,6 +11,8 @@ import msgspec
 
 from penstock.app.app import App
 from penstock.channel.api import Publish, Refused, Unknown
+from penstock.channel.drivers.embedded.driver import EmbeddedChannel
+from penstock.channel.drivers.embedded.upkeep import Upkeep, UpkeepConfig
 from penstock.delivery.lot import SPACE as PARKED
 from penstock.delivery.lot import OnFailure, heads_of
 from penstock.delivery.redrive import Command, encode
@@ -33,6 +35,7 @@ DOWN_CALLS = 14
 BREAKER = 2
 KEYS_MAX = 2
 LOOK_S = 0.2
+TRIM_S = 0.05
 SETTLED_S = 2.5
 ROUNDS = 2
 
@@ -121,6 +124,30 @@ def crowded() -> Scenario:
     """More keys fail than may wait: the partition pauses, and nothing is lost or overtaken."""
     options = {"retry": Retry(4, first_s=0.03, jitter=True), "on_failure": OnFailure(keys_max=KEYS_MAX)}
     return _scenario(_app(options, _first_time), "crowded", at_most(KEYS_MAX))
+
+
+# -- a log that is trimmed -----------------------------------------------------------------------------------------
+
+
+def trimmed() -> Scenario:
+    """Retention removes all that may be removed while events are parked: none that is still needed is."""
+    app = _app({"retry": Retry(4, first_s=0.15, factor=3.0)}, _first_time)
+    app.retain(app.topics["jobs"], bytes=1)
+    made = _scenario(app, "trimmed")
+    work = made.member
+
+    async def member(process: Host, channel: FaultyChannel, system: System) -> None:
+        inner = channel.inner
+        if not isinstance(inner, EmbeddedChannel):  # the fault-free twin keeps everything
+            await work(process, channel, system)
+            return
+        upkeep = asyncio.ensure_future(Upkeep(inner, system, UpkeepConfig(every_s=TRIM_S)).run())
+        try:
+            await work(process, channel, system)
+        finally:
+            upkeep.cancel()
+
+    return replace(made, member=member)
 
 
 # -- side by side --------------------------------------------------------------------------------------------------

@@ -10,10 +10,12 @@ from typing import Any
 from penstock.channel.api import Assigned, Channel, GroupSpec, Subscription, Topic
 from penstock.channel.typed import TypedTopic
 from penstock.engine.context import Identity
+from penstock.errors import PenstockError
+from penstock.event.batch import Rows
 from penstock.system.chance import seeded
 from penstock.testing.simulation.backends import Backend, backend
 from penstock.testing.simulation.faults import FaultyChannel
-from penstock.testing.simulation.history import Note, Place
+from penstock.testing.simulation.history import Note, Place, Sent
 from penstock.testing.simulation.loop import SimLoop, Stuck
 from penstock.testing.simulation.network import Network
 from penstock.testing.simulation.outcome import Event, Kept, Outcome
@@ -216,7 +218,10 @@ class World:
         if self._scenario.targets is not None:
             outcome.topics.update(self._beside(self._scenario.targets(self._disk)))
         for group in self._scenario.groups:
-            await self._assigned(channel, group, outcome)
+            try:
+                await self._assigned(channel, group, outcome)
+            except PenstockError as exc:
+                outcome.failures.append(f"nobody can own partitions of group {group.name} any more: {exc}")
         return outcome
 
     async def _assigned(self, channel: Channel, group: GroupSpec, outcome: Outcome) -> None:
@@ -239,11 +244,28 @@ class World:
             for (name, partition), found in targets.items()
         }
 
+    async def _trimmed(self, channel: Channel, topic: str, partition: int) -> list[Kept]:
+        """What retention has removed, as it was when the channel answered with its offsets; empty where it was not."""
+        begins = getattr(channel, "begins", None)
+        begin = 0 if begins is None else (await begins(topic))[partition]
+        there: dict[int, bytes] = {}
+        for _, entry in self._network.history.entries if begin else ():
+            if isinstance(entry, Sent):
+                for batch, first in zip(entry.batches, entry.first, strict=True):
+                    if (batch.topic, batch.partition) == (topic, partition) and isinstance(batch.payload, Rows):
+                        there.update(enumerate(batch.payload.bodies(), first))
+        found = [there.get(offset, b"") for offset in range(begin)]
+        identify = self._scenario.identify
+        return [
+            Kept(offset, identify(topic, body), body, f"{topic}/{partition}/{offset}")
+            for offset, body in enumerate(found)
+        ]
+
     async def _contents(self, channel: Channel, opened: Topic, partition: int) -> list[Kept]:
         topic = opened.spec.name
-        out: list[Kept] = []
-        offset = 0
         identify = self._scenario.identify
+        out = await self._trimmed(channel, topic, partition)
+        offset = len(out)
         while batches := await channel.read(topic, partition, offset, events_max=1000):
             for batch in batches:
                 found = Identity(batch, TypedTopic(opened, None))
