@@ -32,7 +32,7 @@ class Retry(msgspec.Struct, frozen=True):
         total_s: no attempt begins later than this after the event failed first.
         timeout_s: how long one call may take; async handlers only. Then it is cancelled and fails with `TimeoutError`.
         warn_s: a call that takes longer is named in the log, and again each time that it has taken twice as long; None:
-            never. Nothing is done to the call.
+            never. Nothing is done to the call; calls of handlers only, not of functions in flows.
     """
 
     attempts: int = 0
