@@ -15,7 +15,8 @@ from bench.row import Budget, Figure, Figures, Row
 from bench.stats import percentile
 from bench.workload import Tick, new_tick
 from penstock import Acked
-from penstock.channel.api import Publish, Retention, TopicSpec
+from penstock.channel.api import Publish, TopicSpec
+from penstock.channel.bounds import Retention
 from penstock.channel.drivers.embedded import EmbeddedChannel
 from penstock.event.batch import NewBatch, Rows
 from penstock.system import real_system

@@ -77,6 +77,7 @@ _DECLARED: list[tuple[str, Callable[..., Any]]] = [
     ("App", App),
     ("app.topic", App.topic),
     ("app.retain", App.retain),
+    ("app.deduplicate", App.deduplicate),
     ("app.handle", App.handle),
     ("app.handle_batch", App.handle_batch),
     ("app.read", App.read),

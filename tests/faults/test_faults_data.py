@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Generator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import msgspec
+import pyarrow.parquet as pq
 import pytest
 
-from penstock import Acked, App, Client, NewEvent, Rejected, files
+from penstock import (
+    Acked,
+    App,
+    Client,
+    NewEvent,
+    Reject,
+    Rejected,
+    Retry,
+    duckdb_table,
+    files,
+    parquet,
+)
 from penstock.errors import DecodeError, PenstockError
+from penstock.event.partition import canonical_key
 from penstock.schema import Schema, schema_of
 from penstock.system.chance import seeded
 from tests.faults import appwork
@@ -278,4 +293,101 @@ def test_a_file_full_of_bad_lines(app: App, tmp_path: Path, seed: int, fault_rep
         dead = appwork.bodies(app.directory, "source.readings.dead")
         tally.compare(sorted(line[:LIMIT] for line in BAD_LINES), sorted(dead))
     tally.points += len(BAD_LINES)
+    assert tally.clean, tally.told
+
+
+NULS = ["\0", "a\0b", "\0\0end", "end\0"]
+
+
+def test_a_zero_byte_in_text(app: App, tmp_path: Path, fault_report: FaultReport) -> None:
+    """In data, in keys and in bytes: what comes out anywhere is what went in, and keys that differ behind it differ."""
+    tally = fault_report("D6")
+    readings = app.topics["readings"]
+    app.flow("lake", readings).to(parquet(tmp_path / "lake"))
+    app.flow("table", readings).to(duckdb_table(tmp_path / "out.duckdb", table="t"))
+
+    @app.handle(readings, retry=Retry(1))
+    def refuse(event: Plain) -> None:
+        raise Reject(f"no: {event.text}")
+
+    events = [Plain(f"k{text}", number=number, text=text) for number, text in enumerate(NULS)]
+    with app.client() as client:
+        assert all(isinstance(outcome, Acked) for outcome in client.publish_many("readings", events))
+        assert [type(client.publish("loose", NewEvent(data=Keyless(1), key=text))) for text in NULS] == [Acked] * 4
+    app.run(until_idle=True)
+    wanted = sorted((event.key, event.text) for event in events)
+    lake = pq.read_table(tmp_path / "lake", columns=["key", "text"]).to_pylist()
+    with duckdb.connect(str(tmp_path / "out.duckdb"), read_only=True) as db:
+        rows = db.execute("SELECT key, text FROM t").fetchall()
+    letters = [msgspec.json.decode(body, type=Plain) for body in appwork.bodies(app.directory, "refuse.dead")]
+    for found in (
+        [(event["key"], event["text"]) for event in stored(app)],
+        [(row["key"], row["text"]) for row in lake],
+        rows,
+        [(event.key, event.text) for event in letters],
+    ):
+        tally.compare(wanted, sorted(found))
+        tally.points += 1
+    assert canonical_key("a\0b") != canonical_key("a\0c")
+    assert tally.clean, tally.told
+
+
+BAD_HEADERS: list[dict[Any, Any]] = [
+    {"h": "fine\r\nInjected: yes"},
+    {"h": "a\nb"},
+    {"h": "a\rb"},
+    {"h": "a\0b"},
+    {"h\r\nInjected": "yes"},
+    {"h h": "yes"},
+    {"h": "Grüße"},
+    {"ü": "yes"},
+    {"h": "x" * 1_000_000},
+    {f"h{number}": "x" for number in range(10_000)},
+    {"": "x"},
+    {"h": 1},
+]
+
+
+@pytest.mark.parametrize("headers", BAD_HEADERS, ids=range(len(BAD_HEADERS)))
+def test_headers_that_would_be_more_than_headers(
+    client: Client, app: App, headers: dict[Any, Any], fault_report: FaultReport
+) -> None:
+    """Line breaks, zero bytes, too many, too long, not ASCII: refused by name; the event beside it is stored once."""
+    tally = fault_report("D11")
+    bad = NewEvent(data=Plain("bad"), headers=headers)
+    good = NewEvent(data=Plain("good"), headers={"h": "plain text; v=1"})
+    outcomes = client.publish_many("readings", [bad, good])
+    assert isinstance(outcomes[0], Rejected), outcomes[0]
+    assert "header" in outcomes[0].reason
+    assert isinstance(outcomes[1], Acked)
+    tally.compare(["good"], [event["key"] for event in stored(app)])
+    tally.points += 1
+    assert tally.clean, tally.told
+
+
+def test_all_events_have_one_key(tmp_path: Path, fault_report: FaultReport) -> None:
+    """One key in one partition, its first event parked: what waits behind it costs no more per event the more it is."""
+    tally = fault_report("D17")
+    seconds: list[float] = []
+    for count in (5_000, 40_000):
+        app = App("skew", path=tmp_path / f"{count}")
+        topic = app.topic("readings", Plain, key="key")
+        done: list[int] = []
+        tries: list[int] = []
+
+        @app.handle(topic, retry=Retry(3, first_s=0.001))
+        def handle(event: Plain, done: list[int] = done, tries: list[int] = tries) -> None:
+            if event.number == 0 and len(tries) < 2:
+                tries.append(event.number)
+                raise ValueError("not yet")
+            done.append(event.number)
+
+        with app.client() as client:
+            client.publish_many("readings", [Plain("hot", number=number) for number in range(count)])
+        began = time.perf_counter()
+        app.run(until_idle=True)
+        seconds.append(time.perf_counter() - began)
+        tally.compare(list(range(count)), done)
+        tally.points += 1
+    assert seconds[1] < 30 * seconds[0], seconds  # eight times as many; were it quadratic, sixty-four times
     assert tally.clean, tally.told

@@ -9,17 +9,25 @@ import sys
 import tempfile
 from collections.abc import Generator
 from pathlib import Path
+from unittest import mock
 
+import apsw
 import pyarrow as pa
 import pytest
 
 from penstock.channel.api import Owned
 from penstock.errors import ConfigError, LogRegressed, LogReplaced, LogTruncated
+from penstock.log import opening, placed
+from penstock.log.api import Appended, Refusal
+from penstock.log.checks import row_check
 from penstock.log.connection import check_sqlite
+from penstock.log.ddl import OFFSET_BITS, OFFSET_MAX
+from penstock.log.log import Log, LogConfig
 from penstock.log.witness import NAME as WITNESS
 from penstock.sink.api import Claim, Staged
 from penstock.sink.duckdb import duckdb_table
 from penstock.sink.parquet import parquet
+from penstock.system import real_system
 from tests.faults import logwork
 from tests.faults.report import FaultReport
 
@@ -225,3 +233,46 @@ def test_the_version_is_asked_before_a_file_is_touched(
         pass
     assert not (tmp_path / "log" / "log.db").exists()
     tally.points += 1
+
+
+@pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "smb3", "9p"])
+def test_a_network_file_system(tmp_path: Path, kind: str, fault_report: FaultReport) -> None:
+    """Its locks and syncs cannot be trusted: refused before anything is made, unless the user says so."""
+    tally = fault_report("A14")
+    with mock.patch.object(opening, "file_system", return_value=kind):
+        with pytest.raises(ConfigError, match=rf"network.*{kind}.*LogConfig"):
+            Log.open(tmp_path / "log", real_system())
+        assert not (tmp_path / "log").exists()
+        Log.open(tmp_path / "log", real_system(), LogConfig(network=True)).close()
+    tally.points += 1
+
+
+def test_offsets_near_their_end(tmp_path: Path, fault_report: FaultReport) -> None:
+    """A partition that is nearly full takes what fits, names its limit, and wraps nothing around; others go on."""
+    tally = fault_report("A18")
+    directory = tmp_path / "log"
+    with logwork.opened(directory) as log:
+        full, other = logwork.declare(log, "t", 2)
+        log.write(lambda db: _move_tip(db, full, OFFSET_MAX - 3)).result()
+        assert isinstance(logwork.publish(log, full, 0, [b"1", b"2"]), Appended)
+        for sequence, bodies in ((1, [b"3", b"4"]), (1, [b"x"] * 1000)):
+            answer = logwork.publish(log, full, sequence, bodies)
+            assert isinstance(answer, Refusal)
+            assert f"limit of 2^{OFFSET_BITS}" in answer.reason
+            tally.points += 1
+        assert isinstance(logwork.publish(log, full, 1, [b"3"]), Appended)
+        assert isinstance(logwork.publish(log, full, 2, [b"4"]), Refusal)
+        assert isinstance(logwork.publish(log, other, 2, [b"elsewhere"]), Appended)
+        tip = log.look(lambda db: placed.known(db, full))
+        assert (tip.offset, tip.begin) == (OFFSET_MAX, OFFSET_MAX - 3)
+        found = log.read(full, OFFSET_MAX - 3, events_max=10)
+        assert [(stored.first, stored.count) for stored in found] == [(OFFSET_MAX - 3, 2), (OFFSET_MAX - 1, 1)]
+
+
+def _move_tip(db: apsw.Connection, pid: int, offset: int) -> None:
+    """As if so many events had been there and were trimmed."""
+    found = placed.known(db, pid)
+    values = (pid, found.topic_id, found.number, offset, offset)
+    db.execute(
+        "UPDATE partition SET next = ?, begin = ?, chk = ? WHERE pid = ?", (offset, offset, row_check(*values), pid)
+    )

@@ -11,7 +11,8 @@ from random import Random
 
 import pytest
 
-from penstock.channel.api import Publish, Retention, TopicSpec
+from penstock.channel.api import Publish, TopicSpec
+from penstock.channel.bounds import Retention
 from penstock.channel.drivers.embedded import EmbeddedChannel
 from penstock.channel.drivers.embedded.upkeep import Upkeep
 from penstock.errors import LogBusy, LogFull

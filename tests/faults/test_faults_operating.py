@@ -14,17 +14,18 @@ from penstock.channel.api import (
     Committed,
     GroupSpec,
     Publish,
-    Retention,
     Settle,
     Step,
     Subscription,
     TopicSpec,
 )
+from penstock.channel.bounds import Retention
 from penstock.channel.drivers.embedded import EmbeddedChannel
-from penstock.channel.drivers.embedded.upkeep import Upkeep, UpkeepConfig
+from penstock.channel.drivers.embedded.upkeep import LOCK, Upkeep, UpkeepConfig
 from penstock.errors import OffsetOutOfRange
 from penstock.event.batch import NewBatch, Rows
 from penstock.log.living import DAY_US, Expiry
+from penstock.observe.inventory import topic_facts
 from penstock.system import System, real_system
 from tests.faults.report import FaultReport
 
@@ -217,4 +218,58 @@ def test_a_position_below_the_first_kept_offset_is_an_error_and_never_another_ev
             assert first.first == begin
 
     asyncio.run(work())
+    assert tally.clean, tally.told
+
+
+def test_what_another_process_has_bundled_is_not_counted_as_it_was(tmp_path: Path, fault_report: FaultReport) -> None:
+    """Two processes look after the log in turn; a topic that fits its limit loses nothing."""
+    tally = fault_report("A13")
+
+    async def work() -> None:
+        clock = SetClock()
+        async with opened(tmp_path, clock, Retention(bytes=300_000)) as (channel, system):
+            one, other = Upkeep(channel, system), Upkeep(channel, system)
+            for count in range(3):
+                await publish_small(channel, count * 1100, 1000)
+                await one.once()  # counts them as they are: so few are not bundled yet
+                await publish_small(channel, count * 1100 + 1000, 100)
+                await other.once()
+                [row] = [fact for fact in topic_facts(channel) if fact.name == "t"]
+                tally.points += 1
+                tally.note(f"{row.bytes} bytes of 300,000", lost=await first_kept(channel))
+
+    asyncio.run(work())
+    assert tally.clean, tally.told
+
+
+async def publish_small(channel: EmbeddedChannel, start: int, count: int) -> None:
+    """So many blocks of one event, which a bundle makes small."""
+    for number in range(start, start + count):
+        await channel.publish(Publish("p", 0, number, [NewBatch("t", 0, 1, Rows.of([b"same as ever " * 10]))]))
+
+
+def test_upkeep_goes_on_when_what_the_system_refused_works_again(
+    tmp_path: Path, fault_report: FaultReport, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As when a process has no file descriptors left for a while."""
+    tally = fault_report("A11")
+
+    async def work() -> None:
+        clock = SetClock()
+        async with opened(tmp_path, clock, Retention(age="1h")) as (channel, system):
+            await filled(channel, clock, 2)
+            (tmp_path / LOCK).mkdir()
+            running = asyncio.ensure_future(Upkeep(channel, system, UpkeepConfig(every_s=0)).run())
+            while "upkeep failed" not in caplog.text and not running.done():
+                await asyncio.sleep(0)
+            (tmp_path / LOCK).rmdir()
+            async with asyncio.timeout(10):
+                while await first_kept(channel) < 4 and not running.done():
+                    await asyncio.sleep(0)
+            tally.points += 1
+            tally.contradicts("after an OSError", ["upkeep has ended"] if running.done() else [])
+            running.cancel()
+
+    with caplog.at_level("WARNING", logger="penstock"):
+        asyncio.run(work())
     assert tally.clean, tally.told

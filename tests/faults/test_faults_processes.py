@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 
 from penstock.channel.api import GroupSpec, Subscription, TopicSpec
 from penstock.channel.drivers.embedded import EmbeddedChannel
-from penstock.errors import ConfigError, DeclaredDifferently, LogReplaced, OutcomeUnknown, PenstockError
+from penstock.errors import ConfigError, DeclaredDifferently, LogBusy, LogReplaced, OutcomeUnknown, PenstockError
 from penstock.log.api import Appended
 from penstock.log.log import Log, LogConfig
 from penstock.log.witness import NAME as WITNESS
@@ -19,6 +21,8 @@ from penstock.system import real_system
 from penstock.system.points import hooked
 from tests.faults import logwork, publisher
 from tests.faults.report import FaultReport
+from tests.unit.log.logs import SYSTEM, append, block, contents, declare, opened
+from tests.unit.log.test_log_processes import INSIDE, Process
 
 
 def read_and_close(directory: Path) -> None:
@@ -318,4 +322,34 @@ def test_the_answer_is_lost_and_the_publisher_tries_again(tmp_path: Path, fault_
             assert (list(again.first), again.repeated) == ([1], True)
             tally.points += 1
         tally.compare([b"first", b"second"], logwork.contents(log, pid))
+    assert tally.clean, tally.told
+
+
+def test_a_writer_stopped_inside_its_transaction_is_named_and_readers_go_on(
+    tmp_path: Path, fault_report: FaultReport
+) -> None:
+    """Stopped while it writes: others are refused within a bound, by a message that names it; readers go on."""
+    tally = fault_report("B2")
+    config = LogConfig(lock_wait_s=0.05)
+    with opened(tmp_path, config) as log:
+        (pid,) = declare(log)
+        log.apply(append(0, block(pid, b"mine")))
+        other = Process(tmp_path, INSIDE)
+        assert other.says() == "inside"
+        os.kill(other.process.pid, signal.SIGSTOP)
+        named = rf"process {other.process.pid} took the log's writer lock .* s ago"
+        with pytest.raises(LogBusy, match=named):
+            log.apply(append(1, block(pid, b"late")))
+        with pytest.raises(LogBusy, match=named):
+            log.submit(append(1, block(pid, b"late"))).result(timeout=10)
+        with pytest.raises(LogBusy, match=named):
+            log.write(lambda db: None).result(timeout=10)
+        with pytest.raises(LogBusy, match=named):
+            Log.open(tmp_path, SYSTEM, config)
+        assert contents(log, pid) == [b"mine"]
+        other.process.kill()
+        other.end()
+        assert log.submit(append(1, block(pid, b"late"))).result(timeout=10) == Appended([1])
+        tally.compare([b"mine", b"late"], contents(log, pid))
+    tally.points += 4
     assert tally.clean, tally.told

@@ -51,6 +51,7 @@ def test_each_damage_is_listed_with_its_place_and_the_way_out(tmp_path: Path, fa
         "UPDATE progress SET floor = floor - 5 WHERE pid = 1": "progress of group",
         "UPDATE ledger SET value = x'30' WHERE pid = 2": "ledger of group",
         "UPDATE step SET after = after + 1 WHERE pid = 2 AND number = 1": "step 1 of group",
+        "INSERT INTO schema(topic_id, description, chk) SELECT id, '{}', 7 FROM topic WHERE name = 'in'": "schema id",
         "UPDATE sequence SET content = content + 1 WHERE number = 2": "sequence 2",
         "INSERT INTO block SELECT 99 << 46, count, schema_id, recorded_us, time_min, time_max, size, origin, since, "
         "crc, chk, data FROM block LIMIT 1": "blocks of partition id 99",

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import pickle
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import msgspec
+import polars as pl
 import pytest
 
 from penstock import Acked, App, Reject, Rejected, Retry, parquet
+from penstock.app.plan import plan_app
 from penstock.channel.api import GroupSpec, LedgerWrite, Owned, Publish, Settle, Step, Subscription, TopicSpec
 from penstock.channel.drivers.embedded import EmbeddedChannel
 from penstock.cli import entry, exits
+from penstock.cli.options import opened
 from penstock.errors import ConfigError, PenstockError
 from penstock.event.batch import NewBatch, Rows
 from penstock.sink.api import Claim
@@ -275,3 +280,30 @@ def test_contents_are_what_was_sent(tmp_path: Path) -> None:
     assert appwork.contents(app.directory)["words"] == [{"text": FORGED}]
     with pytest.raises(PenstockError):
         App("..")
+
+
+def test_dead_letters_are_kept_as_long_as_their_events(tmp_path: Path, fault_report: FaultReport) -> None:
+    """A dead letter is a copy of its event: what must be gone after a time is gone there too."""
+    tally = fault_report("H14")
+    app = App("words", path=tmp_path / "log")
+    words = app.topic("words", Word, partitions=1)
+    app.retain(words, age="7d")
+    app.flow("again", words).with_columns(n=pl.col("text").str.len_chars()).to(parquet(tmp_path / "lake"))
+
+    @app.handle(words)
+    def say(word: Word) -> None:
+        raise Reject("no")
+
+    with app.client() as client:
+        client.publish("words", Word(CANARY))
+    app.run(until_idle=True)
+    specs = plan_app(app).topics
+    for name in ("say.dead", "again.dead"):
+        assert specs[name].retention == specs["words"].retention
+        tally.points += 1
+
+    async def recorded() -> Any:
+        async with opened(app.directory) as log:
+            return log.channel.topic("say.dead").spec.retention
+
+    assert asyncio.run(recorded()) == specs["words"].retention

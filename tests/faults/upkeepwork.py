@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 from random import Random
 
-from penstock.channel.api import Publish, Retention, TopicSpec
+from penstock.channel.api import Publish, TopicSpec
+from penstock.channel.bounds import Retention
 from penstock.channel.drivers.embedded import EmbeddedChannel
 from penstock.channel.drivers.embedded.upkeep import Upkeep
 from penstock.event.batch import NewBatch, Rows

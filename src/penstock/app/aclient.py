@@ -9,12 +9,11 @@ from typing import Any
 
 from penstock.app.declared import AnyTopic, Program
 from penstock.app.opened import Numbering, Opened, open_app, tell_when_forked
-from penstock.app.outbox import CHUNK_BYTES, CHUNK_EVENTS, Parcel, assemble, laid_out, resolved, together
+from penstock.app.outbox import CHUNK_BYTES, CHUNK_EVENTS, Parcel, assemble, laid_out, leave_out, resolved, together
 from penstock.app.outcome import Outcome, Rejected, Unknown
 from penstock.app.plan import plan_topics
 from penstock.channel import api
 from penstock.errors import Closed, OutcomeUnknown, TransientError
-from penstock.event.batch import NewBatch
 from penstock.system.ports import real_system
 
 WAITING_EVENTS_MAX = 50_000
@@ -248,10 +247,7 @@ class AsyncClient:
     async def _send(self, job: _Job, opened: Opened, numbers: Numbering) -> None:
         parcels = list(job.parcels.values())
         try:
-            batches = assemble(parcels)
-            if not batches:
-                return
-            answer = await self._sent(job, opened.channel, numbers, batches=batches)
+            await self._sent(job, opened.channel, numbers)
         except Exception as exc:  # noqa: BLE001 - it is raised to whoever waits for the outcome
             for parcel in parcels:
                 parcel.error = exc
@@ -259,15 +255,11 @@ class AsyncClient:
         except asyncio.CancelledError:
             _stopped(job)
             raise
-        assert job.publish is not None
-        for parcel in parcels:
-            parcel.settle(job.publish, answer)
 
-    async def _sent(
-        self, job: _Job, channel: api.Channel, numbers: Numbering, *, batches: Sequence[NewBatch]
-    ) -> api.Acked | api.Refused | api.Unknown:
+    async def _sent(self, job: _Job, channel: api.Channel, numbers: Numbering) -> None:
         """Publish under the next numbers; see `Client`."""
-        while True:
+        parcels = list(job.parcels.values())
+        while batches := assemble(parcels):
             if numbers.unsure:
                 await numbers.renew()
             job.publish = api.Publish(numbers.producer, numbers.epoch, numbers.sequence, batches)
@@ -278,7 +270,10 @@ class AsyncClient:
                 numbers.unsure = isinstance(exc, OutcomeUnknown)  # of the others nothing was stored
                 raise
             if not numbers.settle(answer):
-                return answer
+                for parcel in parcels:
+                    parcel.settle(job.publish, answer)
+                return
+            leave_out(parcels, answer)
 
     def _answer(self, job: _Job) -> None:
         if not job.done.done():

@@ -10,12 +10,13 @@ import msgspec
 
 from penstock.app.declared import AppFlow, Flowed, Handled, Program, Sourced, TopicHandle
 from penstock.app.place import FOLDER, caller, program_base
-from penstock.channel.api import EVENT_BYTES_MAX_DEFAULT, PARTITIONS_DEFAULT, Retention, TopicSpec
+from penstock.channel.api import EVENT_BYTES_MAX_DEFAULT, PARTITIONS_DEFAULT, TopicSpec
+from penstock.channel.bounds import Horizon, Retention
 from penstock.channel.rules import check_name, check_topic
 from penstock.config import duration_s
 from penstock.delivery.lot import OnFailure, Order
 from penstock.delivery.retry import Retries, Retry
-from penstock.engine.calling import Shape, shape_of
+from penstock.engine.calling import shape_of
 from penstock.engine.handler import HandlerSpec
 from penstock.errors import ConfigError
 from penstock.flow.spec import FlowSpec
@@ -53,9 +54,12 @@ class App(Program):
         if durability not in ("full", "normal"):
             msg = f"{durability!r}; expected 'full' (survives a power loss) or 'normal' (survives the process)"
             raise ConfigError(msg, path=f"apps.{name}.durability")
-        base = program_base(caller(1))
+        frame = caller(1)
+        base = program_base(frame)
         directory = (base / (path if path is not None else f"{FOLDER}/{name}")).absolute()
         super().__init__(name, base, directory, durability)
+        file = frame.f_globals.get("__file__")
+        self.file = None if file is None else Path(file).resolve()
 
     # -- declarations ----------------------------------------------------------------------------------------------
 
@@ -123,6 +127,22 @@ class App(Program):
         self._mine(topic, path="topics")
         topic.spec = msgspec.structs.replace(topic.spec, retention=Retention(age, bytes))
 
+    def deduplicate(self, topic: TopicHandle[Any], *, events: int = 1_000_000, time: str | float | None = None) -> None:
+        """Declare that a topic records each event id once: what is published again under its id is not stored again.
+
+        Its publisher is answered with the place of the first one, and where body or key differ, with a rejection that
+        names it. Looked at are ids that publishers give (``NewEvent(…, id=…)``), from now on. An id is forgotten when
+        its event lies behind *both* horizons: the wall clock does not matter. It may be declared otherwise later.
+
+        Args:
+            topic: what `topic` returned.
+            events: of how many events, the newest of each partition, ids are remembered; 0 for none.
+            time: how much older than the newest event of its partition it may be in event time, as in ``"1d"``; None
+                to go by `events` alone.
+        """
+        self._mine(topic, path="topics")
+        topic.spec = msgspec.structs.replace(topic.spec, dedupe=Horizon(events, time))
+
     def handle(
         self,
         source: TopicHandle[Any],
@@ -144,7 +164,8 @@ class App(Program):
             into: the topic its results go to.
             retry: how often and with which pauses, or a policy per type of exception; 3 attempts by default.
             on_failure: what waits while an event is retried, and what becomes of its key when it is given up.
-            concurrency: how many events of different keys an async handler is given at once.
+            concurrency: how many events of different keys are handled at once: awaited side by side when it is
+                async, in as many processes, which load the program's file, when it is a plain function.
             name: the consumer group; the function's name by default.
         """
         self._mine(source, into, path="handlers")
@@ -156,10 +177,10 @@ class App(Program):
             check_name(group, what="handler")
             self._free(group)
             shape = shape_of(function, name=group)
-            if retries.timeout_s is not None and not shape.is_async:
-                msg = "a call of a plain function cannot be ended from outside; make it async, or leave this out"
+            if retries.timeout_s is not None and not shape.is_async and concurrency == 1:
+                msg = "a call of a plain function cannot be ended from outside; make it async, or give it concurrency="
                 raise ConfigError(msg, path=f"handlers.{group}.retry.timeout_s")
-            _check_concurrency(concurrency, shape, policy.order, path=f"handlers.{group}.concurrency")
+            _check_concurrency(concurrency, policy.order, path=f"handlers.{group}.concurrency")
             spec = HandlerSpec(group, function, shape, retries, policy, concurrency)
             self.handlers[group] = Handled(spec, source, into)
             return function
@@ -309,12 +330,9 @@ class App(Program):
         return Client(self, producer=producer)
 
 
-def _check_concurrency(concurrency: int, shape: Shape, order: Order, *, path: str) -> None:
+def _check_concurrency(concurrency: int, order: Order, *, path: str) -> None:
     if concurrency < 1:
         raise ConfigError(f"{concurrency}; expected at least 1", path=path)
-    if concurrency > 1 and not shape.is_async:
-        msg = "a plain function has the process for itself; make it async, or run more workers"
-        raise ConfigError(msg, path=path)
     if concurrency > 1 and order == "partition":
         msg = 'events side by side, and on_failure.order="partition"; keep one of the two'
         raise ConfigError(msg, path=path)

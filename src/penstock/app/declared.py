@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import msgspec
 
@@ -85,10 +85,17 @@ class Flowed(msgspec.Struct):
 
 
 class Program:
-    """All that a program declares over one log, and where that log is; `App` is its face."""
+    """All that a program declares over one log, and where that log is; `App` is its face.
+
+    `file` is the one that declares it, None at a prompt.
+    """
+
+    runs: ClassVar[bool] = True
+    """Whether programs run here; not where one is loaded for its declarations alone."""
 
     def __init__(self, name: str, base: Path, directory: Path, durability: Durability) -> None:
         self.name = name
+        self.file: Path | None = None
         self.base = base
         self.directory = directory
         self.durability: Durability = durability

@@ -58,7 +58,8 @@ class Numbering:
         """Note the answer to the publish under these numbers.
 
         Returns:
-            Whether it is to be published again under new numbers: the log has forgotten this producer.
+            Whether it is to be published again: under new numbers, for the log has forgotten this producer, or under
+            the same without its duplicates.
 
         Raises:
             Fenced: a newer client has begun an epoch of this name.
@@ -68,6 +69,9 @@ class Numbering:
             self.unsure = False
         elif isinstance(answer, api.Refused):
             if answer.conflict == "forgotten" and self.sequence > 0:
+                return True
+            if answer.conflict == "id":
+                self.unsure = False
                 return True
             if answer.conflict:
                 raise Fenced(answer.reason)

@@ -10,6 +10,7 @@ import msgspec
 
 from penstock.app.outcome import Acked, Outcome, Rejected, Unknown
 from penstock.channel import api
+from penstock.channel.ids import without
 from penstock.channel.typed import Packed, TypedTopic, time_us
 from penstock.errors import PermanentError
 from penstock.event.batch import NewBatch
@@ -56,6 +57,7 @@ class Parcel:
         "_attributes",
         "_bodies",
         "_kept",
+        "_known",
         "_refused",
         "_settled",
         "count",
@@ -64,6 +66,7 @@ class Parcel:
         "packed",
         "size",
         "topic",
+        "whole",
     )
 
     def __init__(self, topic: TypedTopic[Any]) -> None:
@@ -73,7 +76,10 @@ class Parcel:
         self._bodies: list[bytes] = []
         self._attributes: dict[str, list[Any]] = {}
         self._refused: dict[int, str] = {}
+        self._known: dict[int, int | Acked] = {}  # by its id it is in the log already, or the same as this earlier one
         self._kept: dict[int, int] | None = None
+        self.whole = False
+        """Whether all parcels of its publish are stored, or none."""
         self.packed: Packed | None = None
         self.first_batch = 0
         self._settled: _Settled | None = None
@@ -145,8 +151,10 @@ class Parcel:
         bodies, self._bodies = self._bodies, []
         attributes = {name: self._column(name, self.count) for name in self._attributes}
         keys = attributes.pop("", None)
-        if self._refused:
-            kept = [index for index in range(self.count) if index not in self._refused]
+        if self.topic.spec.dedupe is not None and "id" in attributes:
+            self._look_for_twins(attributes["id"], bodies, keys)
+        if self._refused or self._known:
+            kept = [index for index in range(self.count) if index not in self._refused and index not in self._known]
             bodies = [bodies[index] for index in kept]
             attributes = {name: [values[index] for index in kept] for name, values in attributes.items()}
             keys = None if keys is None else [keys[index] for index in kept]
@@ -158,6 +166,46 @@ class Parcel:
             self._refused = self.packed.refused
         return self.packed.batches
 
+    def _look_for_twins(self, ids: Sequence[str | None], bodies: Sequence[bytes], keys: Sequence[Any] | None) -> None:
+        """Events that have the id of an earlier one of the parcel: the same again, or refused."""
+        first: dict[str, int] = {}
+        for index, event_id in enumerate(ids):
+            if event_id is None or index in self._refused:
+                continue
+            other = first.setdefault(event_id, index)
+            if other == index:
+                continue
+            if bodies[index] == bodies[other] and (keys is None or keys[index] == keys[other]):
+                self._known[index] = other
+            else:
+                self._refused[index] = _id_conflict(event_id, "another event of this publish")
+
+    def leave_out(self, duplicates: Iterable[api.Duplicate]) -> None:
+        """Events that are in the log already, by their ids, are not published again, and others refused for theirs."""
+        assert self.packed is not None
+        packed = self.packed
+        members = list(packed.members or [range(packed.batches[0].count)])
+        original = None if self._kept is None else {position: index for index, position in self._kept.items()}
+        mine: list[api.Duplicate] = []
+        for one in duplicates:
+            number = one.batch - self.first_batch
+            if not 0 <= number < len(packed.batches):
+                continue
+            mine.append(msgspec.structs.replace(one, batch=number))
+            position = members[number][one.index]
+            index = position if original is None else original[position]
+            if one.same:
+                self._known[index] = Acked(self.topic.name, one.partition, one.offset, repeated=True)
+            else:
+                event_id = packed.batches[number].payload.attributes["id"][one.index]
+                place = f"the event at offset {one.offset} of partition {one.partition}"
+                self._refused[index] = _id_conflict(event_id, place)
+        batches = without(packed.batches, mine)
+        gone = {(one.batch, one.index) for one in mine}
+        left = [[p for i, p in enumerate(indexes) if (b, i) not in gone] for b, indexes in enumerate(members)]
+        kept = [(batch, indexes) for batch, indexes in zip(batches, left, strict=True) if batch is not None]
+        self.packed = Packed([batch for batch, _ in kept], packed.refused, [indexes for _, indexes in kept])
+
     @property
     def refused(self) -> dict[int, str]:
         """Why events will not be stored, by index."""
@@ -166,6 +214,7 @@ class Parcel:
     def refuse_all(self, reason: str) -> None:
         """Nothing of it is stored: because of `reason`, or its own."""
         self._refused = {index: self._refused.get(index, reason) for index in range(self.count)}
+        self._known = {}
         self.packed = Packed([], {})
 
     def settle(self, publish: api.Publish, answer: api.Acked | api.Refused | api.Unknown) -> None:
@@ -186,7 +235,7 @@ class Parcel:
         """Whether every outcome is known."""
         if self._settled is not None or self.error is not None:
             return True
-        return self.packed is not None and len(self._refused) == self.count
+        return self.packed is not None and len(self._refused) + len(self._known) == self.count
 
     def outcome(self, index: int) -> Outcome:
         """What became of one event.
@@ -196,6 +245,12 @@ class Parcel:
         """
         if index in self._refused:
             return Rejected(self.topic.name, self._refused[index])
+        known = self._known.get(index)
+        if isinstance(known, int):
+            outcome = self.outcome(known)
+            return msgspec.structs.replace(outcome, repeated=True) if isinstance(outcome, Acked) else outcome
+        if known is not None:
+            return known
         if self.error is not None:
             raise self.error
         assert self.packed is not None
@@ -262,10 +317,24 @@ def assemble(parcels: Iterable[Parcel]) -> list[NewBatch]:
     return batches
 
 
+def leave_out(parcels: Sequence[Parcel], answer: api.Acked | api.Refused | api.Unknown) -> None:
+    """Leave out of the publish that was answered so what is in the log already; see `Parcel.leave_out`."""
+    if isinstance(answer, api.Refused) and answer.duplicates:
+        for parcel in parcels:
+            parcel.leave_out(answer.duplicates)
+        if any(parcel.whole for parcel in parcels):
+            _whole(parcels)
+
+
 def together(parcels: Sequence[Parcel]) -> bool:
     """Whether all of it can be stored; if not, nothing is: the others are rejected because of the first bad one."""
     for parcel in parcels:
+        parcel.whole = True
         parcel.pack()
+    return _whole(parcels)
+
+
+def _whole(parcels: Sequence[Parcel]) -> bool:
     bad = next((parcel for parcel in parcels if parcel.refused), None)
     if bad is None:
         return True
@@ -287,5 +356,22 @@ def resolved(unknown: Unknown, answer: api.Acked | api.Refused | api.Unknown) ->
             return Acked(unknown.topic, partition, answer.first[number] + position, answer.repeated)
         case api.Refused(conflict="" | "epoch"):
             return Rejected(unknown.topic, answer.reason)
+        case api.Refused(conflict="id"):
+            return _told_apart(unknown, answer)
         case api.Refused() | api.Unknown():
             return msgspec.structs.replace(unknown, reason=answer.reason)
+
+
+def _told_apart(unknown: Unknown, answer: api.Refused) -> Outcome:
+    """The publish was never stored, and cannot be any more as it is: others have brought events of it meanwhile."""
+    for one in answer.duplicates:
+        if (one.batch, one.index) == unknown.place and one.same:
+            return Acked(unknown.topic, one.partition, one.offset, repeated=True)
+    return Rejected(unknown.topic, f"{answer.reason}; publish this event again")
+
+
+def _id_conflict(event_id: str, other: str) -> str:
+    return (
+        f"id conflict: {event_id!r} is the id of {other}, which has another content, and the topic records each id "
+        "once; give this event an id of its own, or correct what published the other"
+    )

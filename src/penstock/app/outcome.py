@@ -8,7 +8,7 @@ from penstock.channel.api import Publish
 
 
 class Acked(msgspec.Struct, frozen=True, gc=False):
-    """Stored durably, at this place. `repeated`: it was stored by an earlier publish of the same sequence."""
+    """Stored durably, at this place. `repeated`: by an earlier publish, of the same sequence or of the same id."""
 
     topic: str
     partition: int

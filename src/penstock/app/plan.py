@@ -51,8 +51,9 @@ class Plan(msgspec.Struct):
         self.schemas[spec.name] = schema
 
     def dead(self, group: str, source: TopicSpec) -> None:
-        """Take the dead letters of a group that reads `source` on."""
-        self.add(dead_letter_topic(group, partitions=source.partitions), None)
+        """Take the dead letters of a group that reads `source` on; kept as long as what they hold copies of."""
+        letters = dead_letter_topic(group, partitions=source.partitions)
+        self.add(msgspec.structs.replace(letters, retention=source.retention), None)
 
 
 def plan_topics(app: Program) -> Plan:

@@ -10,11 +10,10 @@ from typing import TypeVar
 
 from penstock.app.declared import Program
 from penstock.app.opened import Numbering, Opened, open_app
-from penstock.app.outbox import Parcel, assemble
+from penstock.app.outbox import Parcel, assemble, leave_out
 from penstock.app.plan import plan_topics
 from penstock.channel import api
 from penstock.errors import Closed, OutcomeUnknown, TransientError
-from penstock.event.batch import NewBatch
 from penstock.system.pipe import LOOK_S, Baton, Ended, Signal, Worker
 from penstock.system.ports import real_system
 
@@ -165,6 +164,7 @@ class Publisher:
             numbers.unsure = False
             return False
         if numbers.settle(answer):
+            leave_out(parcels, answer)
             return False
         for parcel in parcels:
             parcel.settle(publish, answer)
@@ -196,21 +196,15 @@ class Publisher:
 
     def _send(self, parcels: Sequence[Parcel]) -> None:
         try:
-            batches = assemble(parcels)
-            if not batches:
-                return
-            sent = self._sent(batches)
+            self._sent(parcels)
         except Exception as exc:  # noqa: BLE001 - it is raised to whoever asks for the outcome
             for parcel in parcels:
                 parcel.error = exc
-            return
-        for parcel in parcels:
-            parcel.settle(*sent)
 
-    def _sent(self, batches: Sequence[NewBatch]) -> tuple[api.Publish, api.Acked | api.Refused | api.Unknown]:
+    def _sent(self, parcels: Sequence[Parcel]) -> None:
         """Publish under the next numbers. Ended by an error anywhere, it leaves them unsure."""
         numbers = self.numbers
-        while True:
+        while batches := assemble(parcels):
             if numbers.unsure:
                 self._runner.run(numbers.renew())
             publish = api.Publish(numbers.producer, numbers.epoch, numbers.sequence, batches)
@@ -221,4 +215,7 @@ class Publisher:
                 numbers.unsure = isinstance(exc, OutcomeUnknown)  # of the others nothing was stored
                 raise
             if not numbers.settle(answer):
-                return publish, answer
+                for parcel in parcels:
+                    parcel.settle(publish, answer)
+                return
+            leave_out(parcels, answer)

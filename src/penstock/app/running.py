@@ -8,13 +8,14 @@ import signal
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from hashlib import sha256
-from typing import Protocol
+from typing import Protocol, TypedDict
 
 import msgspec
 
 from penstock.app.declared import Program
 from penstock.app.opened import Opened, open_app
 from penstock.app.plan import Plan, plan_app
+from penstock.app.processes import ProcessWork
 from penstock.channel.api import GroupSpec, Subscription
 from penstock.channel.drivers.embedded.upkeep import Upkeep
 from penstock.delivery.deadletter import SUFFIX
@@ -22,6 +23,7 @@ from penstock.delivery.redrive import SUFFIX as COMMANDS
 from penstock.engine.concurrent import ConcurrentWork
 from penstock.engine.group import Group, GroupState, Slots
 from penstock.engine.handling import HandlerWork
+from penstock.engine.place import Read
 from penstock.engine.results import Topics
 from penstock.engine.sinking import SinkWork
 from penstock.engine.sourcing import SourceRun, Turn
@@ -31,7 +33,7 @@ from penstock.engine.work import Work
 from penstock.errors import ConfigError
 from penstock.event.batch import Delivered
 from penstock.system.looking import Looker, this_thread
-from penstock.system.ports import Clock, real_system
+from penstock.system.ports import Clock, System, real_system
 from penstock.system.slots import FileRecords, PartitionSlot, Slot
 
 READ_EVENTS_MAX = 50_000
@@ -112,6 +114,9 @@ async def serve_app(
     app: Program, options: RunOptions, *, stop: asyncio.Event | None = None, on_progress: Progress | None = None
 ) -> RunReport:
     """See `App.serve`."""
+    if not app.runs:
+        msg = "the program runs its app while it is loaded; put that below: if __name__ == '__main__':"
+        raise ConfigError(msg, path=f"apps.{app.name}")
     system = real_system()
     started = system.clock.monotonic_s()
     try:
@@ -186,8 +191,14 @@ def supervised(
         commands = opened.topic(name + COMMANDS)
         topics = Topics(opened.topic(handled.source.name), into, opened.topic(name + SUFFIX), commands)
         subscription = Subscription(GroupSpec(name, handled.source.name), options.label)
-        kind = HandlerWork if handled.handler.concurrency == 1 else ConcurrentWork
-        work = kind(handled.handler, subscription, topics, system=opened.system, read=opened.channel.read)
+        ports: _Ports = {"system": opened.system, "read": opened.channel.read}
+        work: HandlerWork
+        if handled.handler.concurrency == 1:
+            work = HandlerWork(handled.handler, subscription, topics, **ports)
+        elif handled.handler.shape.is_async:
+            work = ConcurrentWork(handled.handler, subscription, topics, **ports)
+        else:
+            work = ProcessWork(app, handled, subscription, topics, **ports)
         add(work, writes=frozenset(t.name for t in (into, topics.dead) if t is not None))
     _add_flows(plan, opened, options, add)
     circle = supervisor.circle() if options.until_idle else []
@@ -195,6 +206,11 @@ def supervised(
         msg = f"{' → '.join(circle)}: what feeds itself never becomes idle; run it without until_idle"
         raise ConfigError(msg, path=f"apps.{app.name}")
     return supervisor
+
+
+class _Ports(TypedDict):
+    system: System
+    read: Read
 
 
 class _Add(Protocol):

@@ -16,8 +16,7 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from penstock.config import duration_s, size_bytes
-from penstock.errors import ConfigError
+from penstock.channel.bounds import Horizon, Retention
 from penstock.event.batch import Delivered, NewBatch
 from penstock.log import decide
 
@@ -38,8 +37,8 @@ class Capabilities(msgspec.Struct, frozen=True):
     holds: what can be held back while the rest goes on. ledger: kept by the channel or by an external store.
     idempotent_publish: a (producer, epoch, sequence) published twice is stored once and answered alike.
     durability: D0 memory, D1 survives the process, D2 survives a power loss of one disk, D3 replicated.
-    remembers_producers: has `Producers`. blocking: has `Blocking`. columnar: has `Columnar`. Without the power the
-    method is missing or raises `Unsupported`.
+    remembers_producers: has `Producers`. blocking: has `Blocking`. columnar: has `Columnar`. deduplicates: topics may
+    declare `TopicSpec.dedupe`. Without the power the method is missing or raises `Unsupported`.
     """
 
     order: Literal["key", "partition", "none"]
@@ -55,41 +54,7 @@ class Capabilities(msgspec.Struct, frozen=True):
     remembers_producers: bool = False
     blocking: bool = False
     columnar: bool = False
-
-
-class Retention(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How much of a topic is kept: events younger than `age`, and at most `bytes` on the disk; without either, all.
-
-    What a consumer group has not settled yet is kept whatever this says.
-
-    Attributes:
-        age: a duration such as ``"7d"``, or seconds. An event is removed some time after that, never before.
-        bytes: a size such as ``"10GB"``, or a number of bytes: of all partitions together, as they lie on the disk.
-    """
-
-    age: str | float | None = None
-    bytes: str | int | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be meant.
-
-        Raises:
-            ConfigError: naming the field.
-        """
-        if self.age is not None and not self.age_s:
-            raise ConfigError(f"{self.age!r}; expected more than 0, or None for no limit", path="retention.age")
-        if self.bytes is not None and not self.bytes_max:
-            raise ConfigError(f"{self.bytes!r}; expected more than 0, or None for no limit", path="retention.bytes")
-
-    @property
-    def age_s(self) -> float | None:
-        """The age in seconds."""
-        return None if self.age is None else duration_s(self.age, path="retention.age")
-
-    @property
-    def bytes_max(self) -> int | None:
-        """The size in bytes."""
-        return None if self.bytes is None else size_bytes(self.bytes, path="retention.bytes")
+    deduplicates: bool = False
 
 
 class TopicSpec(msgspec.Struct, frozen=True):
@@ -98,7 +63,7 @@ class TopicSpec(msgspec.Struct, frozen=True):
     `schema` is the description of the topic's type (`penstock.schema`), None for raw bytes; `arrow` its
     Arrow schema, serialised (what blocks of columns are read with). `key` and `time` name
     fields of the type. `disorder_s` says how late an event of this topic may be. `internal` topics are made by flows.
-    `retention` None leaves what is recorded as it is.
+    `retention` and `dedupe` None leave what is recorded as it is.
     """
 
     name: str
@@ -111,6 +76,7 @@ class TopicSpec(msgspec.Struct, frozen=True):
     event_bytes_max: int = EVENT_BYTES_MAX_DEFAULT
     internal: bool = False
     retention: Retention | None = None
+    dedupe: Horizon | None = None
 
 
 class Topic(msgspec.Struct, frozen=True):
@@ -144,6 +110,19 @@ class Acked(msgspec.Struct, frozen=True):
     repeated: bool = False
 
 
+class Duplicate(msgspec.Struct, frozen=True):
+    """An event of a publish (its batch, and its index there) whose id the topic holds already, and where.
+
+    `same`: with the same body and key; else two events go by one id, and the new one must not be stored.
+    """
+
+    batch: int
+    index: int
+    partition: int
+    offset: int
+    same: bool
+
+
 class Refused(msgspec.Struct, frozen=True):
     """Nothing of it was stored now; the reason names the field or the limit and the way out.
 
@@ -151,11 +130,13 @@ class Refused(msgspec.Struct, frozen=True):
     ``epoch``: a newer epoch has begun, and this sequence was not stored before; it never will be: this is the fence.
     ``sequence``: it is not the next one, or it was stored with other content. ``forgotten``: it may have been stored
     once, longer ago than answers (or the producer itself) are remembered; who publishes it for the first time takes
-    another producer, or a new epoch, and publishes it there.
+    another producer, or a new epoch, and publishes it there. ``id``: of a topic with `TopicSpec.dedupe`, ids of these
+    `duplicates` are recorded already; the others are to be published under the same sequence, which was not used up.
     """
 
     reason: str
     conflict: decide.Conflict = ""
+    duplicates: Sequence[Duplicate] = ()
 
 
 class Unknown(msgspec.Struct, frozen=True):
@@ -386,6 +367,7 @@ class Channel(Protocol):
         Raises:
             DeclaredDifferently: a topic exists with another declaration; the difference is named.
             SchemaIncompatible: the type changed so that recorded events could not be read.
+            Unsupported: a topic declares what this channel has not the power to do.
         """
         ...
 

@@ -127,9 +127,10 @@ def declaration_difference(old: TopicSpec, new: TopicSpec) -> str | None:
 
 
 def grown(old: TopicSpec, new: TopicSpec) -> TopicSpec:
-    """The recorded declaration with what a later one may change of it: a larger largest event, how much is kept."""
+    """The recorded declaration with what a later one may change: the largest event, what is kept and remembered."""
     largest = max(old.event_bytes_max, new.event_bytes_max)
-    return msgspec.structs.replace(old, event_bytes_max=largest, retention=new.retention or old.retention)
+    kept, dedupe = new.retention or old.retention, new.dedupe or old.dedupe
+    return msgspec.structs.replace(old, event_bytes_max=largest, retention=kept, dedupe=dedupe)
 
 
 def check_declared_alike(old: TopicSpec, new: TopicSpec) -> None:

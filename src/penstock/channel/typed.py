@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from operator import attrgetter
@@ -12,7 +11,7 @@ import msgspec
 
 from penstock.channel.api import Topic
 from penstock.errors import ConfigError, DecodeError, PermanentError
-from penstock.event.batch import Attributes, Columns, Delivered, NewBatch, Rows
+from penstock.event.batch import Attributes, Columns, Delivered, NewBatch, Rows, chosen
 from penstock.event.partition import KEY_BYTES_MAX, Key, canonical_key, partition_of, partitions_of
 from penstock.schema import ColumnsSchema, Invalid, Schema
 
@@ -322,9 +321,3 @@ def _compute() -> Any:
     import pyarrow.compute as pc  # noqa: PLC0415
 
     return pc
-
-
-def chosen(values: Sequence[Any], indexes: Sequence[int]) -> Sequence[Any]:
-    """The values at `indexes`; packed numbers stay packed."""
-    picked = [values[index] for index in indexes]
-    return array(values.typecode, picked) if isinstance(values, array) else picked

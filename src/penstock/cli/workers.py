@@ -1,16 +1,18 @@
 """Several processes of one program under one parent: started, replaced when they die, stopped, and added up.
 
 The workers are processes of their own (never forked), and share the partitions by themselves; the parent only starts
-them. Each writes its states to its standard output, one JSON document a line.
+them. Each writes its states to the pipe that it was given as its standard output, one JSON document a line; what its
+program prints goes to standard error.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,23 +31,34 @@ PAUSE_FIRST_S = 0.1
 PAUSE_MAX_S = 5.0
 LIVED_S = 10.0
 """A worker that lived so long is replaced at once when it dies."""
-LINE_BYTES_MAX = 1 << 20
+LAST_WORDS_S = 0.2
+"""How long a dead worker's pipe is read on: what its handlers have forked may hold it open for ever."""
 
 Show = Callable[[Sequence["GroupState"]], None]
 
 
-def serve(app: App, options: RunOptions) -> int:
-    """Run the app as one of several workers: states go to standard output, a closed standard input means to end."""
+def serve(load: Callable[[], App], options: RunOptions) -> int:
+    """Run an app as one of several workers: a closed standard input means to end.
+
+    What `load` and the app's own code print must not get between the states.
+    """
     from penstock.app.running import run_app  # noqa: PLC0415
 
     end_with(sys.stdin.fileno())
+    parent = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
     def tell(states: Sequence[GroupState]) -> None:
         with suppress(BrokenPipeError):  # the parent is gone, and standard input says so too
-            sys.stdout.buffer.write(msgspec.json.encode(states) + b"\n")
-            sys.stdout.buffer.flush()
+            parent.write(msgspec.json.encode(states) + b"\n")
+            parent.flush()
 
-    run_app(app, options, tell)
+    try:
+        with redirect_stdout(sys.stderr):
+            run_app(load(), options, tell)
+    finally:
+        with suppress(BrokenPipeError):
+            parent.close()
     return exits.DONE
 
 
@@ -82,8 +95,9 @@ class _Crew:
         self._stopping = asyncio.Event()
         self._signals = 0
         self._failed = False
-        self._running: dict[str, asyncio.subprocess.Process] = {}
-        self._told: dict[tuple[str, int], list[GroupState]] = {}  # by worker and life: what it said last
+        self._running: dict[str, asyncio.SubprocessTransport] = {}
+        self._told: dict[str, list[GroupState]] = {}  # by worker: what its newest life said last
+        self._over: dict[tuple[str, str], GroupState] = {}  # by part: what lives before that have counted
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
@@ -100,32 +114,50 @@ class _Crew:
 
     def states(self) -> list[GroupState]:
         """What all lives of all workers did, part by part."""
-        parts: dict[tuple[str, str], list[tuple[bool, GroupState]]] = {}
-        for (name, _), states in self._told.items():
+        parts = {part: [(False, state)] for part, state in self._over.items()}
+        for name, states in self._told.items():
             for state in states:
                 parts.setdefault((state.kind, state.name), []).append((name in self._running, state))
         return [_sum(found) for found in parts.values()]
 
+    def _bury(self, name: str) -> None:
+        """The worker begins another life: of the one before only what it counted stays, the rest is said again."""
+        for state in self._told.pop(name, ()):
+            counted = msgspec.structs.replace(state, state="done", reason="", gauge=type(state.gauge)())
+            part, before = (state.kind, state.name), self._over.get((state.kind, state.name))
+            self._over[part] = counted if before is None else _sum([(False, before), (False, counted)])
+
     def _asked(self) -> None:
         """The first signal drains every worker, a second one ends them at once."""
         self._signals += 1
-        self._stopping.set()
+        if self._signals == 1:
+            self._drain()
+        else:
+            self._send(signal.SIGKILL)
+
+    def _drain(self) -> None:
+        """Have every worker come to an end, once: to a worker another signal means to end at once."""
+        if not self._stopping.is_set():
+            self._stopping.set()
+            self._send(signal.SIGTERM)
+
+    def _send(self, number: int) -> None:
         for process in self._running.values():
             with suppress(ProcessLookupError):
-                process.send_signal(signal.SIGTERM if self._signals == 1 else signal.SIGKILL)
+                process.send_signal(number)
 
     async def _keep(self, name: str) -> None:
         """One worker, life after life, until it comes to an end by itself."""
-        pause_s, life = PAUSE_FIRST_S, 0
+        pause_s = PAUSE_FIRST_S
         while not self._stopping.is_set():
             began = self._clock.monotonic_s()
-            code = await self._live(name, life)
-            life += 1
+            self._bury(name)
+            code = await self._live(name)
             if code == exits.DONE or self._stopping.is_set():
                 return
             if code in (exits.FAILED, exits.USAGE):  # it has said why: another one would fail alike
                 self._failed = True
-                self._asked()
+                self._drain()
                 return
             lived = self._clock.monotonic_s() - began > LIVED_S
             pause_s = PAUSE_FIRST_S if lived else min(PAUSE_MAX_S, pause_s * 2)
@@ -134,24 +166,50 @@ class _Crew:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause_s)
 
-    async def _live(self, name: str, life: int) -> int:
-        process = await asyncio.create_subprocess_exec(
+    async def _live(self, name: str) -> int:
+        def said(line: bytes) -> None:
+            self._told[name] = _states(line)
+            self._show(self.states())
+
+        process, listener = await asyncio.get_running_loop().subprocess_exec(
+            lambda: _Listener(said),
             *self._plan.command(name),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            limit=LINE_BYTES_MAX,
+            stderr=None,
             start_new_session=True,  # Ctrl-C reaches the parent, which tells the workers once
         )
         self._running[name] = process
         if self._stopping.is_set():
             process.terminate()
-        assert process.stdout is not None
-        while line := await process.stdout.readline():
-            self._told[name, life] = _states(line)
-            self._show(self.states())
-        code = await process.wait()
+        await listener.ended.wait()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(listener.silent.wait(), LAST_WORDS_S)
         del self._running[name]
+        code = process.get_returncode()
+        process.close()
+        assert code is not None
         return code
+
+
+class _Listener(asyncio.SubprocessProtocol):
+    """Hears what one worker says, line by line, and when it ends."""
+
+    def __init__(self, said: Callable[[bytes], None]) -> None:
+        self.ended = asyncio.Event()
+        self.silent = asyncio.Event()
+        self._said = said
+        self._rest = b""
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            self._said(line)
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        if fd == 1:
+            self.silent.set()
+
+    def process_exited(self) -> None:
+        self.ended.set()
 
 
 def _states(line: bytes) -> list[GroupState]:

@@ -30,7 +30,8 @@ class Retry(msgspec.Struct, frozen=True):
         jitter: full jitter: each pause is drawn evenly from zero to what it would have been.
         schedule: the pauses themselves in seconds, instead of the four above.
         total_s: no attempt begins later than this after the event failed first.
-        timeout_s: how long one call may take; async handlers only. Then it is cancelled and fails with `TimeoutError`.
+        timeout_s: how long one call may take; then it is cancelled and fails with `TimeoutError`. A plain handler needs
+            ``concurrency=`` for that: its process is ended.
         warn_s: a call that takes longer is named in the log, and again each time that it has taken twice as long; None:
             never. Nothing is done to the call; calls of handlers only, not of functions in flows.
     """

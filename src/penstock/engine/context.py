@@ -159,6 +159,11 @@ class Context:
         self._marks = marks
 
     @property
+    def delivered(self) -> Delivered:
+        """The batch it came in, for the engine."""
+        return self._delivered
+
+    @property
     def topic(self) -> str:
         """The event's topic."""
         return self._delivered.topic

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from penstock.channel.api import TOGETHER_BYTES_MAX, LedgerWrite
-from penstock.channel.typed import Seen, TypedTopic, chosen
+from penstock.channel.typed import Seen, TypedTopic
 from penstock.delivery.deadletter import DeadLetter, text_of, to_batch
 from penstock.delivery.lot import Try
 from penstock.delivery.once import SPACE as ONCE
@@ -19,7 +19,7 @@ from penstock.engine.calling import flatten
 from penstock.engine.context import Identity
 from penstock.engine.work import Draft
 from penstock.errors import PermanentError, Reject
-from penstock.event.batch import Delivered, NewBatch
+from penstock.event.batch import Delivered, NewBatch, chosen
 
 RUN_BYTES_MAX = 64_000_000
 """Results of one run of calls past it are let go, and their events handled again in the next: nothing was settled."""

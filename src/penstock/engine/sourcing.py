@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from penstock.channel.api import Acked, Channel, Producers, Publish, Refused, Unknown
+from penstock.channel.ids import without
 from penstock.channel.typed import TypedTopic
 from penstock.engine.chunks import Layout
 from penstock.engine.group import GroupState
@@ -161,8 +162,7 @@ class SourceRun:
                 ahead = self._read_on()
                 if chunk is not None:
                     self.state.state, self.state.reason = "running", ""
-                    await self._publish(sequence, chunk)
-                    sequence += 1
+                    sequence += await self._publish(sequence, chunk)
         finally:
             with suppress(PenstockError):
                 await _over(ahead)  # the source is not ours to touch before its read is over
@@ -224,17 +224,25 @@ class SourceRun:
     async def _offloaded(self, work: Callable[[], T]) -> T:
         return await _over(asyncio.ensure_future(self._system.offload.run(work)))
 
-    async def _publish(self, sequence: int, chunk: Chunk, *, again: bool = False) -> None:
+    async def _publish(self, sequence: int, chunk: Chunk, *, again: bool = False) -> int:
+        """Publish the chunk without what is recorded already, by its ids; 0 when nothing else was in it, else 1."""
         batches, refused = self._layout.batches(chunk)
-        publish = Publish(self._producer, 0, sequence, batches, chunk.position)
-        match await self._channel.publish(publish):
+        answer = await self._channel.publish(Publish(self._producer, 0, sequence, batches, chunk.position))
+        while isinstance(answer, Refused) and answer.duplicates and all(one.same for one in answer.duplicates):
+            self.state.repeated += len(answer.duplicates)
+            batches = [batch for batch in without(batches, answer.duplicates) if batch is not None]
+            if not batches:  # the position is kept with the next chunk
+                return 0
+            answer = await self._channel.publish(Publish(self._producer, 0, sequence, batches, chunk.position))
+        match answer:
             case Acked(repeated=repeated):
                 self.state.steps += 1
                 self.state.events += chunk.count - refused
                 self.state.dead += len(chunk.bad) + refused
                 self.state.repeated += chunk.count - refused if repeated else 0
                 emit.count("penstock_events_read_total", chunk.count, source=self.state.name)
-            case Refused() as answer:
+                return 1
+            case Refused():
                 raise self._refused(answer, again=again)
             case Unknown(reason=reason):
                 raise OutcomeUnknown(reason)
@@ -249,7 +257,7 @@ class SourceRun:
             )
             return ConflictError(msg)
         msg = f"source {self.state.name}: {answer.reason}"
-        return Fenced(msg) if answer.conflict else Rejected(msg)
+        return Fenced(msg) if answer.conflict not in ("", "id") else Rejected(msg)
 
 
 async def _over(work: asyncio.Future[T]) -> T:

@@ -18,6 +18,12 @@ Attributes = Mapping[str, Sequence[Any]]
 NO_ATTRIBUTES: Attributes = {}
 
 
+def chosen(values: Sequence[Any], indexes: Sequence[int]) -> Sequence[Any]:
+    """The values at `indexes`; packed numbers stay packed."""
+    picked = [values[index] for index in indexes]
+    return array(values.typecode, picked) if isinstance(values, array) else picked
+
+
 class Rows(msgspec.Struct, frozen=True):
     """Events as the bytes they came as.
 

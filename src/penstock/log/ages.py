@@ -52,19 +52,21 @@ class Ages(msgspec.Struct, frozen=True, array_like=True):
         """The log's own time at the look."""
         return self.looked_us - self.lag_us
 
-    def youngest_us(self, recorded_us: int) -> int:
+    def youngest_us(self, first_us: int, last_us: int | None = None) -> int:
         """The latest moment, in the log's own time, at which something with this recorded time can have been written.
 
-        Where the wall clock has shown a time twice there are several; the latest is the one on the safe side.
+        With `last_us` it is of several things: the first recorded time among them, and the last. Where the wall clock
+        has shown a time twice there are several moments; the latest is the one on the safe side.
         """
+        last_us = first_us if last_us is None else last_us
         ends = [*(period.start_us for period in self.periods[1:]), self.now_us]
-        found = [recorded_us - period.lag_us for period in self.periods]
-        fitting = [
-            at
-            for index, at in enumerate(found)
-            if (index == 0 or at >= self.periods[index].start_us - SLACK_US) and at <= ends[index] + SLACK_US
-        ]
-        return max(fitting or found)
+        fitting: list[int] = []
+        for index, (period, end) in enumerate(zip(self.periods, ends, strict=True)):
+            latest = min(last_us - period.lag_us, end + SLACK_US)
+            earliest = first_us - period.lag_us
+            if earliest <= latest and (index == 0 or latest >= period.start_us - SLACK_US):
+                fitting.append(latest)
+        return max(fitting or [last_us - period.lag_us for period in self.periods])
 
 
 def moved(ages: Ages | None, *, now_us: int, monotonic_us: int | None) -> Ages:

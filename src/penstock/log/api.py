@@ -10,10 +10,24 @@ from collections.abc import Sequence
 
 import msgspec
 
-from penstock.log.decide import Conflict
+from penstock.log.decide import Conflict, Horizon
 
 Range = tuple[int, int, int]
 """(partition id, first offset, count)."""
+
+
+Mark = tuple[int, int, bytes]
+"""An event's index in its block, and digests: half that of its id, then the other half and that of its content.
+
+The first half is what is looked up, as a signed integer.
+"""
+
+
+class Ids(msgspec.Struct, frozen=True):
+    """Of a topic that records each id once: the block's marks, in order, and for how long they are remembered."""
+
+    marks: Sequence[Mark]
+    horizon: Horizon
 
 
 class Block(msgspec.Struct, frozen=True):
@@ -31,6 +45,7 @@ class Block(msgspec.Struct, frozen=True):
     crc: int
     time_min_us: int | None = None
     time_max_us: int | None = None
+    ids: Ids | None = None
 
 
 class Append(msgspec.Struct, frozen=True):
@@ -91,11 +106,22 @@ class Begun(msgspec.Struct, frozen=True):
     epoch: int
 
 
+class Repeated(msgspec.Struct, frozen=True):
+    """An event of a request, by its block and its index there, whose id is recorded already: there, and as the same."""
+
+    block: int
+    index: int
+    partition: int
+    offset: int
+    same: bool
+
+
 class Refusal(msgspec.Struct, frozen=True):
     """Nothing of this request was stored; the others of the transaction were. `conflict`: see `decide.Conflict`."""
 
     reason: str
     conflict: Conflict = ""
+    repeated: Sequence[Repeated] = ()
 
 
 class Overtaken(msgspec.Struct, frozen=True):

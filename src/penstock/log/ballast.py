@@ -17,6 +17,10 @@ NAME = "ballast"
 BYTES_MAX, BYTES_MIN = 16_000_000, 1_000_000
 _PARTS = 100
 _ZEROS = bytes(1 << 16)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE)
+"""Not now, and no sign that the disk fails."""
+_CANNOT = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What file systems say that cannot allocate ahead."""
 
 
 def free_bytes(directory: Path) -> int:
@@ -39,30 +43,36 @@ def held(directory: Path) -> int:
 
 
 def hold(directory: Path) -> int:
-    """Make the file unless it is there; the bytes that are held, 0 when there is no room. Under the writers' lock."""
+    """Make the file unless it is there; its bytes, 0 when it cannot be made now. Under the writers' lock."""
     found = held(directory)
     size = wanted(free_bytes(directory)) if found == 0 else 0
     if size == 0:
         return found
     reached("log.ballast.hold")
-    fd = os.open(directory / NAME, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644)
     try:
-        _allocate(fd, size)
-        sync_fd(fd)
+        fd = os.open(directory / NAME, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644)
+        try:
+            _allocate(fd, size)
+            sync_fd(fd)
+        finally:
+            os.close(fd)
     except OSError as exc:
         remove(directory / NAME)
-        if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if exc.errno not in _FULL:
             raise
         return 0
-    finally:
-        os.close(fd)
     return size
 
 
 def _allocate(fd: int, size: int) -> None:
     if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(fd, 0, size)
-        return
+        try:
+            os.posix_fallocate(fd, 0, size)
+        except OSError as exc:
+            if exc.errno not in _CANNOT:
+                raise
+        else:
+            return
     while size > 0:  # zeros are written: a file with holes holds nothing
         size -= os.write(fd, _ZEROS[: min(size, len(_ZEROS))])
 

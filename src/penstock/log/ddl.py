@@ -21,6 +21,14 @@ CREATE TABLE quarantine(pid INTEGER NOT NULL, first INTEGER NOT NULL, end INTEGE
     reason TEXT NOT NULL, chk INTEGER NOT NULL, PRIMARY KEY(pid, first)) WITHOUT ROWID;  -- quarantine.py
 """
 
+IDS = """
+CREATE TABLE event_id(at INTEGER PRIMARY KEY, id INTEGER NOT NULL, rest BLOB NOT NULL, time_us INTEGER,
+    chk INTEGER NOT NULL);                                                          -- ids.py
+CREATE INDEX event_id_of ON event_id(id);                                           -- ids.py
+CREATE TABLE remembered(pid INTEGER PRIMARY KEY, newest_us INTEGER, entries INTEGER NOT NULL,
+    chk INTEGER NOT NULL);                                                          -- ids.py
+"""
+
 TABLES = (
     """
 CREATE TABLE meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;                       -- store.py
@@ -53,4 +61,5 @@ CREATE TABLE ledger(group_id INTEGER NOT NULL, pid INTEGER NOT NULL, space TEXT 
     value BLOB NOT NULL, chk INTEGER NOT NULL, PRIMARY KEY(group_id, pid, space, key)) WITHOUT ROWID;  -- progress.py
 """
     + QUARANTINE
+    + IDS
 )

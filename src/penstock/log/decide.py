@@ -9,12 +9,13 @@ import msgspec
 
 HOLES_MAX = 10_000
 
-Conflict = Literal["", "epoch", "sequence", "forgotten"]
+Conflict = Literal["", "epoch", "sequence", "forgotten", "id"]
 """What a refusal has to do with the producer's other publishes; empty: nothing, the batches themselves are refused.
 
 epoch: a newer epoch has begun, and this sequence was not stored before it: it never will be (the fence). sequence: it
 is not the next one, or it was stored with other content. forgotten: whether it was stored is not remembered any more,
 or nothing is known of the producer and the sequence is not its first: who never published it before takes new numbers.
+id: events of it are recorded already, by their ids; the others may be published under this sequence.
 """
 
 
@@ -29,6 +30,22 @@ class Fence(msgspec.Struct, frozen=True):
     """Store nothing, and nothing of this owner any more: another one was here."""
 
     reason: str
+
+
+class Horizon(msgspec.Struct, frozen=True):
+    """For how long an event's id is remembered: an id is forgotten when it lies behind both."""
+
+    events: int
+    time_us: int | None = None
+
+    def holds(self, *, behind: int, older_us: int | None) -> bool:
+        """Whether an id is still remembered.
+
+        Args:
+            behind: how many offsets its event lies behind the next one of its partition.
+            older_us: how much older its event is than the newest of its partition; None when nobody can say.
+        """
+        return behind <= self.events or (self.time_us is not None and older_us is not None and older_us <= self.time_us)
 
 
 class Move(msgspec.Struct, frozen=True):

@@ -1,16 +1,24 @@
-"""How much a partition holds and of which times, from its blocks' headers alone; for people who look at a log."""
+"""How much a partition holds and of which times, from headers where they say it; for people who look at a log."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import apsw
 import msgspec
 
+from penstock.errors import CorruptionError
+from penstock.log import placed
+from penstock.log.api import Span, Stored
 from penstock.log.ddl import OFFSET_BITS, OFFSET_MAX
 
-_SELECT = """
-SELECT count(*), coalesce(sum(length(data)), 0), min(time_min), max(time_max), min(recorded_us), max(recorded_us)
+_SELECT = f"""
+SELECT count(*), coalesce(sum(length(data)), 0), min(time_min), max(time_max), min(recorded_us),
+    max(recorded_us + iif(schema_id = {placed.BUNDLE}, since, 0))
 FROM block WHERE at BETWEEN ?1 AND ?2
 """
+_LAST = "SELECT at, count, schema_id, recorded_us, since FROM block WHERE at BETWEEN ? AND ? ORDER BY at DESC LIMIT 1"
 
 
 class Extent(msgspec.Struct, frozen=True):
@@ -32,40 +40,60 @@ def extent(db: apsw.Connection, pid: int) -> Extent:
     return Extent(*row)
 
 
-def starts(db: apsw.Connection, pid: int, *, after: int, count_max: int) -> list[int]:
-    """First offsets of the partition's blocks behind offset `after`, in order, at most `count_max`."""
-    low = pid << OFFSET_BITS
-    rows = db.execute(
-        "SELECT at FROM block WHERE at > ? AND at <= ? ORDER BY at LIMIT ?",
-        (low | after if after >= 0 else low - 1, low | OFFSET_MAX, count_max),
-    )
-    return [at & OFFSET_MAX for (at,) in rows]
-
-
 def recorded_us(db: apsw.Connection, pid: int, offset: int) -> int | None:
     """When the event at `offset` was recorded; None when no block that old is there."""
-    low = pid << OFFSET_BITS
-    row = db.execute(
-        "SELECT recorded_us FROM block WHERE at BETWEEN ? AND ? ORDER BY at DESC LIMIT 1", (low, low | offset)
-    ).fetchone()
-    return None if row is None else row[0]
+    block = _block(db, pid, offset)
+    if block is None or block.schema_id != placed.BUNDLE:
+        return None if block is None else block.recorded_us
+    return next((one.recorded_us for one in _bundled(db, pid, offset, offset + 1)), block.recorded_us)
 
 
 def offset_at(db: apsw.Connection, pid: int, end: int, at_us: int) -> int:
     """The first offset of the first block recorded at `at_us` or later; `end`, the next offset, when there is none.
 
-    Blocks are taken to be in the order of their times: where the clock has jumped it is near the jump.
+    Blocks are taken to be in the order of their times: where the clock has jumped it is near the jump. A bundle counts
+    as the blocks that it was made of.
     """
     first, last = 0, end
     while first < last:
         middle = (first + last) // 2
-        recorded = recorded_us(db, pid, middle)
-        if recorded is not None and recorded >= at_us:
+        block = _block(db, pid, middle)
+        if block is not None and block.last_us >= at_us:
             last = middle
         else:
             first = middle + 1
+    block = None if first >= end else _block(db, pid, first)
+    if block is None:
+        return end
+    if block.schema_id != placed.BUNDLE:
+        return block.first
+    found = _bundled(db, pid, block.first, block.first + block.count)
+    return next((one.first for one in found if one.recorded_us >= at_us), block.first)
+
+
+class _Block(msgspec.Struct, frozen=True):
+    """What a block's header says; `last_us` is when its last event was recorded."""
+
+    first: int
+    count: int
+    schema_id: int
+    recorded_us: int
+    last_us: int
+
+
+def _block(db: apsw.Connection, pid: int, offset: int) -> _Block | None:
+    """The last block that begins at `offset` or before."""
     low = pid << OFFSET_BITS
-    row = db.execute(
-        "SELECT at FROM block WHERE at BETWEEN ? AND ? ORDER BY at DESC LIMIT 1", (low, low | min(first, OFFSET_MAX))
-    ).fetchone()
-    return end if first >= end or row is None else row[0] & OFFSET_MAX
+    row: Any = db.execute(_LAST, (low, low | min(offset, OFFSET_MAX))).fetchone()
+    if row is None:
+        return None
+    at, count, schema_id, recorded, since = row
+    return _Block(at & OFFSET_MAX, count, schema_id, recorded, placed.recorded_last_us(schema_id, recorded, since))
+
+
+def _bundled(db: apsw.Connection, pid: int, first: int, end: int) -> Sequence[Stored]:
+    """The blocks of a bundle that hold these offsets; none when it cannot be read: whoever reads it is told of that."""
+    try:
+        return placed.read(db, Span(pid, first, end), events_max=end - first, bytes_max=1 << 40)
+    except CorruptionError:
+        return ()

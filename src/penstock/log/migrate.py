@@ -12,14 +12,14 @@ from typing import Any
 import apsw
 
 from penstock.log.checks import row_check, verify_row
-from penstock.log.ddl import FORMAT_VERSION, QUARANTINE, TIP_PID
+from penstock.log.ddl import FORMAT_VERSION, IDS, QUARANTINE, TIP_PID
 from penstock.system.points import reached
 
 
 def _from_1(db: apsw.Connection) -> None:
-    """What retention needs: where partitions begin, what progress still refers to, when groups were seen.
+    """What retention needs: where partitions begin, what progress still refers to, when groups were seen; and ids.
 
-    Nothing was trimmed and nothing was parked yet, and when a group was seen is not known.
+    Nothing was trimmed and nothing was parked yet, when a group was seen is not known, and no ids were remembered.
     """
     _add(db, "progress", ("group_id", "pid", "epoch", "floor", "holes", "steps", "entries"), {
         "oldest": ("INTEGER", None),
@@ -28,7 +28,7 @@ def _from_1(db: apsw.Connection) -> None:
     })  # fmt: skip
     _add(db, "partition", ("pid", "topic_id", "number", "next"), {"begin": ("INTEGER NOT NULL DEFAULT 0", 0)})
     _add(db, "grp", ("id", "name", "spec", "partitions"), {"warned_us": ("INTEGER NOT NULL DEFAULT 0", 0)})
-    db.execute(QUARANTINE)
+    db.execute(QUARANTINE + IDS)
 
 
 _KEYS = {"progress": 2, "partition": 1, "grp": 1}

@@ -8,13 +8,13 @@ says where it begins: offsets stay what they are, and that no block is missing s
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any
 
 import apsw
 import msgspec
 
-from penstock.log import placed, progress
+from penstock.log import placed, progress, quarantine
 from penstock.log.ages import SLACK_US, Ages
 from penstock.log.ddl import OFFSET_BITS, OFFSET_MAX
 from penstock.log.living import Expiry, Standing, standings
@@ -103,7 +103,8 @@ def plan(db: apsw.Connection, task: Task, *, ages: Ages, expiry: Expiry, bytes_n
     needed = {pid: _needed(groups, pid) for pid in task.pids}
     slice_ = _Slice(task.limits, now_us, bytes_now, needed)
     begins = {pid: placed.known(db, pid).begin for pid in task.pids}
-    for head in heapq.merge(*(_heads(db, pid, begin, ages) for pid, begin in begins.items())):
+    heads = (_heads(db, pid, begin, ages, slice_.stopped) for pid, begin in begins.items())
+    for head in heapq.merge(*heads):
         if not slice_.take(head):
             break
     return Plan(slice_.begins, slice_.done)
@@ -118,18 +119,17 @@ class _Slice:
         self._old_us = None if limits.age_us is None else now_us - limits.age_us - SLACK_US
         self._excess = 0 if limits.bytes_max is None else bytes_now - limits.bytes_max
         self._needed = needed
-        self._stopped: set[int] = set()
+        self.stopped: set[int] = set()
+        """Partitions of which nothing more goes."""
 
     def take(self, head: _Head) -> bool:
         """Take the next oldest block if it is to go; whether there can be another one."""
         done = self.done
-        if head.pid in self._stopped:
-            return True
         if self._excess <= 0 and (self._old_us is None or head.written_us > self._old_us):
             return False
         needed = self._needed[head.pid]
         if needed is not None and head.first + head.count > needed.offset:
-            self._stopped.add(head.pid)
+            self.stopped.add(head.pid)
             done.held.append(needed)
             return True
         if done.blocks == SLICE_BLOCKS or (done.blocks and done.bytes + head.bytes > SLICE_BYTES):
@@ -164,17 +164,36 @@ def _needed(groups: Sequence[Standing], pid: int) -> Held | None:
     return lowest
 
 
-def _heads(db: apsw.Connection, pid: int, begin: int, ages: Ages) -> Iterator[_Head]:
-    """The partition's blocks in order, each no older than the one before: an old one may lie behind a young one."""
+def _heads(db: apsw.Connection, pid: int, begin: int, ages: Ages, stopped: Container[int]) -> Iterator[_Head]:
+    """The partition's blocks in order, each no older than the one before: an old one may lie behind a young one.
+
+    They end when the partition is one of `stopped`: behind what a group needs there may be millions. What is
+    quarantined, of which nothing can be believed, is one with the block behind it.
+    """
+    name, youngest, size, end = f"partition id {pid}", 0, 0, begin
+    passed = quarantine.of(db, pid)
+    for row in _headers(db, pid, begin):
+        at, size = row[0], size + row[-1]
+        if any(one.first <= at & OFFSET_MAX < one.end for one in passed):
+            continue
+        (_, count, schema_id, recorded_us, _, since, *_), _ = placed.checked_header(row, name)
+        written = ages.youngest_us(recorded_us, placed.recorded_last_us(schema_id, recorded_us, since))
+        youngest, first, end = max(youngest, written), end, (at & OFFSET_MAX) + count
+        yield _Head(youngest, pid, first, end - first, size)
+        if pid in stopped:
+            return
+        size = 0
+
+
+def _headers(db: apsw.Connection, pid: int, begin: int) -> Iterator[Any]:
+    """Rows of `placed.HEADERS`, not checked, from offset `begin` on."""
     at, high = pid << OFFSET_BITS | begin, pid << OFFSET_BITS | OFFSET_MAX
-    youngest: int | None = None
-    while rows := db.execute(placed.HEADERS + " ORDER BY at LIMIT ?", (at, high, _ROWS_AT_ONCE)).fetchall():
-        for row in rows:
-            (at, count, schema_id, recorded_us, _, since, *_), size = placed.checked_header(row, f"partition id {pid}")
-            written = ages.youngest_us(placed.recorded_last_us(schema_id, recorded_us, since))
-            youngest = written if youngest is None else max(youngest, written)
-            yield _Head(youngest, pid, at & OFFSET_MAX, count, size)
-        at += 1
+    while True:
+        rows: list[Any] = db.execute(placed.HEADERS + " ORDER BY at LIMIT ?", (at, high, _ROWS_AT_ONCE)).fetchall()
+        yield from rows
+        if not rows:
+            return
+        at = rows[-1][0] + 1
 
 
 def _remove(db: apsw.Connection, pid: int, begin: int) -> None:
@@ -183,6 +202,7 @@ def _remove(db: apsw.Connection, pid: int, begin: int) -> None:
     reached("log.trim")
     ends.begin = begin
     placed.set_begin(db, pid, ends)
+    quarantine.forget(db, pid, begin=begin)
 
 
 def trim_steps(db: apsw.Connection, pids: Sequence[int], group_ids: Sequence[int]) -> int:

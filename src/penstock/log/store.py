@@ -10,7 +10,7 @@ import apsw
 import msgspec
 
 from penstock.errors import ConfigError, LogTruncated, RecordDamaged
-from penstock.log import ages, ddl, migrate, placed, producers, progress
+from penstock.log import ages, ddl, ids, migrate, placed, producers, progress
 from penstock.log.api import Advance, Append, Appended, Begin, Claim, Claimed, Refusal, Request, Result
 from penstock.log.checks import row_check, verify_row
 from penstock.system.points import reached
@@ -240,8 +240,14 @@ class Store:
         reason = placed.room(self.db, request.blocks, self._tips)
         if reason:
             return Refusal(reason)
+        unique = any(block.ids is not None for block in request.blocks)
+        refusal = ids.refuse(self.db, request.blocks) if unique else None
+        if refusal is not None:
+            return refusal
         origin = f"{request.producer}/{request.epoch}/{request.sequence}"
         first = placed.place(self.db, request.blocks, self._tips, origin=origin, now_us=now_us)
+        if unique:
+            ids.remember(self.db, request.blocks, first, now_us=now_us)
         producers.remember(self.db, producer, request, first)
         return Appended(first)
 

@@ -12,14 +12,14 @@ import apsw
 import msgspec
 
 from penstock.errors import CorruptionError, RecordDamaged
-from penstock.log import ages, catalogue, placed, producers, progress, quarantine
+from penstock.log import ages, catalogue, ids, placed, producers, progress, quarantine
 from penstock.log.ddl import OFFSET_BITS, OFFSET_MAX
 from penstock.log.progress import Look
 
 T = TypeVar("T")
 _BLOCKS_AT_ONCE = 64
 _ROWS_AT_ONCE = 1000
-_INDEXED = ("topic", "partition", "grp", "producer")
+_INDEXED = ("topic", "partition", "grp", "producer", "event_id")
 RESTORE = "restore a backup (penstock log restore)"
 
 Progress = Callable[[int, int], None]
@@ -80,7 +80,10 @@ def verify(look: Look[Any], on_progress: Progress | None = None) -> Verified:
         on_progress: see `Progress`.
     """
     found = Verified()
-    places = _kept(found, lambda: look(_places)) or []
+    topics = _kept(found, lambda: look(catalogue.topics)) or []
+    for topic in topics:  # blocks name the schemas that they were written with, old ones among them
+        _kept(found, lambda topic=topic: look(lambda db: catalogue.descriptions(db, topic.id)))
+    places = [Place(topic.name, number, pid) for topic in topics for number, pid in enumerate(topic.pids)]
     for place in places:
         _partition(look, place, found)
         if on_progress is not None:
@@ -103,10 +106,6 @@ def _kept(found: Verified, look: Callable[[], T]) -> T | None:
     except CorruptionError as exc:
         found.row(str(exc))
     return None
-
-
-def _places(db: apsw.Connection) -> list[Place]:
-    return [Place(row.name, number, pid) for row in catalogue.topics(db) for number, pid in enumerate(row.pids)]
 
 
 def _indexes(db: apsw.Connection) -> list[str]:
@@ -136,7 +135,7 @@ def _partition(look: Look[Any], place: Place, found: Verified) -> None:
     found.quarantined += [Passed(place.topic, place.number, one.first, one.end, one.reason) for one in passed]
     if ends is None:
         return
-    found.rows += 1 + len(passed)
+    found.rows += 1 + len(passed) + (_kept(found, lambda: look(lambda db: ids.whole(db, place.pid))) or 0)
     for damage in damages(look, place, ends, found):
         if not any(one.first <= damage.first and damage.end <= one.end for one in passed):
             found.damages.append(damage)
@@ -147,19 +146,20 @@ def damages(look: Look[Any], place: Place, ends: placed.Tip, found: Verified) ->
     at = ends.begin
     while at < ends.offset:
         try:
-            rows = look(lambda db, at=at: _readable(db, place, at, ends.offset))
+            begin, rows = look(lambda db, at=at: _readable(db, place, at, ends.offset))
         except CorruptionError as exc:
             following = look(lambda db, at=at: _next_start(db, place.pid, at, ends.offset))
             yield _damage(place, at, following, str(exc))
             at = following
             continue
-        for first, end, blocks in rows:
+        at = max(at, begin)
+        for first, end in rows:
             if first > at:
                 yield _damage(place, at, first, f"{place}: no block holds offsets {at} to {first - 1}")
-            found.blocks += blocks
-            found.events += end - first
+            found.blocks += 1
+            found.events += end - max(first, at)
             at = end
-        if not rows:
+        if not rows and at < ends.offset:
             yield _damage(place, at, ends.offset, f"{place}: no block holds offsets {at} to {ends.offset - 1}")
             return
 
@@ -170,22 +170,43 @@ def _damage(place: Place, first: int, end: int, what: str) -> Damage:
     return Damage(what, way_out, place.topic, place.number, first, end)
 
 
-def _readable(db: apsw.Connection, place: Place, at: int, end: int) -> list[tuple[int, int, int]]:
-    """Some whole blocks from the one at `at` on, as (first, end, 1); raises when the first of them is damaged."""
-    found: list[tuple[int, int, int]] = []
-    low = place.pid << OFFSET_BITS
+def _readable(db: apsw.Connection, place: Place, at: int, end: int) -> tuple[int, list[tuple[int, int]]]:
+    """Where the partition begins, and some whole blocks from the one that holds `at` on, as (first, end).
+
+    Since the last look retention may have passed `at`, and compaction may have bundled the block that began there with
+    those before it.
+
+    Raises:
+        CorruptionError: the first of them is damaged.
+    """
+    found: list[tuple[int, int]] = []
+    begin, low = 0, place.pid << OFFSET_BITS
     try:
-        for row in db.execute(placed.WHOLE + " ORDER BY at LIMIT ?", (low | at, low | end - 1, _BLOCKS_AT_ONCE)):
-            first, count = placed.checked(row, str(place))
-            found.append((first, first + count, 1))
+        with db:
+            begin = placed.known(db, place.pid).begin
+            start = _start(db, low, max(at, begin))
+            for row in db.execute(placed.WHOLE + " ORDER BY at LIMIT ?", (low | start, low | end - 1, _BLOCKS_AT_ONCE)):
+                first, count = placed.checked(row, str(place))
+                found.append((first, first + count))
     except (CorruptionError, apsw.CorruptError, UnicodeDecodeError) as exc:
         if found:
-            return found
+            return begin, found
         if isinstance(exc, CorruptionError):
             raise
         msg = f"{place}, from offset {at} on: the file's pages are damaged ({exc})"
         raise RecordDamaged(msg) from exc
-    return found
+    return begin, found
+
+
+def _start(db: apsw.Connection, low: int, at: int) -> int:
+    """Where the bundle begins that holds `at`; `at` itself when there is none."""
+    row: Any = db.execute(
+        "SELECT at, count, schema_id FROM block WHERE at >= ? AND at <= ? ORDER BY at DESC LIMIT 1", (low, low | at)
+    ).fetchone()
+    if row is None or row[2] != placed.BUNDLE or not isinstance(row[1], int):
+        return at
+    first = row[0] & OFFSET_MAX
+    return first if first + row[1] > at else at
 
 
 def _next_start(db: apsw.Connection, pid: int, at: int, end: int) -> int:

@@ -22,11 +22,15 @@ _group_spec = msgspec.json.Decoder(GroupSpec).decode
 
 
 class Aim(msgspec.Struct, frozen=True):
-    """Where to: an offset (None: the end), or the first event recorded at a time; of these partitions, or of all."""
+    """Where to: an offset (None: the end), or the first event recorded at a time; of these partitions, or of all.
+
+    `topic`: which one is meant, when somebody has said so; it must be the group's.
+    """
 
     offset: int | None = None
     time_us: int | None = None
     partitions: Sequence[int] | None = None
+    topic: str = ""
 
 
 class Shift(msgspec.Struct, frozen=True):
@@ -56,7 +60,8 @@ def plan(channel: EmbeddedChannel, group: str, aim: Aim) -> Seeking:
     """What a move would mean; nothing is changed.
 
     Raises:
-        ConfigError: no such group or partition, an offset beyond the end, or a sink: its position lies in its target.
+        ConfigError: no such group or partition, an event of another topic, an offset that is not there, or a sink: its
+            position lies in its target.
         ConflictError: the group has members that live.
     """
     rows = {row.name: row for row in channel.port.look(catalogue.groups)}
@@ -68,30 +73,39 @@ def plan(channel: EmbeddedChannel, group: str, aim: Aim) -> Seeking:
         raise ConfigError(msg, path="groups")
     _require_nobody(channel, group, row.id)
     pids = channel.row(spec.topic).pids
-    numbers = range(len(pids)) if aim.partitions is None else aim.partitions
+    if aim.topic not in ("", spec.topic):
+        raise ConfigError(f"group {group} reads topic {spec.topic}, not {aim.topic}", path="topic")
+    numbers = range(len(pids)) if aim.partitions is None else sorted(set(aim.partitions))
     unknown = [number for number in numbers if not 0 <= number < len(pids)]
     if unknown:
         msg = f"partition {unknown[0]} of topic {spec.topic}; it has 0 to {len(pids) - 1}"
         raise ConfigError(msg, path="partition")
 
     def look(db: apsw.Connection) -> list[Shift]:
-        return [_shift(db, row.id, pids[number], number, aim) for number in numbers]
+        return [shift_of(db, row.id, pids[number], number, aim) for number in numbers]
 
     return Seeking(group, row.id, [pids[number] for number in numbers], channel.port.look(look))
 
 
-def _shift(db: apsw.Connection, group_id: int, pid: int, number: int, aim: Aim) -> Shift:
+def shift_of(db: apsw.Connection, group_id: int, pid: int, number: int, aim: Aim) -> Shift:
+    """What a move would mean for one partition.
+
+    Raises:
+        ConfigError: the offset is not there.
+    """
     found = progress.progress_of(db, group_id, pid)
     floor, holes = (0, ()) if found is None else (found[0].floor, found[0].holes)
-    end = placed.next_offset(db, pid)
-    to = end if aim.offset is None else aim.offset
+    ends = placed.known(db, pid)
+    to = ends.offset if aim.offset is None else aim.offset
     if aim.time_us is not None:
-        to = offset_at(db, pid, end, aim.time_us)
-    if not 0 <= to <= end:
-        msg = f"offset {to} of partition {number}, which holds 0 to {end - 1}"
+        to = offset_at(db, pid, ends.offset, aim.time_us)
+    if not ends.begin <= to <= ends.offset:
+        msg = f"offset {to} of partition {number}, which holds {ends.begin} to {ends.offset - 1}"
+        if to < ends.begin:
+            msg += ": retention has removed what lay before; `earliest` is the first that is kept"
         raise ConfigError(msg, path="offset")
     again = max(0, floor - to) + sum(hole >= max(to, floor) for hole in holes)
-    skipped = sum(offset not in holes for offset in range(floor, to)) if holes else max(0, to - floor)
+    skipped = max(0, to - floor - sum(hole < to for hole in holes))
     return Shift(number, floor, to, again, skipped, progress.spaces_of(db, group_id, pid))
 
 

@@ -7,18 +7,19 @@ log's own lock, so a slow disk does not look like a death.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import mmap
 import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from penstock.system.leases import LEASE_S, LOOK_S, Leases, Sign
 
+_NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 _MAGIC = 0x70656E73_65617431
 _MAGIC_AT, _BEAT_AT, _PID_AT, _COUNT_AT, _LABEL_AT, _HEAD = 0, 1, 2, 3, 4, 8
 LABEL_BYTES_MAX = 256
@@ -176,13 +177,26 @@ class Room:
             present = {entry for entry in os.listdir(self._directory) if not entry.startswith(".")}
         except FileNotFoundError:
             present = set[str]()
+        except OSError as exc:
+            self._without(exc)
+            return
         if self.own is not None:
             present.discard(self.own.name)
         for name in self._seen.keys() - present:
             self._seen.pop(name).close()
         for name in present - self._seen.keys():
-            with suppress(OSError, ValueError):  # gone again, or nothing of ours
+            try:
                 self._seen[name] = Seen(self._directory / name)
+            except ValueError:
+                pass  # nothing of ours
+            except OSError as exc:  # gone again
+                if exc.errno in _NO_DESCRIPTORS:
+                    self._without(exc)
+
+    def _without(self, exc: OSError) -> None:
+        """A member goes on looking at those it has seen; who has none must not be told that nobody is there."""
+        if self.own is None:
+            raise exc
 
     def close(self) -> None:
         """Forget the others, and leave; may be called twice."""

@@ -127,7 +127,7 @@ class FileRecords:
         self.name = f"{os.getpid():010d}-{os.urandom(6).hex()}"
         self._fd = os.open(directory / self.name, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o644)
         _OPEN.add(self)
-        fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(self._fd, fcntl.LOCK_EX)  # a moment at most: somebody else may be at `_tidy`
         os.ftruncate(self._fd, _BYTES)
         mapped = os.open(directory / self.name, os.O_RDWR | os.O_CLOEXEC)  # a map keeps a copy of what it was made of
         try:

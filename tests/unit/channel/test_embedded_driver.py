@@ -38,7 +38,7 @@ from penstock.channel.drivers.embedded.port import Disk, InlinePort, RealPort
 from penstock.errors import Closed, ConfigError, LogFull, LogRegressed, OutcomeUnknown, SchemaIncompatible
 from penstock.event.batch import Columns, NewBatch, Rows
 from penstock.log import log as log_module
-from penstock.log import progress
+from penstock.log import progress, quarantine
 from penstock.log.api import Advance, Append, Claim, Request
 from penstock.log.log import LogConfig
 from penstock.system import System, real_system
@@ -231,6 +231,30 @@ async def test_a_claim_lets_others_write_and_one_that_was_overtaken_starts_again
         assert list(first.ledger) == [(w.space, w.key, w.value) for w in entries]
         assert isinstance(await heir.commit(Step("g", first.owned, Settle(1, 2))), Committed)
         await channel.close()
+
+
+async def test_what_is_quarantined_at_the_end_is_nobodys_to_settle(tmp_path: Path, system: System) -> None:
+    """Another member waits for what can be settled, and not for what nobody is ever given."""
+    async with opened(tmp_path, system, RAW) as channel:
+        for sequence in range(3):
+            await channel.publish(Publish("p", 0, sequence, [rows(b"a", b"b")]))
+        intake, owned = await owner(channel)
+        other = await channel.join(Subscription(GroupSpec("g", "t")))
+        [pid] = channel.row("t").pids
+
+        async def behind() -> str:
+            taken = await other.next(events_max=1, bytes_max=1, wait_s=0)
+            assert isinstance(taken, Idle)
+            return taken.behind
+
+        one = quarantine.Quarantined(pid, 3, 6, 0, "damaged")
+        await channel.port.write(lambda db: quarantine.record(db, one))
+        assert isinstance(await intake.commit(Step("g", owned, Settle(0, 1, holes=[4]))), Committed)
+        assert await behind() == "partition 0 of group g is not settled; another member has it"
+        assert isinstance(await intake.commit(Step("g", owned, Settle(1, 3, holes=[4]))), Committed)
+        assert await behind() == ""
+        await channel.publish(Publish("p", 0, 3, [rows(b"c")]))
+        assert await behind()
 
 
 def _spec(fields: Sequence[tuple[str, pa.DataType]], description: dict[str, Any]) -> TopicSpec:

@@ -84,6 +84,40 @@ def test_topics_show(penstock: Penstock, project: Path) -> None:
     assert "did you mean flights" in wrong.err
 
 
+def test_a_group_is_put_elsewhere(penstock: Penstock, project: Path) -> None:
+    """It says what that means first, and asks; earliest and latest are places, too."""
+    asked: Any = penstock("groups", "seek", "check", "--to-event", "flights/1@2", "--json").json()
+    assert [(s["partition"], s["floor"], s["to"], s["again"]) for s in asked["partitions"]] == [(1, 5, 2, 3)]
+    assert penstock("groups", "seek", "check", "--to-offset", "earliest", given="n\n").code == exits.INTERRUPTED
+    for to in ("latest", "earliest"):
+        assert penstock("groups", "seek", "check", "--to-offset", to, "--yes").code == exits.DONE
+    [group] = penstock("groups", "--json").json()["groups"]  # type: ignore[index]
+    assert [part["floor"] for part in group["partitions"]] == [0, 0]
+    assert "every checksum matches" in penstock("log", "verify").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--to-offset", "²"], "expected a number"),
+        (["--to-event", "1@²"], "expected PARTITION@OFFSET"),
+        (["--to-event", "1@2", "--partition", "0"], "leave --partition out"),
+        (["--to-event", "1@2", "--to-offset", "0"], "one of"),
+        (["--to-time", "yesterday"], "expected a time"),
+    ],
+)
+def test_where_a_group_cannot_be_put(penstock: Penstock, project: Path, arguments: list[str], named: str) -> None:
+    said = penstock("groups", "seek", "check", "--yes", *arguments)
+    assert (said.code, said.out) == (exits.USAGE, "")
+    assert named in said.err
+
+
+def test_an_event_of_another_topic_is_no_place_for_a_group(penstock: Penstock, project: Path) -> None:
+    said = penstock("groups", "seek", "check", "--yes", "--to-event", "raw/0@1")
+    assert said.code == exits.FAILED
+    assert "reads topic flights, not raw" in said.err
+
+
 def test_groups(penstock: Penstock, project: Path) -> None:
     found: Any = penstock("groups", "--json").json()
     [group] = found["groups"]

@@ -130,6 +130,34 @@ def test_workers_under_one_parent(tmp_path: Path) -> None:
     assert {part["name"] for part in json.loads(out)["parts"]} >= {"check"}
 
 
+def test_workers_whose_program_prints(tmp_path: Path) -> None:
+    """What a program or a handler prints is not taken for what a worker says; it goes to standard error."""
+    folder = _program(tmp_path)
+    printing = PROGRAM.replace(
+        "    if order.id", "    print('order', order.id)\n    os.system('echo below')\n    if order.id"
+    )
+    (folder / "shop.py").write_text(f"import os\nprint('loaded')\n{printing}")
+    (folder / "in.ndjson").write_text('{"id":1,"customer":"c"}\n')
+    with _started("run", "shop.py", "--workers", "2", "--until-idle", "--json", cwd=folder) as parent:
+        out, err = parent.communicate(timeout=LIMIT_S)
+    assert parent.returncode == exits.DONE, err
+    loaded, document = out.split("\n", 1)
+    assert {part["name"]: part["events"] for part in json.loads(document)["parts"]}["check"] == 1
+    assert (loaded, err.count("order 1\n"), err.count("below\n")) == ("loaded", 1, 1)
+
+
+def test_workers_whose_children_outlive_them(tmp_path: Path) -> None:
+    """What a handler has forked holds its worker's pipes open; the worker is replaced when it dies all the same."""
+    folder = _program(tmp_path)
+    fatal = f"    if not os.fork():\n        time.sleep({LIMIT_S})\n    os._exit(9)\n    if order.id"
+    (folder / "shop.py").write_text(f"import os, time\n{PROGRAM.replace('    if order.id', fatal)}")
+    (folder / "in.ndjson").write_text('{"id":1,"customer":"c"}\n')
+    with _started("run", "shop.py", "--workers", "2", "--until-idle", cwd=folder) as parent:
+        assert parent.wait(LIMIT_S / 2) == exits.DONE
+    asked = [*PENSTOCK, "dlq", "list", "--json"]
+    assert "check" in subprocess.run(asked, cwd=folder, capture_output=True, text=True, check=True).stdout
+
+
 def _until_workers(folder: Path, count: int) -> set[str]:
     """The processes that have partitions of the group, once there are so many that are called workers."""
     deadline = time.monotonic() + LIMIT_S

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 
 from penstock.channel.api import NOTE_BYTES_MAX
+from penstock.channel.bounds import Horizon
 from penstock.channel.drivers.embedded import EmbeddedChannel
 from penstock.channel.drivers.memory.config import MemoryConfig
 from penstock.channel.typed import TypedTopic
@@ -370,3 +371,39 @@ async def test_the_failure_of_one_part_drains_the_others_and_is_told(kit: Kit) -
     with pytest.raises(ConflictError, match="other data"):
         await supervisor.run()
     assert (reading.state.state, handling.state.state) == ("failed", "done")
+
+
+class WithIds(Lines):
+    """The same lines, each event with its id."""
+
+    def read(self, *, events_max: int, bytes_max: int, until: bytes | None = None) -> Chunk | None:
+        chunk = super().read(events_max=events_max, bytes_max=bytes_max, until=until)
+        if chunk is None or not isinstance(chunk.events, Rows):
+            return chunk
+        bodies = chunk.events.bodies()
+        ids = [f"order-{msgspec.json.decode(body)['id']}" for body in bodies]
+        return msgspec.structs.replace(chunk, events=Rows.of(bodies, {"id": ids}))
+
+
+async def test_events_that_came_another_way_are_not_recorded_again(kit: Kit) -> None:
+    """Of a topic that records each id once: a second source that brings some of the same, and some others."""
+    topic = await kit.topic("orders", Order, key="customer", dedupe=Horizon())
+    await (await run_of(kit, topic, WithIds(35))).run()
+    second = WithIds(101, name="second")
+    run = await run_of(kit, topic, second)
+    await run.run()
+    assert [order.id for order in sorted(await kit.events(topic), key=lambda order: order.id)] == good(101)
+    assert run.state.repeated == len(good(35))
+    again = await run_of(kit, topic, WithIds(101, name="second"))
+    await again.run()
+    assert len(await kit.events(topic)) == len(good(101))
+
+
+async def test_another_event_under_a_known_id_stops_the_source(kit: Kit) -> None:
+    topic = await kit.topic("orders", Order, key="customer", dedupe=Horizon())
+    await (await run_of(kit, topic, WithIds(35))).run()
+    other = WithIds(35, name="other")
+    other.amount = 2
+    with pytest.raises(Rejected, match="source other"):
+        await (await run_of(kit, topic, other)).run()
+    assert len(await kit.events(topic)) == len(good(35))

@@ -66,3 +66,23 @@ def test_nothing_is_thought_older_than_it_is(steps: list[tuple[int, int]], writt
     at, shown = recorded[written % len(recorded)]
     age = known.looked_us - known.lag_us - known.youngest_us(shown)
     assert age <= true - at + len(steps) * ages.SLACK_US / 60
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 10 * DAY), st.integers(-3 * DAY, 3 * DAY)), min_size=1, max_size=20),
+    st.integers(0, 19),
+    st.integers(1, 20),
+)
+def test_no_part_of_a_bundle_is_thought_older_than_it_is(steps: list[tuple[int, int]], first: int, count: int) -> None:
+    """A bundle says when its first and its last part were recorded, by the wall clock: no more than that is known."""
+    true = wall = 100 * DAY
+    known = ages.moved(None, now_us=wall, monotonic_us=true)
+    recorded: list[tuple[int, int]] = []
+    for passed, jump in steps:
+        true, wall = true + passed, wall + passed + jump
+        known = ages.moved(known, now_us=wall, monotonic_us=true)
+        recorded.append((true, wall))
+    bundled = recorded[first % len(recorded) :][:count]
+    shown = [wall for _, wall in bundled]
+    age = known.looked_us - known.lag_us - known.youngest_us(min(shown), max(shown))
+    assert age <= true - max(at for at, _ in bundled) + len(steps) * ages.SLACK_US / 60

@@ -9,7 +9,7 @@ import pytest
 
 from penstock.errors import BlockDamaged
 from penstock.event.batch import Rows
-from penstock.log import blocks, compaction, placed
+from penstock.log import blocks, compaction, extent, placed
 from penstock.log.api import Appended, Block, Span, Stored
 from penstock.log.ddl import OFFSET_MAX
 from penstock.log.store import Store
@@ -75,6 +75,25 @@ def test_reading_from_anywhere_in_a_bundle() -> None:
         expected = [one for one in before if one[0] + one[1] > start]
         assert decoded(all_of(store, pid, start)) == expected
         assert decoded(all_of(store, pid, start, events_max=3)) == expected[:2]
+
+
+def test_times_of_recording_are_told_and_found_inside_a_bundle() -> None:
+    store, pid = filled()
+    end = placed.next_offset(store.db, pid)
+
+    def told() -> list[tuple[int | None, int | None]]:
+        return [
+            (extent.recorded_us(store.db, pid, number * 2 + 1), extent.offset_at(store.db, pid, end, 1000 + number))
+            for number in range(100)
+        ] + [(extent.extent(store.db, pid).recorded_min_us, extent.extent(store.db, pid).recorded_max_us)]
+
+    before = told()
+    assert before == [*((1000 + number, number * 2) for number in range(100)), (0, 1099)]
+    compact(store, pid)
+    assert told() == before
+    store.db.execute("UPDATE block SET data = zeroblob(length(data)) WHERE schema_id = ?", (placed.BUNDLE,))
+    assert extent.offset_at(store.db, pid, end, 1050) == 0  # what cannot be read is rather given again than skipped
+    assert extent.recorded_us(store.db, pid, 101) == 1000
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from unittest import mock
 
 import apsw
 import pytest
@@ -276,15 +275,6 @@ def test_another_format_and_another_database_are_refused(whole: Path, tmp_path: 
     db.close()
     with pytest.raises(ConfigError, match="not a Penstock log"):
         Log.open(other, SYSTEM)
-
-
-def test_network_file_systems_are_refused_unless_allowed(tmp_path: Path) -> None:
-    with mock.patch.object(opening, "file_system", return_value="nfs4"):
-        with pytest.raises(ConfigError, match=r"network.*nfs4.*LogConfig"):
-            Log.open(tmp_path / "log", SYSTEM)
-        assert not (tmp_path / "log").exists()
-        with opened(tmp_path / "log", LogConfig(network=True)):
-            pass
 
 
 @pytest.mark.parametrize("version", ["3.40.1", "3.51.2", "3.7.0"])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 import textwrap
@@ -89,30 +87,6 @@ def test_two_processes_publish_a_thousand_each(tmp_path: Path) -> None:
         found = contents(log, pid)
     for name in "ab":
         assert [b for b in found if b.startswith(name.encode())] == [f"{name}{n}".encode() for n in range(1000)]
-
-
-def test_a_writer_stopped_inside_its_transaction_is_named_and_readers_go_on(tmp_path: Path) -> None:
-    config = LogConfig(lock_wait_s=0.05)
-    with opened(tmp_path, config) as log:
-        (pid,) = declare(log)
-        log.apply(append(0, block(pid, b"mine")))
-        other = Process(tmp_path, INSIDE)
-        assert other.says() == "inside"
-        os.kill(other.process.pid, signal.SIGSTOP)
-        named = rf"process {other.process.pid} took the log's writer lock .* s ago"
-        with pytest.raises(LogBusy, match=named):
-            log.apply(append(1, block(pid, b"late")))
-        with pytest.raises(LogBusy, match=named):
-            log.submit(append(1, block(pid, b"late"))).result(timeout=10)
-        with pytest.raises(LogBusy, match=named):
-            log.write(lambda db: None).result(timeout=10)
-        with pytest.raises(LogBusy, match=named):
-            Log.open(tmp_path, SYSTEM, config)
-        assert contents(log, pid) == [b"mine"]
-        other.process.kill()
-        other.end()
-        assert log.submit(append(1, block(pid, b"late"))).result(timeout=10) == Appended([1])
-        assert contents(log, pid) == [b"mine", b"late"]
 
 
 def test_closing_while_another_process_is_stopped_inside_is_bounded(tmp_path: Path) -> None:

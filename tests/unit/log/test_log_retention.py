@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
+
 import apsw
 import pytest
 
 from penstock.errors import BlockDamaged, OffsetOutOfRange
-from penstock.log import ages, catalogue, living, placed, progress, retention
+from penstock.log import ages, catalogue, compaction, living, placed, progress, quarantine, retention
 from penstock.log.api import Advance, Claim, Claimed, Span
 from penstock.log.ddl import OFFSET_MAX
 from penstock.log.living import Expiry
@@ -93,6 +95,22 @@ def test_nothing_a_group_has_not_settled_goes_unless_it_is_forced() -> None:
     assert kept(store, pid) == []
 
 
+def test_behind_what_is_held_nothing_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However far behind a group is, a slice reads what it may remove, and the first headers of what it may not."""
+    store, (one, two) = in_memory(2)
+    for number in range(400):
+        store.apply([append(number, block((one, two)[number % 2], b"x" * 100))], now_us=number * S)
+    group(store, "slow", one)
+    read: list[int] = []
+    header = placed.checked_header
+    monkeypatch.setattr(placed, "checked_header", lambda row, name: read.append(row[0]) or header(row, name))
+    for limits in (Limits(age_us=HOUR), Limits(bytes_max=0)):
+        done = trimmed(store, one, two, limits=limits, now_us=DAY)
+        assert done.held[0].group == "slow"
+        assert len(read) <= done.blocks + 2 * 32
+        read.clear()
+
+
 def test_a_group_that_is_gone_is_warned_of_before_it_holds_nothing() -> None:
     store, (pid,) = in_memory()
     filled(store, pid)
@@ -132,6 +150,25 @@ def test_a_damaged_header_stops_retention_before_it() -> None:
     assert placed.known(store.db, pid).begin == 0
 
 
+def test_what_is_quarantined_goes_with_what_came_after_it() -> None:
+    """How old it is cannot be read; nothing of it is told any more once it is gone."""
+    store, (pid,) = in_memory()
+    filled(store, pid)
+    size = retention.bytes_of(store.db, pid)
+    for first in (0, 6, 8):
+        store.db.execute("UPDATE block SET recorded_us = 5 WHERE at = ?", (pid << 46 | first,))
+    for first, end in ((0, 2), (6, 10)):
+        one = quarantine.Quarantined(pid, first, end, 0, "damaged")
+        store.write(lambda db, one=one: quarantine.record(db, one))
+    assert trimmed(store, pid, limits=Limits(age_us=DAY), now_us=DAY).events == 0
+    assert trimmed(store, pid, limits=Limits(bytes_max=size - 1), now_us=DAY).events == 4
+    assert [one.first for one in quarantine.of(store.db, pid)] == [6]
+    done = trimmed(store, pid, limits=Limits(age_us=DAY - 4 * HOUR), now_us=DAY)
+    assert (done.events, placed.known(store.db, pid).begin) == (2, 6)  # the one behind is not old enough
+    done = trimmed(store, pid, limits=Limits(age_us=HOUR), now_us=DAY)
+    assert (done.events, done.bytes, quarantine.of(store.db, pid)) == (14, size * 7 // 10, [])
+
+
 def test_steps_go_with_what_they_settled_and_the_newest_stays() -> None:
     store, (pid,) = in_memory()
     filled(store, pid)
@@ -146,6 +183,26 @@ def test_steps_go_with_what_they_settled_and_the_newest_stays() -> None:
     trimmed(store, pid, limits=Limits(age_us=HOUR), now_us=DAY)
     store.write(lambda db: retention.trim_steps(db, [pid], [quick]))
     assert [step.number for step in progress.steps_of(store.db, quick, pid)] == [9]
+
+
+def test_a_bundle_across_a_jump_of_the_clock_is_as_young_as_its_youngest_part() -> None:
+    store, (pid,) = in_memory()
+    clocks = ((0, 10 * DAY), (60 * S, 11 * DAY), (120 * S, 10 * DAY + 120 * S), (3 * HOUR, 10 * DAY + 3 * HOUR))
+    for number, (monotonic_us, now_us) in enumerate(clocks):  # for a minute it is a day ahead
+        store.write(lambda db, w=now_us, m=monotonic_us: ages.look(db, now_us=w, monotonic_us=m))
+        for part in range(8):
+            store.apply([append(number * 8 + part, block(pid, b"%d" % number))], now_us=now_us)
+    store.apply([append(0, block(pid, random.Random(0).randbytes(20_000)), producer="large")], now_us=clocks[-1][1])
+    run = compaction.find(store.db, pid, 0).run
+    assert run is not None
+    bundled = compaction.make(store.db, run)
+    assert store.write(lambda db: compaction.swap(db, bundled))[0]
+
+    def trim(db: apsw.Connection) -> retention.Trimmed:
+        known = ages.look(db, now_us=10 * DAY + 4 * HOUR, monotonic_us=4 * HOUR)
+        return retention.trim(db, Task([pid], Limits(age_us=2 * HOUR)), ages=known, expiry=Expiry(), bytes_now=0)
+
+    assert store.write(trim)[0].events == 0  # what was recorded three hours in is one hour old
 
 
 def test_a_young_block_before_an_old_one_keeps_both() -> None:

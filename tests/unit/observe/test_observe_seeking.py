@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from contextlib import closing
+from typing import Any
 
+import apsw
 import pytest
 
+from penstock.channel.api import GroupSpec, Settle, Step, Subscription
 from penstock.errors import ConfigError, ConflictError
-from penstock.log import progress
+from penstock.log import ages, catalogue, living, placed, progress, retention
+from penstock.log.api import Advance, Claim
+from penstock.log.checks import row_check
 from penstock.observe import inventory
-from penstock.observe.seeking import Aim, carry_out, plan
+from penstock.observe.seeking import Aim, carry_out, plan, shift_of
+from tests.unit.log.logs import in_memory
 from tests.unit.observe.observe_kit import Kit
 
 
@@ -38,9 +44,60 @@ async def test_to_the_end_of_one_partition_and_to_a_time(filled: Kit) -> None:
     assert [s.to for s in plan(filled.channel, "check", Aim(time_us=1 << 60)).shifts] == ends
 
 
+async def test_what_retention_has_removed_cannot_be_read_again(filled: Kit) -> None:
+    """A group that was put there could not go on."""
+    await filled.settle("check", "flights", partition=1, floor=5)
+    pids = filled.channel.row("flights").pids
+
+    def trim(db: apsw.Connection) -> int:
+        known = ages.look(db, now_us=filled.system.clock.now_us(), monotonic_us=None)
+        task = retention.Task(pids, retention.Limits(bytes_max=0), force=True)
+        retention.trim(db, task, ages=known, expiry=living.Expiry(), bytes_now=1)  # the oldest block
+        return placed.known(db, pids[0]).begin
+
+    begin = await filled.channel.port.write(trim)
+    assert begin > 0
+    with pytest.raises(ConfigError, match=rf"offset 0 of partition 0, which holds {begin} to .*retention.*earliest"):
+        plan(filled.channel, "check", Aim(0))
+    assert [s.to for s in plan(filled.channel, "check", Aim(time_us=0)).shifts] == [begin, 0]
+
+
+async def test_settled_events_above_the_floor_are_not_skipped_again(filled: Kit) -> None:
+    intake = await filled.channel.join(Subscription(GroupSpec("check", "flights"), "process 1"))
+    taken: Any = await intake.next(events_max=1, bytes_max=1 << 20, wait_s=1)
+    number = taken.owned.partition
+    await intake.commit(Step("check", taken.owned, Settle(0, 2, holes=[3, 4, 9])))
+    await intake.leave()
+    counted = [plan(filled.channel, "check", Aim(to, partitions=[number])).shifts[0] for to in (0, 2, 5, 10)]
+    assert [(s.again, s.skipped) for s in counted] == [(5, 0), (3, 0), (1, 1), (0, 5)]
+
+
+def test_what_would_be_skipped_is_counted_fast() -> None:
+    """However many events and settled ones lie between."""
+    store, (pid,) = in_memory()
+    end = 1 << 40
+    store.db.execute("UPDATE partition SET next = ?, chk = ? WHERE pid = ?", (end, row_check(pid, 1, 0, end, 0), pid))
+    group = store.write(lambda db: catalogue.declare_group(db, "g", b"{}"))[0].id
+    [claimed] = store.write(lambda db: progress.claim(db, Claim(group, [pid])))[0]
+    store.apply([Advance(group, pid, claimed.epoch, 0, 1, holes=range(2, 9_000, 2))], now_us=0)
+    shift = shift_of(store.db, group, pid, 0, Aim(end))
+    assert shift.skipped == end - 1 - len(range(2, 9_000, 2))
+
+
+async def test_a_partition_named_twice_is_moved_once(filled: Kit) -> None:
+    await filled.settle("check", "flights", partition=1, floor=5)
+    seeking = plan(filled.channel, "check", Aim(2, partitions=[1, 1]))
+    assert [s.partition for s in seeking.shifts] == [1]
+    await carry_out(filled.channel, seeking)
+
+
 async def test_what_is_refused(filled: Kit) -> None:
     await filled.settle("check", "flights", partition=1, floor=5)
-    for aim, named in ((Aim(10**9), "offset"), (Aim(0, partitions=[7]), "partition")):
+    for aim, named in (
+        (Aim(10**9), "offset"),
+        (Aim(0, partitions=[7]), "partition"),
+        (Aim(0, partitions=[1], topic="raw"), "topic flights, not raw"),
+    ):
         with pytest.raises(ConfigError, match=named):
             plan(filled.channel, "check", aim)
     with pytest.raises(ConfigError, match="nowhere"):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -147,3 +149,46 @@ def test_the_heart_beats_and_tells_of_changes(tmp_path: Path) -> None:
     assert own._words[1] == 3
     mine.close()
     theirs.close()
+
+
+def test_without_file_descriptors_the_heart_beats_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handler that leaks them must not look like dead to others; whom it has seen before it still sees."""
+    one, two = SeatFile(tmp_path, "one", 1), SeatFile(tmp_path, "two", 1)
+    mine, theirs = Room(tmp_path, one), Room(tmp_path, two)
+    heart = Heart(beat_s=60.0)
+    heart.add(mine, lambda: None)
+    assert theirs.seats()
+
+    def refuse(path: Path) -> list[str]:
+        raise OSError(errno.EMFILE, "too many open files", str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "listdir", refuse)
+        for _ in range(3):
+            before = one.path.read_bytes()
+            heart.once()
+            assert one.path.read_bytes() != before
+        assert [seen.label for seen in mine.seats()] == ["two"]
+        with pytest.raises(OSError, match="too many"):
+            Room(tmp_path).seats()
+    heart.close()
+    for room in (mine, theirs):
+        room.close()
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_without_file_descriptors_nobody_is_told_that_nobody_is_there(tmp_path: Path, left: int) -> None:
+    """Groups are expired, and put elsewhere, when they have no members. With one left a directory can be listed."""
+    seat, observer = SeatFile(tmp_path, "one", 1), Room(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.open(os.devnull, os.O_RDONLY)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 1 + left, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            observer.seats()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        os.close(lowest)
+    assert [seen.label for seen in observer.seats()] == ["one"]
+    observer.close()
+    seat.close()

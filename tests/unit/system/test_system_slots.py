@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,26 @@ def test_workers_do_not_write_over_one_another(tmp_path: Path) -> None:
     three = FileRecords(tmp_path)
     assert [PartitionSlot(three, p).left() for p in range(3)] == [(0, 5), (1, 9), None]
     assert PartitionSlot(one, 0).left() is None, "what this worker is at itself is nobody's death"
+
+
+def test_a_worker_that_starts_while_others_tidy_up_waits_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever starts looks whether records were left behind: for that moment it holds the lock of a new one, too."""
+    opened = os.open
+
+    def open_and_tidy(path: Path, flags: int, mode: int = 0o777) -> int:
+        fd = opened(path, flags, mode)
+        if flags & os.O_EXCL:
+            probe = opened(path, os.O_RDWR)
+            fcntl.flock(probe, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            threading.Timer(0.05, os.close, [probe]).start()
+        return fd
+
+    monkeypatch.setattr(os, "open", open_and_tidy)
+    records = FileRecords(tmp_path)
+    assert (tmp_path / records.name).exists()
+    records.close()
 
 
 def test_two_deaths_at_one_event_are_two(tmp_path: Path) -> None:

@@ -85,9 +85,11 @@ def list_groups(*, names: tuple[str, ...]) -> None:
 
 @command.command("seek", short_help="Put a group's progress elsewhere.")
 @click.argument("group")
-@click.option("--to-offset", metavar="OFFSET", help="An offset, or `latest`: the end.")
+@click.option(
+    "--to-offset", metavar="OFFSET", help="An offset, `earliest` (the first that is kept) or `latest` (the end)."
+)
 @click.option("--to-time", metavar="TIME", help="The first event recorded then or later: 2026-01-31T12:00, in UTC.")
-@click.option("--to-event", metavar="PLACE", help="One event, as in PARTITION@OFFSET; other partitions stay.")
+@click.option("--to-event", metavar="PLACE", help="One event, as in [TOPIC/]PARTITION@OFFSET; other partitions stay.")
 @click.option("--partition", "partitions", type=int, multiple=True, help="Only this partition; may be given again.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @log_option()
@@ -151,11 +153,13 @@ def _aim(to_offset: str | None, to_time: str | None, to_event: str | None, parti
         raise click.UsageError(msg)
     chosen = partitions or None
     if to_event is not None:
-        match = re.fullmatch(r"(?:.*/)?(\d+)@(\d+)", to_event)
+        match = re.fullmatch(r"(?:(.+)/)?([0-9]+)@([0-9]+)", to_event)
         if match is None:
             msg = f"--to-event {to_event}; expected PARTITION@OFFSET, such as 3@1207"
             raise click.UsageError(msg)
-        return Aim(int(match[2]), partitions=[int(match[1])])
+        if partitions:
+            raise click.UsageError("--to-event names its partition; leave --partition out")
+        return Aim(int(match[3]), partitions=[int(match[2])], topic=match[1] or "")
     if to_time is not None:
         try:
             moment = datetime.fromisoformat(to_time)
@@ -167,8 +171,10 @@ def _aim(to_offset: str | None, to_time: str | None, to_event: str | None, parti
     assert to_offset is not None
     if to_offset == "latest":
         return Aim(partitions=chosen)
-    if not to_offset.isdigit():
-        msg = f"--to-offset {to_offset}; expected a number, or latest"
+    if to_offset == "earliest":
+        return Aim(time_us=0, partitions=chosen)
+    if not to_offset.isdecimal():
+        msg = f"--to-offset {to_offset}; expected a number, earliest or latest"
         raise click.UsageError(msg)
     return Aim(int(to_offset), partitions=chosen)
 

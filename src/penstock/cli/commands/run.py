@@ -37,11 +37,11 @@ def command(*, program: Path, name: str | None, until_idle: bool, workers: int, 
     from penstock.cli.program import load_app  # noqa: PLC0415 - loads the program's libraries
     from penstock.cli.running import shown  # noqa: PLC0415
 
-    app = load_app(program, name)
     if worker:
         from penstock.cli.workers import serve  # noqa: PLC0415
 
-        return serve(app, RunOptions(until_idle, republish, worker))
+        return serve(lambda: load_app(program, name), RunOptions(until_idle, republish, worker))
+    app = load_app(program, name)
     output.note(f"log {app.directory}")
     if workers > 1:
         return _together(app, program, workers, RunOptions(until_idle, republish))

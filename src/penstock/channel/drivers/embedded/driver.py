@@ -12,10 +12,11 @@ from pathlib import Path
 import apsw
 import msgspec
 
-from penstock.channel import rules
+from penstock.channel import ids, rules
 from penstock.channel.api import (
     Acked,
     Capabilities,
+    Duplicate,
     Intake,
     ProducerState,
     Publish,
@@ -89,6 +90,7 @@ class EmbeddedChannel:
             remembers_producers=True,
             blocking=True,
             columnar=True,
+            deduplicates=True,
         )
 
     # -- declarations ----------------------------------------------------------------------------------------------
@@ -221,7 +223,7 @@ class EmbeddedChannel:
             known = self._look_up(batch.topic)
             if known is not None:
                 topics[batch.topic] = known.topic
-        return rules.refuse_batches(batches, topics, {})
+        return rules.refuse_batches(batches, topics, {}) or ids.refuse(batches, topics)
 
     async def encode(self, batches: Sequence[NewBatch]) -> list[Block]:
         """Encode batches as blocks, off the loop when there is much of it."""
@@ -230,11 +232,11 @@ class EmbeddedChannel:
         return await self._system.offload.run(lambda: self._encode(batches))
 
     def _encode(self, batches: Sequence[NewBatch]) -> list[Block]:
-        known = self._known
-        return [
-            wire.to_block(b, pid=known[b.topic].row.pids[b.partition], schema_id=known[b.topic].topic.schema_id)
-            for b in batches
-        ]
+        return [self._block(batch, self._known[batch.topic]) for batch in batches]
+
+    def _block(self, batch: NewBatch, known: _Known) -> Block:
+        pid, topic = known.row.pids[batch.partition], known.topic
+        return wire.to_block(batch, pid=pid, schema_id=topic.schema_id, horizon=topic.spec.dedupe)
 
     async def new_epoch(self, name: str, *, after: int | None = None) -> int:
         """See `Producers`: one transaction."""
@@ -355,7 +357,8 @@ def _request(publish: Publish, blocks: list[Block]) -> Append:
 
 def _answer(result: Result) -> Acked | Refused:
     if isinstance(result, Refusal):
-        return Refused(result.reason, result.conflict)
+        duplicates = [Duplicate(d.block, d.index, d.partition, d.offset, d.same) for d in result.repeated]
+        return Refused(result.reason, result.conflict, duplicates)
     assert isinstance(result, Appended)
     return Acked(result.first, result.repeated)
 

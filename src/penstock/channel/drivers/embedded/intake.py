@@ -30,7 +30,7 @@ from penstock.channel.drivers.embedded import reach
 from penstock.channel.drivers.embedded.port import LogPort
 from penstock.errors import Closed, LogRegressed, OutcomeUnknown, PenstockError, Rejected, TransientError
 from penstock.event.batch import Delivered, NewBatch
-from penstock.log import placed, progress
+from penstock.log import placed, progress, quarantine
 from penstock.log.api import (
     Advance,
     Appended,
@@ -235,12 +235,20 @@ class EmbeddedIntake:
         return Idle(reason, f"partition {open_[0]} of group {self._group.name} is not settled; {who} has it")
 
     def _unsettled(self, number: int) -> bool:
+        """Whether there is anything left for somebody to settle: what is quarantined is given to nobody."""
         pid = self._topic.pids[number]
 
         def look(db: apsw.Connection) -> bool:
             found = progress.progress_of(db, self._group.id, pid)
-            settled = 0 if found is None else found[0].floor + len(found[0].holes)
-            return settled < placed.next_offset(db, pid)
+            floor, holes = (0, ()) if found is None else (found[0].floor, found[0].holes)
+            end = placed.next_offset(db, pid)
+            left = end - floor - len(holes)
+            if left <= 0:
+                return False
+            for one in quarantine.of(db, pid):
+                first, last = max(one.first, floor), min(one.end, end)
+                left -= max(0, last - first) - sum(first <= hole < last for hole in holes)
+            return left > 0
 
         return self._channel.port.look(look)
 

@@ -92,7 +92,7 @@ class Upkeep:
             await self._system.clock.sleep(self._config.every_s)
             try:
                 await self.once()
-            except PenstockError as exc:
+            except (PenstockError, OSError) as exc:
                 emit.log(logging.WARNING, "upkeep failed", reason=str(exc))
 
     async def once(self, *, force: bool = False, topics: Sequence[str] | None = None) -> Report | None:
@@ -163,7 +163,12 @@ class Upkeep:
 
     async def _trim_slices(self, task: retention.Task, told: TopicTrimmed) -> None:
         expiry = self._config.expiry
-        size = 0 if task.limits.bytes_max is None else await self._size(task.pids)
+        bytes_max = task.limits.bytes_max
+        size = 0 if bytes_max is None else await self._size(task.pids)
+        if bytes_max is not None and size > bytes_max:  # another process may have bundled what was counted before
+            for pid in task.pids:
+                self._sizes.pop(pid, None)
+            size = await self._size(task.pids)
         while True:
             planned = self._host.port.look(
                 lambda db, size=size: retention.plan(

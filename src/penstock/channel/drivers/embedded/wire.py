@@ -7,7 +7,8 @@ from zlib import crc32
 
 import msgspec
 
-from penstock.channel.api import TopicSpec
+from penstock.channel.api import Horizon, TopicSpec
+from penstock.channel.ids import ids_of
 from penstock.event.batch import Delivered, NewBatch, Rows
 from penstock.log import blocks
 from penstock.log.api import Block, Stored
@@ -15,13 +16,14 @@ from penstock.log.api import Block, Stored
 _json = msgspec.json.Encoder(order="deterministic").encode
 
 
-def to_block(batch: NewBatch, *, pid: int, schema_id: int) -> Block:
-    """Encode one batch for its partition."""
+def to_block(batch: NewBatch, *, pid: int, schema_id: int, horizon: Horizon | None = None) -> Block:
+    """Encode one batch for its partition; of a topic with a `horizon` with the ids of its events."""
     if isinstance(batch.payload, Rows):
         data, size = blocks.encode_rows(batch.payload)
     else:
         data, size = blocks.encode_columns(batch.payload)
-    return Block(pid, batch.count, schema_id, size, data, crc32(data), batch.time_min_us, batch.time_max_us)
+    times = (batch.time_min_us, batch.time_max_us)
+    return Block(pid, batch.count, schema_id, size, data, crc32(data), *times, ids_of(batch, horizon))
 
 
 def to_delivered(

@@ -84,6 +84,7 @@ class MemoryChannel:
         durability="D0",
         remembers_producers=True,
         columnar=True,
+        deduplicates=True,
     )
 
     def __init__(self, *, system: System, memory: Memory | None = None, shared: Shared | None = None) -> None:

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import msgspec
 
-from penstock.channel import rules
+from penstock.channel import ids, rules
 from penstock.channel.api import (
     Acked,
     Assigned,
@@ -28,6 +28,7 @@ from penstock.channel.api import (
     TopicSpec,
 )
 from penstock.channel.drivers.memory.config import MemoryConfig
+from penstock.channel.drivers.memory.ids import EventIds
 from penstock.errors import ConfigError, LogFull, Rejected
 from penstock.event.batch import Columns, Delivered, NewBatch
 from penstock.log import decide
@@ -69,6 +70,7 @@ class Memory:
         self._newest: dict[str, ProducerState] = {}
         self._groups: dict[str, _Group] = {}
         self._events = 0
+        self._ids = EventIds()
 
     # -- declarations ----------------------------------------------------------------------------------------------
 
@@ -93,9 +95,8 @@ class Memory:
             return Topic(rules.grown(old.spec, spec), old.schema_id)
         recorded = [known.schema for known in self._schemas if known.name == spec.name and known.schema is not None]
         rules.check_evolution(recorded, spec)
-        return Topic(
-            msgspec.structs.replace(spec, retention=spec.retention or old.spec.retention), self._schema_id(spec)
-        )
+        kept, dedupe = spec.retention or old.spec.retention, spec.dedupe or old.spec.dedupe
+        return Topic(msgspec.structs.replace(spec, retention=kept, dedupe=dedupe), self._schema_id(spec))
 
     def _schema_id(self, spec: TopicSpec) -> int:
         """1, 2, … in the order of first use; 0 for raw bytes; the same schema of a topic has one id."""
@@ -140,11 +141,17 @@ class Memory:
             case rules.Repeat(first=first):
                 return Acked(first, repeated=True)
             case rules.Fresh():
-                reason = rules.refuse_batches(publish.batches, self.topics, self.tips) or self._full(publish.batches)
+                batches = publish.batches
+                reason = rules.refuse_batches(batches, self.topics, self.tips) or ids.refuse(batches, self.topics)
+                reason = reason or self._full(batches)
                 if reason:
                     return Refused(reason)
+                duplicates = self._ids.duplicates(batches, self.topics, self.tips)
+                if duplicates:
+                    return Refused(f"{len(duplicates)} events have ids that are recorded already", "id", duplicates)
                 origin = f"{publish.producer}/{publish.epoch}/{publish.sequence}"
-                first = self._store(publish.batches, origin=origin, now_us=now_us)
+                first = self._store(batches, origin=origin, now_us=now_us)
+                self._ids.remember(batches, self.topics, first, now_us=now_us)
                 state = ProducerState(publish.epoch, publish.sequence, publish.note)
                 self._remember(publish.producer, state, rules.Answer(content, first, publish.note))
                 return Acked(first)

@@ -1,0 +1,155 @@
+"""Plain handlers side by side, in processes of their own: a crash, or a call that takes too long, ends one of those."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from penstock.app.declared import Handled, Program
+from penstock.channel.api import Assigned, LedgerWrite, Subscription
+from penstock.engine import remote
+from penstock.engine.calling import Shape
+from penstock.engine.concurrent import ConcurrentWork
+from penstock.engine.context import Context
+from penstock.engine.place import Read
+from penstock.engine.results import Topics
+from penstock.engine.work import Stopping
+from penstock.errors import ConfigError, TransientError
+from penstock.system.children import Child, Died
+from penstock.system.ports import System
+from penstock.system.slots import Slot
+
+MODULE = "penstock.cli.handling"
+"""What the processes run."""
+
+
+class ProcessDied(TransientError):
+    """The process that handled the event died."""
+
+
+class Processes:
+    """Calls a handler in processes, each with one event at a time. Started when they are needed, kept until `close`."""
+
+    def __init__(self, program: Program, handled: Handled, topics: Topics) -> None:
+        name = handled.handler.name
+        if program.file is None:
+            msg = (
+                "a plain function side by side runs in processes that load the program from its file, and this one "
+                "has none: put it into a file, make the handler async, or leave this out"
+            )
+            raise ConfigError(msg, path=f"handlers.{name}.concurrency")
+        self._name = name
+        self._command = [sys.executable, "-m", MODULE, str(program.file), program.name, name]
+        self._topics = topics
+        self._module = handled.handler.function.__module__
+        self._named: dict[str, str] = {}
+        self._idle: list[Child] = []
+        self._all: set[Child] = set()
+
+    async def ready(self) -> None:
+        """Start one, to see that the program can be loaded.
+
+        Raises:
+            ConfigError: it cannot, and why.
+        """
+        if not self._all:
+            self._idle.append(await self._start())
+
+    async def _start(self) -> Child:
+        child = await Child.start(self._command)
+        self._all.add(child)
+        try:
+            said = remote.decode_said(await child.answer())
+        except Died as exc:
+            self._all.discard(child)
+            raise ProcessDied(f"a process for handler {self._name} did not come up: {exc}") from exc
+        except BaseException:
+            self._end(child)
+            raise
+        if isinstance(said, remote.Ready):
+            self._named[said.module] = self._module
+            return child
+        self._end(child)
+        reason = said.reason if isinstance(said, remote.Unable) else repr(said)
+        raise ConfigError(f"a process for it cannot run it: {reason}", path=f"handlers.{self._name}.concurrency")
+
+    async def call(self, event: Any, context: Context) -> Any:
+        """Handle the event in one of the processes. When this is cancelled, that process is ended.
+
+        Raises:
+            ProcessDied: the handler ended its process.
+            Exception: what the handler raised.
+        """
+        child = self._idle.pop() if self._idle else await self._start()
+        try:
+            said = await self._said(child, event, context)
+        except Died as exc:
+            self._all.discard(child)
+            raise ProcessDied(f"the process that handled it died: {exc}") from exc
+        except BaseException:
+            self._end(child)
+            raise
+        self._idle.append(child)
+        if isinstance(said, remote.Raised):
+            raise said.error(self._named)
+        into = self._topics.into
+        return list(said.bodies) if into is None else [into.decode(body) for body in said.bodies]
+
+    async def _said(self, child: Child, event: Any, context: Context) -> remote.Given | remote.Raised:
+        source = self._topics.source
+        child.ask(remote.encode_call(remote.Call.of(source.encode(event), context.delivered, context)))
+        while True:
+            match remote.decode_said(await child.answer()):
+                case remote.Given() | remote.Raised() as said:
+                    return said
+                case remote.Asks(token=token):
+                    try:
+                        child.ask(b"\1" if context.once(token) else b"\0")
+                    except (TypeError, ValueError) as exc:
+                        child.ask(str(exc).encode())
+                case said:
+                    raise Died(f"it said {said!r}")
+
+    def _end(self, child: Child) -> None:
+        child.kill()
+        self._all.discard(child)
+
+    async def close(self) -> None:
+        """End all of them; what they were doing is not finished."""
+        ended = list(self._all)
+        for child in ended:
+            self._end(child)
+        self._idle.clear()
+        await asyncio.gather(*(child.ended() for child in ended))
+
+
+class ProcessWork(ConcurrentWork):
+    """See `ConcurrentWork`: a plain function, called in processes, which this owns."""
+
+    def __init__(
+        self,
+        program: Program,
+        handled: Handled,
+        subscription: Subscription,
+        topics: Topics,
+        *,
+        system: System,
+        read: Read,
+    ) -> None:
+        self._processes = Processes(program, handled, topics)
+        spec = msgspec.structs.replace(handled.handler, function=self._processes.call, shape=Shape(True, True))
+        super().__init__(spec, subscription, topics, system=system, read=read)
+
+    async def assigned(self, assigned: Assigned, slot: Slot | None, stopping: Stopping) -> Sequence[LedgerWrite]:
+        """See `Work`."""
+        await self._processes.ready()
+        return await super().assigned(assigned, slot, stopping)
+
+    async def close(self) -> None:
+        """See `Work`."""
+        await super().close()
+        await self._processes.close()

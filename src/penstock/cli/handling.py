@@ -1,0 +1,87 @@
+"""One of the processes in which a plain handler runs side by side with others of its kind: started by the program.
+
+``python -m penstock.cli.handling FILE APP HANDLER PIPE`` loads the program and handles one event after the other.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from penstock.app.declared import Handled, Program
+from penstock.channel.api import Topic
+from penstock.channel.typed import TypedTopic
+from penstock.cli.program import load_app
+from penstock.delivery.deadletter import text_of
+from penstock.delivery.once import Marks, digest_of
+from penstock.engine import remote
+from penstock.engine.results import OutputRefused
+from penstock.errors import ConfigError, PenstockError
+from penstock.system.children import Parent
+
+
+class AskedMarks(Marks):
+    """`Context.once`, asked of the parent, which keeps the marks."""
+
+    def __init__(self, parent: Parent) -> None:
+        super().__init__()
+        self._parent = parent
+
+    def take(self, token: str | bytes, offset: int) -> bool:
+        """See `Marks`."""
+        digest_of(token)
+        raw = token.encode() if isinstance(token, str) else token
+        self._parent.answer(remote.encode_said(remote.Asks(raw)))
+        told = next(self._parent.frames())
+        if told not in (b"\0", b"\1"):
+            raise ValueError(told.decode())
+        return told == b"\1"
+
+
+def main() -> None:
+    """Serve the parent, until it ends this process."""
+    file, name, handler, pipe = sys.argv[1:]
+    parent = Parent(int(pipe))
+    Program.runs = False
+    try:
+        handled = _handler(Path(file), name, handler)
+    except PenstockError as exc:
+        parent.answer(remote.encode_said(remote.Unable(str(exc))))
+        return
+    parent.answer(remote.encode_said(remote.Ready(handled.handler.function.__module__)))
+    source = TypedTopic(Topic(handled.source.spec), handled.source.schema)
+    into = None if handled.into is None else TypedTopic(Topic(handled.into.spec), handled.into.schema)
+    marks = AskedMarks(parent)
+    for frame in parent.frames():
+        parent.answer(remote.encode_said(_handle(remote.decode_call(frame), handled, source, into, marks)))
+
+
+def _handler(file: Path, name: str, handler: str) -> Handled:
+    app = load_app(file, name)
+    found = app.handlers.get(handler)
+    if found is None:
+        msg = f"{file} declares no handler {handler!r} when it is loaded; it has {', '.join(app.handlers) or 'none'}"
+        raise ConfigError(msg)
+    return found
+
+
+def _handle(
+    call: remote.Call, handled: Handled, source: TypedTopic[Any], into: TypedTopic[Any] | None, marks: Marks
+) -> remote.Said:
+    spec = handled.handler
+    try:
+        event = source.decode(call.body)
+        result = spec.function(event, call.context(source, marks)) if spec.shape.wants_context else spec.function(event)
+        results = list(remote.results_of(result))
+    except Exception as exc:  # noqa: BLE001 - a user's handler may raise anything
+        return remote.Raised.of(exc, text_of(exc))
+    try:
+        return remote.Given([b"" if into is None else into.encode(one) for one in results])
+    except Exception as exc:  # noqa: BLE001 - what was returned may be anything
+        refused = OutputRefused(text_of(exc))
+        return remote.Raised.of(refused, str(refused))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""A call of a handler in another process, as values: the event there, what came of it back."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import msgspec
+
+from penstock.channel.typed import TypedTopic
+from penstock.delivery.once import Marks
+from penstock.engine.context import Context
+from penstock.errors import Reject
+from penstock.event.batch import Delivered, Rows
+
+
+class Call(msgspec.Struct, frozen=True, array_like=True):
+    """One event, with what a `Context` tells of it."""
+
+    topic: str
+    partition: int
+    offset: int
+    body: bytes
+    attributes: Mapping[str, Any]
+    recorded_us: int
+    schema_id: int
+    origin: str
+    base: int
+    attempt: int
+    redriven: int
+
+    @classmethod
+    def of(cls, body: bytes, delivered: Delivered, context: Context) -> Call:
+        """The call that handles this event; it is one of `delivered`."""
+        index = context.offset - delivered.first
+        attributes = {name: values[index] for name, values in delivered.payload.attributes.items()}
+        place = (delivered.topic, delivered.partition, context.offset)
+        origin = (delivered.recorded_us, delivered.schema_id, delivered.origin, delivered.base)
+        return cls(*place, body, attributes, *origin, context.attempt, context.redriven)
+
+    def context(self, topic: TypedTopic[Any], marks: Marks) -> Context:
+        """What the handler may ask about its event."""
+        payload = Rows.of([self.body], {name: [value] for name, value in self.attributes.items()})
+        delivered = Delivered(
+            topic=self.topic,
+            partition=self.partition,
+            first=self.offset,
+            count=1,
+            payload=payload,
+            recorded_us=self.recorded_us,
+            schema_id=self.schema_id,
+            origin=self.origin,
+            base=self.base,
+        )
+        return Context(delivered, self.offset, self.attempt, topic, redriven=self.redriven, marks=marks)
+
+
+class Given(msgspec.Struct, frozen=True, tag="given"):
+    """The handler's results, encoded; how many there were where there is no topic for them."""
+
+    bodies: Sequence[bytes]
+
+
+class Asks(msgspec.Struct, frozen=True, tag="asks"):
+    """The handler calls `Context.once`; it waits for the answer."""
+
+    token: bytes
+
+
+class Raised(msgspec.Struct, frozen=True, tag="raised"):
+    """What the handler raised: its class, what it says, where it was raised."""
+
+    module: str
+    name: str
+    text: str
+    stack: str
+
+    @classmethod
+    def of(cls, error: BaseException, text: str) -> Raised:
+        """Noted where it was raised."""
+        trace = error.__traceback__
+        while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("penstock."):
+            trace = trace.tb_next
+        stack = "".join(traceback.format_exception(type(error), error, trace or error.__traceback__))
+        return cls(type(error).__module__, type(error).__qualname__, text, stack)
+
+    def error(self, program: Mapping[str, str]) -> Exception:
+        """An exception that is one of that class where this process knows it, and says the same.
+
+        Args:
+            program: what modules are called here that have another name there.
+        """
+        kind = _class(program.get(self.module, self.module), self.name)
+        error = _told_as(kind, self.name.rpartition(".")[2])()
+        error.__dict__["told"] = self.text
+        if not issubclass(kind, Reject):
+            error.__cause__ = Elsewhere(self.stack)
+        return error
+
+
+class Ready(msgspec.Struct, frozen=True, tag="ready"):
+    """The process has loaded the program, which it calls by this name."""
+
+    module: str
+
+
+class Unable(msgspec.Struct, frozen=True, tag="unable"):
+    """It cannot: why."""
+
+    reason: str
+
+
+Said = Ready | Unable | Given | Asks | Raised
+
+
+class Elsewhere(Exception):
+    """The stack of another process."""
+
+    def __str__(self) -> str:
+        return f"\n{self.args[0]}"
+
+
+def _class(module: str, name: str) -> type[Exception]:
+    found: Any = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found if isinstance(found, type) and issubclass(found, Exception) else Exception
+
+
+@cache
+def _told_as(kind: type[Exception], name: str) -> type[Exception]:
+    """A class of exceptions that are `kind`, and say what they were told to."""
+
+    def init(self: Any) -> None:
+        pass
+
+    def text(self: Any) -> str:
+        return self.__dict__["told"]
+
+    return type(name, (kind,), {"__module__": kind.__module__, "__init__": init, "__str__": text})
+
+
+def results_of(result: Any) -> Iterator[Any]:
+    """What a handler returned, one by one."""
+    if result is None:
+        return
+    if isinstance(result, list | tuple | Iterator):
+        yield from (one for one in result if one is not None)
+    else:
+        yield result
+
+
+encode_call = msgspec.msgpack.Encoder().encode
+decode_call = msgspec.msgpack.Decoder(Call).decode
+encode_said = msgspec.msgpack.Encoder().encode
+decode_said = msgspec.msgpack.Decoder(Said).decode

@@ -1,0 +1,113 @@
+"""Calls of handlers in other processes, as values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from penstock.delivery.deadletter import text_of
+from penstock.delivery.once import Marks
+from penstock.delivery.retry import Retries, Retry
+from penstock.engine import remote
+from penstock.engine.context import Context
+from penstock.engine.results import Cause
+from penstock.errors import PermanentError, Reject, Throttled, TransientError
+from tests.unit.engine.engine_kit import Kit, Order
+
+
+class Odd(Exception):
+    """With arguments that it needs."""
+
+    def __init__(self, code: int, *, why: str) -> None:
+        super().__init__(code)
+        self.why = why
+
+    def __str__(self) -> str:
+        return f"odd {self.why}"
+
+
+def there_and_back(error: BaseException, program: dict[str, str] | None = None) -> Exception:
+    said = remote.decode_said(remote.encode_said(remote.Raised.of(error, text_of(error))))
+    assert isinstance(said, remote.Raised)
+    return said.error(program or {})
+
+
+def raised(error: Exception) -> Exception:
+    """The error with a traceback."""
+    try:
+        raise error
+    except Exception as exc:  # noqa: BLE001
+        return exc
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("no"), KeyError("x"), OSError(2, "gone", "file"), Odd(3, why="indeed"), Reject("no"),
+     PermanentError("never"), Throttled("wait", retry_after_s=2.0), TimeoutError(),
+     UnicodeDecodeError("utf-8", b"x", 0, 1, "bad")],
+    ids=lambda error: type(error).__name__,
+)  # fmt: skip
+def test_an_exception_is_of_its_class_and_says_the_same(error: Exception) -> None:
+    back = there_and_back(raised(error))
+    assert isinstance(back, type(error))
+    assert type(back).__name__ == type(error).__name__
+    assert text_of(back) == text_of(error)
+
+
+def test_a_policy_for_its_type_applies() -> None:
+    retries = Retries.of({Odd: Retry(7), OSError: Retry(5), Exception: Retry(2)}, path="retry")
+    for error, attempts in ((Odd(1, why="x"), 7), (FileNotFoundError("x"), 5), (ValueError("x"), 2)):
+        assert retries.for_error(there_and_back(error)).attempts == attempts
+
+
+def test_a_class_of_the_program_and_one_that_nobody_knows() -> None:
+    """There the program has another name; and what was made inside a function is an exception all the same."""
+
+    class Hidden(Exception):
+        pass
+
+    said = remote.Raised("__penstock_program__", "Odd", "odd", "")
+    assert isinstance(said.error({"__penstock_program__": __name__}), Odd)
+    assert not isinstance(said.error({}), Odd)
+    back = there_and_back(Hidden("x"))
+    assert type(back).__name__ == "Hidden"
+    assert not isinstance(back, TransientError)
+
+
+def test_the_stack_is_that_of_where_it_was_raised() -> None:
+    cause = Cause.of(there_and_back(raised(ValueError("far away"))), 1)
+    assert cause.error == "ValueError"
+    assert cause.reason == "far away"
+    assert __file__ in cause.stack
+    assert "raise error" in cause.stack
+
+
+class Names(msgspec.Struct):
+    """Not an exception, and asked for as one."""
+
+
+def test_no_other_class_is_raised() -> None:
+    assert type(remote.Raised(__name__, "Names", "x", "").error({})).__mro__[1] is Exception
+    assert type(remote.Raised("builtins", "KeyboardInterrupt", "x", "").error({})).__mro__[1] is Exception
+
+
+@pytest.mark.parametrize("result", [None, [], [None], 1, [1, None, 2], (1, 2), iter([1, None])], ids=repr)
+def test_results_one_by_one(result: Any) -> None:
+    expected = {"None": [], "[]": [], "[None]": [], "1": [1], "[1, None, 2]": [1, 2], "(1, 2)": [1, 2]}
+    assert list(remote.results_of(result)) == expected.get(repr(result), [1])
+
+
+async def test_a_context_tells_the_same_there(kit: Kit) -> None:
+    topic = await kit.topic("orders", Order, key="customer", partitions=1)
+    events = [Order(number, "ann", number) for number in range(5)]
+    attributes = {"id": [None, "own", None, None, None], "headers": [None, {"a": "b"}, None, None, None]}
+    await kit.publish_batches(topic.pack([topic.encode(event) for event in events], attributes=attributes).batches)
+    (delivered,) = await kit.channel.read("orders", 0, 0, events_max=10)
+    for offset in range(5):
+        here = Context(delivered, offset, 3, topic, redriven=1)
+        sent = remote.encode_call(remote.Call.of(topic.encode(events[offset]), delivered, here))
+        there = remote.decode_call(sent).context(topic, Marks())
+        assert there.event() == here.event()
+        assert (there.id, there.headers, there.attempt, there.redriven) == (here.id, here.headers, 3, 1)
