@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import signal
 import subprocess
@@ -9,6 +10,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from penstock.cli.options import opened
+from penstock.observe import seeking
 from tests.faults import onceprogram as program
 from tests.faults.logwork import ROOT
 from tests.faults.report import FaultReport, Tally
@@ -42,6 +45,22 @@ def compare(place: Path, tally: Tally, numbers: range) -> None:
     """Every token of these events has its effect, once."""
     found = program.made(place).read("done", columns=["token"])["token"].to_list()
     tally.compare(sorted({number % program.TOKENS for number in numbers}), sorted(found))
+
+
+async def from_the_beginning(log: Path) -> None:
+    async with opened(log) as found:
+        await seeking.carry_out(found.channel, seeking.plan(found.channel, "work", seeking.Aim(0)))
+
+
+def test_put_back_to_the_beginning_each_effect_is_there_again(tmp_path: Path) -> None:
+    """A seek forgets the marks with everything else of the group."""
+    app = program.made(tmp_path)
+    with app.client() as client:
+        client.publish_many("wishes", [program.Wish("k", number, number % 2) for number in (1, 2, 3, 4)])
+    for times in (1, 2):
+        app.run(until_idle=True)
+        assert sorted(app.read("done")["token"].to_list()) == sorted([0, 1] * times)
+        asyncio.run(from_the_beginning(tmp_path / "log"))
 
 
 def test_killed_anywhere_each_effect_is_there_once(tmp_path: Path, seed: int, fault_report: FaultReport) -> None:

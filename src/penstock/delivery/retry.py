@@ -33,7 +33,7 @@ class Retry(msgspec.Struct, frozen=True):
         timeout_s: how long one call may take; then it is cancelled and fails with `TimeoutError`. A plain handler needs
             ``concurrency=`` for that: its process is ended.
         warn_s: a call that takes longer is named in the log, and again each time that it has taken twice as long; None:
-            never. Nothing is done to the call.
+            never. Nothing is done to the call; calls of handlers only, not of functions in flows.
     """
 
     attempts: int = 0

@@ -25,8 +25,8 @@ RUN_BYTES_MAX = 64_000_000
 """Results of one run of calls past it are let go, and their events handled again in the next: nothing was settled."""
 EVENT_RESULTS_BYTES_MAX = TOGETHER_BYTES_MAX - RUN_BYTES_MAX - 32_000_000
 """What one event may give, so that a step with what was gathered before it is never too large."""
-MARK_BYTES = 64
-"""What a mark counts in a step: a step with nothing but marks ends too."""
+MARK_BYTES = 1_000
+"""What a mark counts in a step: a row of the ledger keeps the log from others about as long as so many bytes."""
 INHERITED = ("correlationid", "traceparent", "tracestate")
 
 
