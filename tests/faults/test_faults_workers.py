@@ -21,7 +21,7 @@ DAY_S = 86_400.0
 
 def test_workers_that_are_killed_and_stopped(tmp_path: Path, seed: int, fault_report: FaultReport) -> None:
     tally = fault_report("B1", "B6", "B7")
-    feed, cycles = workers.cycled(tmp_path, 4, seed=seed)
+    feed, cycles = workers.cycled(tmp_path, 6, seed=seed)
     workers.counted(tmp_path, feed, tally)
     tally.points += cycles.kills + cycles.stops + cycles.joins
     assert cycles.deaths == []
