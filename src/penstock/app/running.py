@@ -248,6 +248,9 @@ class _Past:
     async def read(self, partition: int, offset: int) -> Sequence[Delivered]:
         return await self._channel.read(self._topic, partition, offset, events_max=READ_EVENTS_MAX)
 
+    async def passed(self, partition: int, offset: int) -> int:
+        return await self._channel.passed(self._topic, partition, offset)
+
 
 def _turn(opened: Opened, source: str, options: RunOptions) -> Turn:
     return opened.channel.turn(f"source.{source}", options.label)

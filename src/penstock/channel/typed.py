@@ -287,6 +287,12 @@ class TypedTopic(Generic[T]):
             return self.schema.lines_to_columns(payload.body, delivered.count)
         return self.schema.conform(payload.table)
 
+    def empty(self) -> pa.RecordBatch:
+        """No events, as columns."""
+        import pyarrow as pa  # noqa: PLC0415
+
+        return pa.RecordBatch.from_pylist([], schema=self.columns())
+
     def columns(self, names: Sequence[str] | None = None) -> pa.Schema:
         """The topic's Arrow schema, or these columns of it.
 

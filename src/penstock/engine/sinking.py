@@ -33,7 +33,11 @@ class Past(Protocol):
         ...
 
     async def read(self, partition: int, offset: int) -> Sequence[Delivered]:
-        """Some recorded events from `offset` on."""
+        """Some recorded events from `offset` on; what is quarantined is left out."""
+        ...
+
+    async def passed(self, partition: int, offset: int) -> int:
+        """Where what is quarantined from `offset` on ends; `offset` itself when nothing is."""
         ...
 
 
@@ -176,7 +180,11 @@ class SinkWork:
 
     async def _read(self, held: _Held) -> Sequence[Delivered]:
         found = await self._past.read(held.owned.partition, held.staged_end)
-        if found and found[0].first >= held.staged_end:  # what lies between is quarantined: the log would say else
+        if found and found[0].first == held.staged_end:
+            return found
+        passed = await self._past.passed(held.owned.partition, held.staged_end)
+        if passed > held.staged_end and (not found or found[0].first == passed):
+            await self._pass_over(held, passed)
             return found
         there = f"the next one that is there is {found[0].first}" if found else "nothing is there"
         place = f"topic {held.owned.topic}/{held.owned.partition}"
@@ -186,13 +194,18 @@ class SinkWork:
         )
         raise CorruptionError(msg)
 
+    async def _pass_over(self, held: _Held, end: int) -> None:
+        """A target takes offsets without a gap: of those that are quarantined it gets no rows."""
+        gap = Staged(held.owned, held.staged_end, end, self._source.empty())
+        await self._alone(lambda: self._sink.write(gap))
+        held.staged_end = end
+
     async def _stage(self, held: _Held, delivered: Delivered) -> None:
         if held.staged == 0:
             held.since_s = self._system.clock.monotonic_s()
         table = self._source.table(delivered)
-        if delivered.first > held.staged_end:  # a target takes offsets without a gap: of quarantined ones it gets none
-            gap = Staged(held.owned, held.staged_end, delivered.first, table.slice(0, 0))
-            await self._alone(lambda: self._sink.write(gap))
+        if delivered.first > held.staged_end:
+            await self._pass_over(held, delivered.first)
         staged = Staged(held.owned, delivered.first, delivered.end, table)
         await self._alone(lambda: self._sink.write(staged))
         held.staged_end = delivered.end

@@ -38,15 +38,22 @@ def behind(db: apsw.Connection, *, now_us: int) -> int:
     Raises:
         RecordDamaged: what was noted is not what was written.
     """
-    looked, lag = now_us, 0
-    row: Any = db.execute("SELECT value FROM meta WHERE key = ?", (_CLOCK,)).fetchone()
-    if row is not None:
-        looked, lag = _noted(row[0])
+    looked, lag = noted(db) or (now_us, 0)
     passed = now_us - looked
     lag += min(passed, 0) + max(passed - AGED_AT_ONCE_US, 0)
     note = _pack((now_us, lag, row_check(_CLOCK, now_us, lag)))
     db.execute("INSERT OR REPLACE INTO meta(key, value) VALUES(?, ?)", (_CLOCK, note))
     return lag
+
+
+def noted(db: apsw.Connection) -> tuple[int, int] | None:
+    """What the wall clock said at the last look, and how far the time by which producers age lay behind it then.
+
+    Raises:
+        RecordDamaged: it is not what was written.
+    """
+    row: Any = db.execute("SELECT value FROM meta WHERE key = ?", (_CLOCK,)).fetchone()
+    return None if row is None else _noted(row[0])
 
 
 def _noted(value: Any) -> tuple[int, int]:

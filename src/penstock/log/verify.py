@@ -94,6 +94,7 @@ def verify(look: Look[Any], on_progress: Progress | None = None) -> Verified:
             _progress(look, group.id, f"group {group.name}, {place}", place.pid, found)
     _producers(look, found)
     _kept(found, lambda: look(ages.known))
+    _kept(found, lambda: look(producers.noted))
     for text in _kept(found, lambda: look(_indexes)) or []:
         found.row(text)
     return found

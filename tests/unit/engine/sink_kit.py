@@ -84,7 +84,9 @@ class TableSink:
 
 
 class Past:
-    """See `penstock.engine.sinking.Past`."""
+    """See `penstock.engine.sinking.Past`. `quarantined`: what lies below it cannot be read, and need not be."""
+
+    quarantined = 0
 
     def __init__(self, kit: Kit, topic: TypedTopic) -> None:  # type: ignore[type-arg]
         self.kit = kit
@@ -92,6 +94,9 @@ class Past:
 
     async def tip(self, partition: int) -> int:
         return (await self.kit.channel.tips(self.topic.name))[partition]
+
+    async def passed(self, partition: int, offset: int) -> int:
+        return self.quarantined if offset < self.quarantined else offset
 
     async def read(self, partition: int, offset: int) -> Sequence[Delivered]:
         return await self.kit.channel.read(self.topic.name, partition, offset, events_max=100)

@@ -306,16 +306,37 @@ async def test_a_target_that_is_at_the_end_tells_the_log(kit: Kit) -> None:
     assert again.state.events == 0
 
 
-async def test_what_the_log_does_not_have_any_more_is_named(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A read that begins later is no such case: the log itself raises, but for what was quarantined."""
+@pytest.mark.parametrize(("first", "quarantined"), [(None, 0), (30, 0), (30, 20)])
+async def test_what_the_log_does_not_have_any_more_is_named(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch, first: int | None, quarantined: int
+) -> None:
+    """Nothing is there, or a later event is: also when less than what lies between is quarantined."""
     topic = await _with_floor_40(kit)
+    read = Past.read
 
     async def gone(self: Past, partition: int, offset: int) -> Sequence[Delivered]:
-        return []
+        return [] if first is None else await read(self, partition, max(first, offset))
 
     monkeypatch.setattr(Past, "read", gone)
+    monkeypatch.setattr(Past, "quarantined", quarantined)
     with pytest.raises(CorruptionError, match=r"table goes on at offset 0 of topic orders/0.*nothing was skipped"):
         await group_of(kit, topic, Table().sink(ROLL)).run()
+
+
+@pytest.mark.parametrize("quarantined", [30, 40, 100])
+async def test_what_is_quarantined_is_passed_over(kit: Kit, monkeypatch: pytest.MonkeyPatch, quarantined: int) -> None:
+    """In the middle, up to the group's floor, and to the end of the log: a new target gets the rest."""
+    topic = await _with_floor_40(kit)
+    read = Past.read
+
+    async def without(self: Past, partition: int, offset: int) -> Sequence[Delivered]:
+        return await read(self, partition, max(quarantined, offset))
+
+    monkeypatch.setattr(Past, "read", without)
+    monkeypatch.setattr(Past, "quarantined", quarantined)
+    table = Table()
+    await group_of(kit, topic, table.sink(ROLL)).run()
+    assert table.rows[0] == list(range(quarantined, 100))
 
 
 async def test_what_was_staged_is_dropped_when_the_partitions_are_left(kit: Kit) -> None:

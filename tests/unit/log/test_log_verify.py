@@ -76,3 +76,15 @@ def test_what_is_missing_beside_a_bundle_is_damage() -> None:
     store.db.execute("DELETE FROM block WHERE schema_id != ?", (placed.BUNDLE,))
     [damage] = verify(lambda work: work(store.db)).damages
     assert (damage.first, damage.end) == (2 * COUNT, 2 * COUNT + 1)
+
+
+@pytest.mark.parametrize("key", ["producers", "aged"])
+def test_what_the_clocks_were_is_checked(key: str) -> None:
+    """Nobody could publish: so it is damage, and told before somebody tries."""
+    store, _ = filled()
+    assert verify(lambda read: read(store.db)).damages == []
+    rows = store.db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchall()
+    assert rows, "there is such a note"
+    store.db.execute("UPDATE meta SET value = ? WHERE key = ?", (b"\x93\x01\x02\x03", key))
+    damages = verify(lambda read: read(store.db)).damages
+    assert len(damages) == 1

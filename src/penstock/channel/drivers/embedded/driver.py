@@ -33,7 +33,7 @@ from penstock.channel.drivers.embedded.port import LogPort, RealPort
 from penstock.channel.drivers.embedded.turn import EmbeddedTurn
 from penstock.errors import Closed, ConfigError, Fenced, OutcomeUnknown
 from penstock.event.batch import Delivered, NewBatch
-from penstock.log import ages, catalogue, placed, producers
+from penstock.log import ages, catalogue, placed, producers, quarantine
 from penstock.log.api import Append, Appended, Begin, Begun, Block, Refusal, Result, Span, Stored, TopicRow
 from penstock.log.log import LogConfig
 from penstock.system.leases import LEASE_S
@@ -296,6 +296,13 @@ class EmbeddedChannel:
         """Of each partition the first offset that is kept; see `Retention`."""
         pids = self.row(topic).pids
         return self.port.look(lambda db: [placed.known(db, pid).begin for pid in pids])
+
+    async def passed(self, topic: str, partition: int, offset: int) -> int:
+        """Where what is quarantined from `offset` on ends; `offset` itself when nothing is."""
+        pid = self.row(topic).pids[partition]
+        while (found := self.port.look(lambda db, at=offset: quarantine.covering(db, pid, at))) is not None:
+            offset = found.end
+        return offset
 
     def ages(self, db: apsw.Connection) -> ages.Ages:
         """What the clocks say now of how old the log's contents are; notes nothing."""
