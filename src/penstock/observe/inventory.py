@@ -9,6 +9,8 @@ import msgspec
 
 from penstock.channel import sharing
 from penstock.channel.api import GroupSpec, Topic
+from penstock.delivery.lot import SPACE as PARKED
+from penstock.delivery.lot import Lot, Now
 from penstock.log import living, placed, progress
 from penstock.log.api import ProgressRow
 from penstock.log.extent import extent, offset_at, recorded_us
@@ -67,7 +69,7 @@ class PartitionFacts(msgspec.Struct, frozen=True):
 
 
 class PartitionLag(msgspec.Struct, frozen=True):
-    """A group on one partition: everything below `floor` is settled, `lag` events are not.
+    """A group on one partition: everything below `floor` is settled, `lag` events are not; `parked` ones wait.
 
     `owner` is what the worker that has it calls itself. `lag_s` is how long ago the first event that is not settled
     was recorded, `trend` by how many events the lag has grown in the last TREND_S seconds (less than 0: it shrinks).
@@ -78,6 +80,7 @@ class PartitionLag(msgspec.Struct, frozen=True):
     epoch: int
     floor: int
     holes: int
+    parked: int
     end: int
     lag: int
     lag_s: float
@@ -256,4 +259,11 @@ def _partition_lag(db: apsw.Connection, number: int, row: ProgressRow, owner: st
     then_us = now_us - TREND_S * 1_000_000
     floor = progress.floor_at(db, row.group_id, row.pid, then_us)
     before = offset_at(db, row.pid, end, then_us) - (row.floor if floor is None else floor)
-    return PartitionLag(number, owner, row.epoch, row.floor, holes, end, lag, lag_s, end - row.floor - before)
+    parked = _parked(db, row)
+    return PartitionLag(number, owner, row.epoch, row.floor, holes, parked, end, lag, lag_s, end - row.floor - before)
+
+
+def _parked(db: apsw.Connection, row: ProgressRow) -> int:
+    """How many events wait in the group's ledger: those that failed, and those behind them."""
+    entries = progress.ledger_of(db, row.group_id, row.pid, space=PARKED)
+    return Lot.restore([(key, value) for _, key, value in entries], Now(0, 0.0)).events if entries else 0

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from penstock import App, NewEvent, OnFailure, Retry
 from penstock.cli import exits
 from penstock.cli.entry import COMMANDS, cli
 from tests.unit.cli.conftest import Penstock
@@ -124,6 +125,27 @@ def test_groups(penstock: Penstock, project: Path) -> None:
     assert (group["name"], group["state"], group["lag"]) == ("check", "stopped", 95)
     assert "stopped" in penstock("groups", "check").out
     assert "did you mean check" in penstock("groups", "chek").err
+
+
+def test_groups_show_what_is_parked(penstock: Penstock, tmp_path: Path) -> None:
+    """An event that waits for somebody, and two behind it; another key has gone on."""
+    app = App("parks", path=tmp_path / ".penstock" / "parks")
+    topic = app.topic("words", partitions=1)
+
+    @app.handle(topic, retry=Retry(1), on_failure=OnFailure(given_up="block"), name="say")
+    def say(word: bytes) -> None:
+        if word == b"bad":
+            raise ValueError(word)
+
+    with app.client() as client:
+        client.publish_many(topic, [NewEvent(data=data, key=key) for key, data in
+                                    (("a", b"bad"), ("b", b"1"), ("a", b"2"), ("a", b"3"))])  # fmt: skip
+    app.run(until_idle=True)
+    found: Any = penstock("groups", "--json").json()
+    [group] = found["groups"]
+    [part] = group["partitions"]
+    assert (part["floor"], part["lag"], part["parked"]) == (4, 0, 3)
+    assert "parked" in penstock("groups").out
 
 
 def test_which_log(penstock: Penstock, project: Path) -> None:

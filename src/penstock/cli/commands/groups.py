@@ -38,7 +38,7 @@ def list_groups(*, names: tuple[str, ...]) -> None:
     """List consumer groups (all, or NAMES): owners, and the lag: events that are recorded and not settled yet.
 
     The lag in seconds is the age of the first event that is not settled; its trend is by how many events it has grown
-    in the last minute.
+    in the last minute. Parked events failed, or wait behind one of their key that did; they count as settled.
     """
 
     async def work(opened: Log) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def list_groups(*, names: tuple[str, ...]) -> None:
     output.note(f"log {found['log']}")
     rows = [
         (g["name"] if first else "", g["kind"] if first else "", g["topic"] if first else "", p["partition"],
-         p["epoch"], p["floor"], p["holes"], p["end"], p["lag"], f"{p['lag_s']:.1f}", f"{p['trend']:+,}",
+         p["epoch"], p["floor"], p["holes"], p["parked"], p["end"], p["lag"], f"{p['lag_s']:.1f}", f"{p['trend']:+,}",
          p["owner"] or (_state(g) if first and not g["owner"] else ""))
         for g in found["groups"]
         for first, p in ((p is g["partitions"][0], p) for p in g["partitions"])
@@ -74,6 +74,7 @@ def list_groups(*, names: tuple[str, ...]) -> None:
         "epoch",
         "floor",
         "holes",
+        "parked",
         "end",
         "lag",
         "lag s",
