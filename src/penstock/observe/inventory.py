@@ -266,4 +266,5 @@ def _partition_lag(db: apsw.Connection, number: int, row: ProgressRow, owner: st
 def _parked(db: apsw.Connection, row: ProgressRow) -> int:
     """How many events wait in the group's ledger: those that failed, and those behind them."""
     entries = progress.ledger_of(db, row.group_id, row.pid, space=PARKED)
-    return Lot.restore([(key, value) for _, key, value in entries], Now(0, 0.0)).events if entries else 0
+    lot = Lot.restore([(key, value) for _, key, value in entries], Now(0, 0.0))
+    return len(lot.heads) + lot.events
