@@ -1,6 +1,7 @@
 """`make test-long` (Linux): every kill point, power-loss states, bit flips, memory; rows go to build/faults.json.
 
-SEED seeds what is random; MINUTES (30) is the length of the soak; POINTS, STATES, FLIPS and CYCLES shorten the rest.
+SEED seeds what is random; MINUTES (30) is the length of the soak; POINTS, STATES, FLIPS, CYCLES, KILLS and SEEDS
+shorten the rest.
 ``python -m tests.long kill power`` runs only those parts.
 """
 
@@ -16,7 +17,7 @@ from pathlib import Path
 from tests.faults import appwork, flips, logwork
 from tests.faults.logwork import ROOT
 from tests.faults.report import REPORT, Row, merge
-from tests.long import cycles, kill, power, soak, strace
+from tests.long import cycles, kill, power, redriven, simulated, soak, strace
 from tests.long.plan import Limits, Say
 
 Part = Callable[[Path, Limits, Say], list[Row]]
@@ -38,7 +39,16 @@ def _flips(_scratch: Path, limits: Limits, say: Say) -> list[Row]:
     return rows
 
 
-PARTS: dict[str, Part] = {"kill": _kill, "power": power.run, "flips": _flips, "workers": cycles.run, "soak": soak.run}
+PARTS: dict[str, Part] = {
+    "kill": _kill,
+    "power": power.run,
+    "flips": _flips,
+    "workers": cycles.run,
+    "redriven": redriven.run,
+    "simulation": simulated.right,
+    "planted": simulated.planted,
+    "soak": soak.run,
+}
 NEED_STRACE = ("kill", "power")
 
 
@@ -54,6 +64,8 @@ def main(arguments: list[str]) -> int:
         states=int(os.environ.get("STATES") or Limits().states),
         flips=int(os.environ.get("FLIPS") or Limits().flips),
         cycles=int(os.environ.get("CYCLES") or Limits().cycles),
+        kills=int(os.environ.get("KILLS") or Limits().kills),
+        seeds=int(os.environ.get("SEEDS") or Limits().seeds),
         minutes=float(os.environ.get("MINUTES") or Limits().minutes),
     )
     started = time.monotonic()

@@ -12,7 +12,7 @@ Say = Callable[[str], None]
 class Limits(msgspec.Struct, frozen=True):
     """points: kill points per job, 0 for each one. states: power-loss states at `full`. flips: per file.
 
-    minutes: of the soak. cycles: kills and stops of workers.
+    minutes: of the soak. cycles: kills and stops of workers. kills: of one that redrives. seeds: simulated.
     """
 
     seed: int = 0
@@ -21,3 +21,5 @@ class Limits(msgspec.Struct, frozen=True):
     flips: int = 300
     minutes: float = 30.0
     cycles: int = 200
+    kills: int = 30
+    seeds: int = 20_000
