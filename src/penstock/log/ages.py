@@ -11,12 +11,12 @@ the wall clock was ahead of the log's own time by how much. A recorded time is r
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import apsw
 import msgspec
 
 from penstock.errors import RecordDamaged
+from penstock.log import meta
 from penstock.log.checks import row_check, verify_row
 
 SLACK_US = 60 * 1_000_000
@@ -101,13 +101,13 @@ def known(db: apsw.Connection) -> Ages | None:
     Raises:
         RecordDamaged: it is not what was written.
     """
-    row: Any = db.execute("SELECT value FROM meta WHERE key = ?", (_KEY,)).fetchone()
-    if row is None:
+    value = meta.get(db, _KEY)
+    if value is None:
         return None
     try:
-        ages, check = _unpack(row[0])
+        ages, check = _unpack(value)
     except (msgspec.MsgspecError, TypeError) as exc:
-        msg = f"the log's own time is {row[0]!r}; {_WAY_OUT}"
+        msg = f"the log's own time is {value!r}; {_WAY_OUT}"
         raise RecordDamaged(msg) from exc
     verify_row("the log's own time", check, _KEY, _pack(ages))
     return ages
@@ -120,6 +120,5 @@ def look(db: apsw.Connection, *, now_us: int, monotonic_us: int | None) -> Ages:
         RecordDamaged: what was noted is not what was written.
     """
     ages = moved(known(db), now_us=now_us, monotonic_us=monotonic_us)
-    note = _pack((ages, row_check(_KEY, _pack(ages))))
-    db.execute("INSERT OR REPLACE INTO meta(key, value) VALUES(?, ?)", (_KEY, note))
+    meta.put(db, {_KEY: _pack((ages, row_check(_KEY, _pack(ages))))})
     return ages

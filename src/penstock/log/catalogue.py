@@ -7,6 +7,7 @@ from typing import Any
 import apsw
 
 from penstock.errors import ConfigError, RecordDamaged
+from penstock.log import placed
 from penstock.log.api import GroupRow, TopicRow
 from penstock.log.checks import row_check, verify_row
 from penstock.log.ddl import PID_MAX
@@ -51,12 +52,9 @@ def create_topic(db: apsw.Connection, name: str, spec: bytes, *, partitions: int
     row = TopicRow(db.last_insert_rowid(), name, spec, 0, range(partitions))
     set_topic(db, row, spec=spec, schema_id=0)
     for number in range(partitions):
-        db.execute("INSERT INTO partition(topic_id, number, next, chk) VALUES(?,?,0,0)", (row.id, number))
-        pid = db.last_insert_rowid()
-        if pid > PID_MAX:
+        if placed.create(db, row.id, number) > PID_MAX:
             msg = f"topic {name}: {partitions} more partitions pass the log's {PID_MAX}; use fewer, or another log"
             raise ConfigError(msg, path=f"topics.{name}.partitions")
-        db.execute("UPDATE partition SET chk = ? WHERE pid = ?", (row_check(pid, row.id, number, 0, 0), pid))
     return row.id
 
 

@@ -126,7 +126,7 @@ def swap(db: apsw.Connection, bundled: Bundled) -> bool:
     rows: list[Any] = db.execute("SELECT chk FROM block WHERE at >= ? AND at <= ? ORDER BY at", span).fetchall()
     if [check for (check,) in rows] != list(run.checks):
         return False
-    db.execute("DELETE FROM block WHERE at >= ? AND at <= ?", span)
+    placed.remove(db, run.pid, start=run.first, end=run.end)
     reached("log.compact")
     crc = crc32(bundled.data)
     placed.insert(db, bundled.header, crc, row_check(*bundled.header, crc), bundled.data)

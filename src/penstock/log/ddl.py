@@ -31,7 +31,7 @@ CREATE TABLE remembered(pid INTEGER PRIMARY KEY, newest_us INTEGER, entries INTE
 
 TABLES = (
     """
-CREATE TABLE meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;                       -- store.py
+CREATE TABLE meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;                       -- meta.py
 CREATE TABLE topic(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, folded TEXT NOT NULL UNIQUE,
     spec BLOB NOT NULL, schema_id INTEGER NOT NULL, partitions INTEGER NOT NULL, chk INTEGER NOT NULL);  -- catalogue.py
 CREATE TABLE schema(id INTEGER PRIMARY KEY, topic_id INTEGER NOT NULL, description BLOB NOT NULL, arrow BLOB,

@@ -11,6 +11,7 @@ from typing import Any
 
 import apsw
 
+from penstock.log import meta
 from penstock.log.checks import row_check, verify_row
 from penstock.log.ddl import FORMAT_VERSION, IDS, QUARANTINE, TIP_PID
 from penstock.system.points import reached
@@ -65,4 +66,4 @@ def migrate(db: apsw.Connection, version: int) -> None:
         STEPS[version](db)
         version += 1
         reached("log.migrate")
-    db.execute("UPDATE meta SET value = ? WHERE key = 'format'", (version,))
+    meta.put(db, {"format": version})

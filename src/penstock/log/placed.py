@@ -9,12 +9,12 @@ from zlib import crc32
 import apsw
 import msgspec
 
-from penstock.errors import BlockDamaged, OffsetOutOfRange, Rejected
+from penstock.errors import BlockDamaged, LogTruncated, OffsetOutOfRange, Rejected
 from penstock.log import quarantine
 from penstock.log.api import Block, Span, Stored
 from penstock.log.bundles import unbundle
 from penstock.log.checks import row_check, verify_row
-from penstock.log.ddl import OFFSET_BITS, OFFSET_MAX
+from penstock.log.ddl import OFFSET_BITS, OFFSET_MAX, TIP_PID
 from penstock.telemetry import emit
 
 # A block is left out by its header alone: its bytes are the last column, and SQLite then does not read their pages.
@@ -68,6 +68,47 @@ def known(db: apsw.Connection, pid: int) -> Tip:
         msg = f"partition id {pid} is not in this log; expected one of a declared topic"
         raise Rejected(msg)
     return found
+
+
+def create(db: apsw.Connection, topic_id: int, number: int) -> int:
+    """Make an empty partition; its id. Inside the caller's transaction."""
+    db.execute("INSERT INTO partition(topic_id, number, next, chk) VALUES(?,?,0,0)", (topic_id, number))
+    pid = db.last_insert_rowid()
+    db.execute("UPDATE partition SET chk = ? WHERE pid = ?", (row_check(pid, topic_id, number, 0, 0), pid))
+    return pid
+
+
+def commits(db: apsw.Connection) -> int:
+    """How many transactions the log holds: what its witness is compared with.
+
+    Raises:
+        LogTruncated: nothing says so.
+        RecordDamaged: it is not what was written.
+    """
+    row: Any = db.execute("SELECT next, chk FROM partition WHERE pid = ?", (TIP_PID,)).fetchone()
+    if row is None:
+        msg = "the log's commit counter is missing; restore a backup"
+        raise LogTruncated(msg)
+    verify_row("the log's commit counter", row[1], TIP_PID, row[0])
+    return row[0]
+
+
+def begin_counting(db: apsw.Connection, first: int) -> None:
+    """Make the commit counter of a new log."""
+    check = row_check(TIP_PID, first)
+    db.execute("INSERT INTO partition(pid, topic_id, number, next, chk) VALUES(?, 0, 0, ?, ?)", (TIP_PID, first, check))
+
+
+def count(db: apsw.Connection, number: int) -> None:
+    """Say that this transaction is that commit."""
+    check = row_check(TIP_PID, number)
+    db.execute("UPDATE partition SET next = ?, chk = ? WHERE pid = ?", (number, check, TIP_PID))
+
+
+def remove(db: apsw.Connection, pid: int, *, start: int, end: int) -> None:
+    """Remove the blocks that begin at these offsets, inside the caller's transaction."""
+    low = pid << OFFSET_BITS
+    db.execute("DELETE FROM block WHERE at >= ? AND at < ?", (low | start, low | end))
 
 
 def set_begin(db: apsw.Connection, pid: int, end: Tip) -> None:

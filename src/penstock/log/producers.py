@@ -9,7 +9,7 @@ import apsw
 import msgspec
 
 from penstock.errors import RecordDamaged
-from penstock.log import blocks, catalogue, decide, placed
+from penstock.log import blocks, catalogue, decide, meta, placed
 from penstock.log.api import Append, Appended, Begin, Begun, Block, ProducerRow, Range, Refusal, Span
 from penstock.log.checks import row_check, verify_row
 
@@ -41,8 +41,7 @@ def behind(db: apsw.Connection, *, now_us: int) -> int:
     looked, lag = noted(db) or (now_us, 0)
     passed = now_us - looked
     lag += min(passed, 0) + max(passed - AGED_AT_ONCE_US, 0)
-    note = _pack((now_us, lag, row_check(_CLOCK, now_us, lag)))
-    db.execute("INSERT OR REPLACE INTO meta(key, value) VALUES(?, ?)", (_CLOCK, note))
+    meta.put(db, {_CLOCK: _pack((now_us, lag, row_check(_CLOCK, now_us, lag)))})
     return lag
 
 
@@ -52,8 +51,8 @@ def noted(db: apsw.Connection) -> tuple[int, int] | None:
     Raises:
         RecordDamaged: it is not what was written.
     """
-    row: Any = db.execute("SELECT value FROM meta WHERE key = ?", (_CLOCK,)).fetchone()
-    return None if row is None else _noted(row[0])
+    value = meta.get(db, _CLOCK)
+    return None if value is None else _noted(value)
 
 
 def _noted(value: Any) -> tuple[int, int]:

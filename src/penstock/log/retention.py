@@ -197,8 +197,8 @@ def _headers(db: apsw.Connection, pid: int, begin: int) -> Iterator[Any]:
 
 
 def _remove(db: apsw.Connection, pid: int, begin: int) -> None:
-    ends, low = placed.known(db, pid), pid << OFFSET_BITS
-    db.execute("DELETE FROM block WHERE at >= ? AND at < ?", (low | ends.begin, low | begin))
+    ends = placed.known(db, pid)
+    placed.remove(db, pid, start=ends.begin, end=begin)
     reached("log.trim")
     ends.begin = begin
     placed.set_begin(db, pid, ends)

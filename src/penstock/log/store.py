@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import apsw
 import msgspec
 
-from penstock.errors import ConfigError, LogTruncated, RecordDamaged
-from penstock.log import ages, ddl, ids, migrate, placed, producers, progress
+from penstock.errors import ConfigError, RecordDamaged
+from penstock.log import ages, ddl, ids, meta, migrate, placed, producers, progress
 from penstock.log.api import Advance, Append, Appended, Begin, Claim, Claimed, Refusal, Request, Result
-from penstock.log.checks import row_check, verify_row
 from penstock.system.points import reached
 
 T = TypeVar("T")
@@ -62,12 +61,9 @@ class Store:
         """Make the tables of a new, empty log in one transaction."""
         with self.db:
             self.db.execute(ddl.TABLES)
-            rows = [("log", log), ("incarnation", 1), ("format", ddl.FORMAT_VERSION), ("created_us", now_us)]
-            self.db.executemany("INSERT INTO meta(key, value) VALUES(?, ?)", rows)
-            self.db.execute(
-                "INSERT INTO partition(pid, topic_id, number, next, chk) VALUES(?, 0, 0, 1, ?)",
-                (ddl.TIP_PID, row_check(ddl.TIP_PID, CREATED)),
-            )
+            who = {"log": log, "incarnation": 1, "format": ddl.FORMAT_VERSION, "created_us": now_us}
+            meta.put(self.db, who)
+            placed.begin_counting(self.db, CREATED)
 
     def identity(self) -> Identity:
         """Which log this is.
@@ -77,7 +73,7 @@ class Store:
             RecordDamaged: what it says of itself is not what was written.
         """
         try:
-            rows: dict[Any, Any] = {key: value for key, value in self.db.execute("SELECT key, value FROM meta")}
+            rows = meta.known(self.db)
         except apsw.SQLError as exc:
             msg = "the file is a SQLite database but not a Penstock log; name another directory"
             raise ConfigError(msg, path="log.path") from exc
@@ -104,17 +100,12 @@ class Store:
 
     def commits(self) -> int:
         """How many transactions this log holds: what the witness is compared with."""
-        row = self.db.execute("SELECT next, chk FROM partition WHERE pid = ?", (ddl.TIP_PID,)).fetchone()
-        if row is None:
-            msg = "the log's commit counter is missing; restore a backup"
-            raise LogTruncated(msg)
-        verify_row("the log's commit counter", row[1], ddl.TIP_PID, row[0])
-        return row[0]
+        return placed.commits(self.db)
 
     def raise_incarnation(self, above: int) -> Identity:
         """Start another history: offsets recorded elsewhere under an old one are refused from now on."""
         with self.db:
-            self.db.execute("UPDATE meta SET value = max(value, ?) + 1 WHERE key = 'incarnation'", (above,))
+            meta.put(self.db, {"incarnation": max(meta.get(self.db, "incarnation"), above) + 1})
         return self.identity()
 
     def apply(
@@ -183,7 +174,7 @@ class Store:
                 self._forget()
             self._after = 0  # until it is stored: whatever an interrupt leaves here is believed by nobody
             result = work()
-            self._count(before + 1)
+            placed.count(self.db, before + 1)
             reached("log.commit")
             self._commit()
         except BaseException:
@@ -215,10 +206,6 @@ class Store:
         except apsw.Error as exc:
             msg = f"{type(exc).__name__}: {exc}"
             raise CommitFailed(msg) from exc
-
-    def _count(self, commits: int) -> None:
-        check = row_check(ddl.TIP_PID, commits)
-        self.db.execute("UPDATE partition SET next = ?, chk = ? WHERE pid = ?", (commits, check, ddl.TIP_PID))
 
     def _one(self, request: Request, *, now_us: int) -> Result:
         match request:
