@@ -7,7 +7,7 @@ from bench.rows.cold import ColdStart
 from bench.rows.columnar import FilterProject
 from bench.rows.failing import BlockedKey, OnePercentOnce, SideBySide
 from bench.rows.handle import HandleAsync, HandleColumns, HandleInto, HandleRows
-from bench.rows.latency import Latency, LatencyAsync, LatencyBesideBulk
+from bench.rows.latency import Latency, LatencyAsync, LatencyBesideBulk, TwoPublishers
 from bench.rows.publish import PublishColumns, PublishOneByOne, PublishTasks
 from bench.rows.upkeep import Upkeep
 from bench.rows.workers import FourWorkers, TakeOver
@@ -30,6 +30,7 @@ def all_rows() -> list[Row]:
         Latency(),
         LatencyAsync(),
         LatencyBesideBulk(),
+        TwoPublishers(),
         Upkeep(),
         ColdStart(),
         TakeOver(),

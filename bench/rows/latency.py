@@ -21,7 +21,7 @@ from penstock.event.batch import Rows
 from penstock.log.blocks import encode_rows
 
 if TYPE_CHECKING:
-    from penstock import App
+    from penstock import App, Client
     from penstock.app.declared import TopicHandle
 
 WARMUP = 100
@@ -168,3 +168,44 @@ class LatencyBesideBulk(Latency):
         finally:
             out, _ = bulk.communicate()  # closes its input: that ends it
         self.bulk_events_s = float(out)
+
+
+class TwoPublishers(LatencyBesideBulk):
+    """Floor: the same publisher alone, on a log of its own."""
+
+    name = "two-publishers"
+    workload = "a publisher at 1,000/s, each ack awaited, beside one of 200,000 bids/s in bulk and a consumer; its rate"
+    figures = (Figure("rate", "events/s", "higher", Budget(0.8)),)
+
+    def setup(self, directory: Path, *, quick: bool) -> None:
+        """See `Row`."""
+        Latency.setup(self, directory, quick=quick)
+
+    def floor(self) -> Figures:
+        """See `Row`."""
+        with fresh_app(self.directory) as app:
+            topic = app.topic("ticks", Tick, partitions=1)
+            with app.client() as client:
+                client.publish(topic, new_tick(0))
+                return {"rate": self._rate(client, topic)}
+
+    def measure(self) -> Figures:
+        """See `Row`."""
+        super().measure()
+        return {"rate": self.events_s}
+
+    def publish(self, app: App, topic: TopicHandle[Tick], reader: subprocess.Popen[str]) -> None:
+        """See `Latency`."""
+        with app.client() as client:
+            client.publish(topic, new_tick(time.perf_counter_ns()))
+            said(reader, "ready")
+            self.events_s = self._rate(client, topic)
+
+    def _rate(self, client: Client, topic: TopicHandle[Tick]) -> float:
+        def send() -> None:
+            outcome = client.publish(topic, new_tick(time.perf_counter_ns()))
+            assert isinstance(outcome, Acked)
+
+        started = time.perf_counter()
+        paced(send, self.count - 1)
+        return (self.count - 1) / (time.perf_counter() - started)
