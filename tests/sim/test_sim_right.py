@@ -54,3 +54,16 @@ def test_a_seed_gives_the_same_run_twice(name: str) -> None:
     first, second = (Runner(load(SHIPPED + name)) for _ in range(2))
     for number in range(8):
         assert first.run(number).trace_hash() == second.run(number).trace_hash()
+
+
+FOUND = [
+    ("parking:trimmed", 290),  # a process that stood still asks for what its heir has settled, and retention removed
+    ("parking:trimmed", 545),
+    ("handlers:killers", 486),  # it goes on beside its heir, and both die of one event
+    ("workers:workers", 731),  # an assignment is told after the world has ended
+]
+
+
+@pytest.mark.parametrize(("name", "found"), FOUND)
+def test_seeds_that_found_something_once(name: str, found: int) -> None:
+    assert run_range(SHIPPED + name, range(found, found + 1)).alarms == []

@@ -17,7 +17,7 @@ from penstock.engine.flight import Flight, Refused
 from penstock.engine.machine import Begin, Drop, Hand, Handle, Membership, Rejoin, Rest, Skip
 from penstock.engine.pausing import waited
 from penstock.engine.work import Draft, Gauge, Work
-from penstock.errors import Fenced, PenstockError, TransientError
+from penstock.errors import Fenced, OffsetOutOfRange, PenstockError, TransientError
 from penstock.system.ports import Clock, System
 from penstock.system.slots import Slot
 from penstock.telemetry import emit
@@ -81,6 +81,7 @@ class Group:
         self._ended = ended
         self._stopping = False
         self._asked: asyncio.Task[Taken] | None = None
+        self._passed = False
         group = work.subscription.group
         self.state = GroupState(group.name, group.kind, group.topic, gauge=work.gauge)
 
@@ -137,6 +138,13 @@ class Group:
                 return await self._take(intake, member)
         except (TransientError, Fenced) as exc:  # what was not stored is delivered again, to whoever owns it now
             return str(exc)
+        except OffsetOutOfRange as exc:
+            # What a process that stood still asks for, its heir may have settled, and then it may be gone. Who owns it is
+            # told by joining again: a heir that finds its place gone raises this once more, before it is assigned.
+            if self._passed:
+                raise
+            self._passed = True
+            return str(exc)
         except GeneratorExit:  # it is thrown away: there is no loop any more to wait in
             self._asked = None
             raise
@@ -166,6 +174,7 @@ class Group:
             action = membership.taken(taken) if not self._stopping else Rest()
             match action:
                 case Begin():
+                    self._passed = False
                     partition = action.assigned.owned.partition
                     slot = None if self._slots is None else self._slots(self.state.name, partition)
                     await member.begin(action, slot)
