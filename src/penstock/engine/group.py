@@ -139,8 +139,8 @@ class Group:
         except (TransientError, Fenced) as exc:  # what was not stored is delivered again, to whoever owns it now
             return str(exc)
         except OffsetOutOfRange as exc:
-            # What a process that stood still asks for, its heir may have settled, and then it may be gone. Who owns it is
-            # told by joining again: a heir that finds its place gone raises this once more, before it is assigned.
+            # What a process that stood still asks for, its heir may have settled, and then it may be gone. Joining
+            # again tells who owns it: a heir that finds its place gone raises this once more, before it is assigned.
             if self._passed:
                 raise
             self._passed = True
