@@ -36,8 +36,12 @@ class Part:
         self.broken: dict[int, str] = {}
         self._topic = topic
         self._mask: bytearray | None = None  # 0: it waits behind another event of its key
+        self.events: Sequence[Any]
+        if delivered.count == 1 and isinstance(delivered.payload, Rows):  # an event that is handled again
+            self.events = self._each()
+            return
         try:
-            self.events: Sequence[Any] = topic.events(delivered)
+            self.events = topic.events(delivered)
         except DecodeError:
             self.events = self._each()
 
@@ -143,7 +147,9 @@ class Picker:
         """The event at `offset`."""
         delivered = self.delivered
         index, payload = offset - delivered.first, delivered.payload
-        attributes = {name: values[index : index + 1] for name, values in payload.attributes.items()}
+        attributes = payload.attributes
+        if attributes:
+            attributes = {name: values[index : index + 1] for name, values in attributes.items()}
         if isinstance(payload, Rows):
             start, lengths = self._starts[index], payload.lengths[index : index + 1]
             one: Rows | Columns = Rows(payload.body[start : start + lengths[0]], lengths, attributes)
