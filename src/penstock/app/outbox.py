@@ -184,7 +184,9 @@ class Parcel:
         """Events that are in the log already, by their ids, are not published again, and others refused for theirs."""
         assert self.packed is not None
         packed = self.packed
-        members = list(packed.members or [range(packed.batches[0].count)])
+        members = packed.members
+        if members is None:
+            members = [range(batch.count) for batch in packed.batches]
         original = None if self._kept is None else {position: index for index, position in self._kept.items()}
         mine: list[api.Duplicate] = []
         for one in duplicates:

@@ -131,6 +131,22 @@ def test_the_asyncio_client(app: App, bids: TopicHandle[Bid]) -> None:
     assert prices(app) == [1, 2, 1]
 
 
+def test_a_duplicate_beside_a_bad_event_of_another_topic(app: App, bids: TopicHandle[Bid]) -> None:
+    """Tasks that share a commit share no fate: one has nothing to store, one has it stored already."""
+    others = app.topic("others", Bid, key="auction", partitions=1)
+
+    async def main() -> list[Outcome]:
+        async with app.client() as client:
+            await client.publish(bids, bid("a", 1))
+            large = client.publish(others, Bid("a" * 70_000, 1))
+            return await asyncio.gather(large, client.publish(bids, bid("a", 1)), client.publish(bids, bid("b", 2)))
+
+    large, *rest = asyncio.run(main())
+    assert isinstance(large, Rejected)
+    assert told(rest) == [(0, True), (1, False)]
+    assert prices(app) == [1, 2]
+
+
 def test_asked_again_when_the_outcome_is_unknown(
     app: App, bids: TopicHandle[Bid], monkeypatch: pytest.MonkeyPatch
 ) -> None:
