@@ -147,6 +147,16 @@ def test_a_duplicate_beside_a_bad_event_of_another_topic(app: App, bids: TopicHa
     assert prices(app) == [1, 2]
 
 
+def test_keys_are_compared_as_the_log_has_them(app: App) -> None:
+    """Within one publish as from one to the next: a number is the key that its digits are."""
+    raw = app.topic("raw", partitions=1)
+    app.deduplicate(raw)
+    events = [NewEvent(data=b"x", id="1", key=key) for key in (1, "1", "2")]
+    with app.client() as client:
+        assert told(client.publish_many(raw, events)) == [(0, False), (0, True), "id conflict"]
+        assert told([client.publish(raw, event) for event in events]) == [(0, True), (0, True), "id conflict"]
+
+
 def test_asked_again_when_the_outcome_is_unknown(
     app: App, bids: TopicHandle[Bid], monkeypatch: pytest.MonkeyPatch
 ) -> None:
