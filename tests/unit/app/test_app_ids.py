@@ -139,7 +139,9 @@ def test_a_duplicate_beside_a_bad_event_of_another_topic(app: App, bids: TopicHa
         async with app.client() as client:
             await client.publish(bids, bid("a", 1))
             large = client.publish(others, Bid("a" * 70_000, 1))
-            return await asyncio.gather(large, client.publish(bids, bid("a", 1)), client.publish(bids, bid("b", 2)))
+            return list(
+                await asyncio.gather(large, *(client.publish(bids, bid(name, n)) for name, n in (("a", 1), ("b", 2))))
+            )
 
     large, *rest = asyncio.run(main())
     assert isinstance(large, Rejected)
