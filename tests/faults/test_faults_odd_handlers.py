@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -9,14 +10,13 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
-
-import msgspec
 
 from penstock import App
 from tests.faults import appwork
 from tests.faults import oddprogram as program
 from tests.faults.logwork import ROOT
+
+Letters = dict[str, tuple[str, str, int]]
 
 
 def start(place: Path, *keys: str, all_: bool = True, env: Mapping[str, float] | None = None) -> subprocess.Popen[str]:
@@ -31,14 +31,18 @@ def start(place: Path, *keys: str, all_: bool = True, env: Mapping[str, float] |
     return subprocess.Popen(command, cwd=ROOT, env={**os.environ, **given}, stderr=subprocess.PIPE, text=True)
 
 
-def run(place: Path, *keys: str, env: Mapping[str, float] | None = None) -> tuple[list[str], dict[str, dict[str, Any]]]:
-    """The keys of what was done, and the dead letters by theirs."""
+def run(place: Path, *keys: str, env: Mapping[str, float] | None = None) -> tuple[list[str], Letters]:
+    """The keys of what was done; and of dead letters by theirs: error, reason, attempts."""
     with start(place, *keys, env=env) as process:
         _, told = process.communicate(timeout=60)
     assert process.returncode == 0, told
-    contents = appwork.contents(place / "log")
-    letters = [msgspec.json.decode(body) for body in appwork.bodies(place / "log", "work.dead")]
-    return [event["key"] for event in contents["done"]], {one["key"]: one for one in letters}
+    done = [event["key"] for event in appwork.contents(place / "log")["done"]]
+    dead: Letters = {}
+    for (topic, _), payloads in asyncio.run(appwork._payloads(place / "log")).items():
+        for rows in payloads if topic == "work.dead" else ():
+            for key, headers in zip(rows.attributes["key"], rows.attributes["headers"], strict=True):
+                dead[key.decode()] = headers["error"], headers["reason"], int(headers["attempts"])
+    return done, dead
 
 
 def calls(place: Path) -> list[list[str]]:
@@ -84,6 +88,18 @@ def test_a_program_that_is_broken_while_it_runs(tmp_path: Path) -> None:
     assert process.returncode != 0
     assert "half of a new version" in told
     assert appwork.bodies(tmp_path / "log", "work.dead") == []
+
+
+def test_what_it_raises_and_returns_is_told_as_from_the_program_s_own_process(tmp_path: Path) -> None:
+    done, dead = run(tmp_path, "surrogate", "rejected", "group", "bare", "wrong", "a")
+    assert done == ["a"]
+    assert {key: (error, attempts) for key, (error, _, attempts) in dead.items()} == {
+        "surrogate": ("ValueError", 2),
+        "rejected": ("Reject", 1),
+        "group": ("ExceptionGroup", 2),
+        "bare": ("Bare", 2),
+        "wrong": ("OutputRefused", 1),
+    }
 
 
 def test_a_process_that_died_while_idle_costs_no_event(tmp_path: Path) -> None:

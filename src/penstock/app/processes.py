@@ -17,9 +17,9 @@ from penstock.engine.concurrent import ConcurrentWork
 from penstock.engine.context import Context
 from penstock.engine.handler import limited
 from penstock.engine.place import Read
-from penstock.engine.results import Topics
+from penstock.engine.results import OutputRefused, Topics
 from penstock.engine.work import Stopping
-from penstock.errors import ConfigError, TransientError
+from penstock.errors import ConfigError, PermanentError, TransientError
 from penstock.system.children import Child, Died
 from penstock.system.ports import System
 from penstock.system.slots import Slot
@@ -103,7 +103,12 @@ class Processes:
         if isinstance(said, remote.Raised):
             raise said.error(self._named)
         into = self._topics.into
-        return list(said.bodies) if into is None else [into.decode(body) for body in said.bodies]
+        if into is None:
+            return list(said.bodies)
+        try:
+            return [into.decode(body) for body in said.bodies]
+        except PermanentError as exc:
+            raise OutputRefused(str(exc)) from exc
 
     async def _free(self) -> Child:
         """One that has nothing to do; one that died meanwhile did so over no event."""
