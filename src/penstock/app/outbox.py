@@ -16,6 +16,7 @@ from penstock.errors import PermanentError
 from penstock.event.batch import NewBatch
 from penstock.event.checks import check_event
 from penstock.event.envelope import NewEvent
+from penstock.event.partition import Key, canonical_key
 
 CHUNK_EVENTS = 5_000
 CHUNK_BYTES = 1_000_000
@@ -175,7 +176,7 @@ class Parcel:
             other = first.setdefault(event_id, index)
             if other == index:
                 continue
-            if bodies[index] == bodies[other] and (keys is None or keys[index] == keys[other]):
+            if bodies[index] == bodies[other] and (keys is None or _alike(keys[index], keys[other])):
                 self._known[index] = other
             else:
                 self._refused[index] = _id_conflict(event_id, "another event of this publish")
@@ -184,7 +185,9 @@ class Parcel:
         """Events that are in the log already, by their ids, are not published again, and others refused for theirs."""
         assert self.packed is not None
         packed = self.packed
-        members = list(packed.members or [range(packed.batches[0].count)])
+        members = packed.members
+        if members is None:
+            members = [range(batch.count) for batch in packed.batches]
         original = None if self._kept is None else {position: index for index, position in self._kept.items()}
         mine: list[api.Duplicate] = []
         for one in duplicates:
@@ -368,6 +371,11 @@ def _told_apart(unknown: Unknown, answer: api.Refused) -> Outcome:
         if (one.batch, one.index) == unknown.place and one.same:
             return Acked(unknown.topic, one.partition, one.offset, repeated=True)
     return Rejected(unknown.topic, f"{answer.reason}; publish this event again")
+
+
+def _alike(key: Key, other: Key) -> bool:
+    """Whether two keys are the same bytes, as they are in the log."""
+    return canonical_key(key) == canonical_key(other)
 
 
 def _id_conflict(event_id: str, other: str) -> str:

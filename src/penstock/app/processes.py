@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -12,13 +12,14 @@ import msgspec
 from penstock.app.declared import Handled, Program
 from penstock.channel.api import Assigned, LedgerWrite, Subscription
 from penstock.engine import remote
-from penstock.engine.calling import Shape
+from penstock.engine.calling import NotCalled, Shape
 from penstock.engine.concurrent import ConcurrentWork
 from penstock.engine.context import Context
+from penstock.engine.handler import limited
 from penstock.engine.place import Read
-from penstock.engine.results import Topics
+from penstock.engine.results import OutputRefused, Topics
 from penstock.engine.work import Stopping
-from penstock.errors import ConfigError, TransientError
+from penstock.errors import ConfigError, PermanentError, TransientError
 from penstock.system.children import Child, Died
 from penstock.system.ports import System
 from penstock.system.slots import Slot
@@ -47,6 +48,8 @@ class Processes:
         self._topics = topics
         self._module = handled.handler.function.__module__
         self._named: dict[str, str] = {}
+        limit_s = handled.handler.retries.timeout_s
+        self._asked = self._said if limit_s is None else limited(self._said, limit_s)
         self._idle: list[Child] = []
         self._all: set[Child] = set()
 
@@ -55,6 +58,7 @@ class Processes:
 
         Raises:
             ConfigError: it cannot, and why.
+            NotCalled: it died over that.
         """
         if not self._all:
             self._idle.append(await self._start())
@@ -66,7 +70,7 @@ class Processes:
             said = remote.decode_said(await child.answer())
         except Died as exc:
             self._all.discard(child)
-            raise ProcessDied(f"a process for handler {self._name} did not come up: {exc}") from exc
+            raise NotCalled(f"a process for handler {self._name} did not come up: {exc}") from exc
         except BaseException:
             self._end(child)
             raise
@@ -82,11 +86,13 @@ class Processes:
 
         Raises:
             ProcessDied: the handler ended its process.
+            TimeoutError: it took too long; the time until the process has loaded the program does not count.
+            NotCalled: there is no process for it, and none can be started.
             Exception: what the handler raised.
         """
-        child = self._idle.pop() if self._idle else await self._start()
+        child = await self._free()
         try:
-            said = await self._said(child, event, context)
+            said = await self._asked((child, event, context))
         except Died as exc:
             self._all.discard(child)
             raise ProcessDied(f"the process that handled it died: {exc}") from exc
@@ -97,9 +103,29 @@ class Processes:
         if isinstance(said, remote.Raised):
             raise said.error(self._named)
         into = self._topics.into
-        return list(said.bodies) if into is None else [into.decode(body) for body in said.bodies]
+        if into is None:
+            return list(said.bodies)
+        try:
+            return [into.decode(body) for body in said.bodies]
+        except PermanentError as exc:
+            raise OutputRefused(str(exc)) from exc
 
-    async def _said(self, child: Child, event: Any, context: Context) -> remote.Given | remote.Raised:
+    async def _free(self) -> Child:
+        """One that has nothing to do; one that died meanwhile did so over no event."""
+        while self._idle:
+            child = self._idle.pop()
+            if child.lives:
+                return child
+            self._end(child)
+        try:
+            return await self._start()
+        except ConfigError as exc:  # it could be loaded before; the next `ready` tells why it cannot any more
+            while self._idle:
+                self._end(self._idle.pop())
+            raise NotCalled(str(exc)) from exc
+
+    async def _said(self, call: tuple[Child, Any, Context]) -> remote.Given | remote.Raised:
+        child, event, context = call
         source = self._topics.source
         child.ask(remote.encode_call(remote.Call.of(source.encode(event), context.delivered, context)))
         while True:
@@ -143,6 +169,10 @@ class ProcessWork(ConcurrentWork):
         self._processes = Processes(program, handled, topics)
         spec = msgspec.structs.replace(handled.handler, function=self._processes.call, shape=Shape(True, True))
         super().__init__(spec, subscription, topics, system=system, read=read)
+
+    def _in_time(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """The processes see to it."""
+        return function
 
     async def assigned(self, assigned: Assigned, slot: Slot | None, stopping: Stopping) -> Sequence[LedgerWrite]:
         """See `Work`."""

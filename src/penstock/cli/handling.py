@@ -31,7 +31,7 @@ class AskedMarks(Marks):
     def take(self, token: str | bytes, offset: int) -> bool:
         """See `Marks`."""
         digest_of(token)
-        raw = token.encode() if isinstance(token, str) else token
+        raw = token.encode(errors="surrogatepass") if isinstance(token, str) else token
         self._parent.answer(remote.encode_said(remote.Asks(raw)))
         told = next(self._parent.frames())
         if told not in (b"\0", b"\1"):

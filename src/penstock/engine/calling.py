@@ -10,7 +10,11 @@ from typing import Any
 
 import msgspec
 
-from penstock.errors import ConfigError, Reject
+from penstock.errors import ConfigError, Reject, TransientError
+
+
+class NotCalled(TransientError):
+    """The handler could not be called, which says nothing of the event: the group pauses, and begins again."""
 
 
 class Raised(msgspec.Struct):
@@ -22,14 +26,14 @@ class Raised(msgspec.Struct):
 
 
 def is_outcome(error: BaseException) -> bool:
-    """Whether what user code raised is about its event, and not about the process or the task that runs it.
+    """Whether what was raised is about the event, and not about the process or the task that runs user code.
 
     A cancellation that nobody asked this task for comes from inside the handler: it is the handler's own mistake.
     """
     if isinstance(error, asyncio.CancelledError):
         task = asyncio.current_task()
         return task is not None and task.cancelling() == 0
-    return not isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit)
+    return not isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit | NotCalled)
 
 
 class Shape(msgspec.Struct, frozen=True):

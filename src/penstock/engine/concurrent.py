@@ -123,6 +123,8 @@ class ConcurrentWork(HandlerWork):
             for lane in [lane for lane in self._lanes if lane[0] == number]:
                 self._queued -= len(self._lanes.pop(lane))
             self._progress.pop(number, None)
+        if partition is None:
+            self._error = None
         super().left(partition)
 
     def _forget_ready(self, partition: int) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from itertools import takewhile
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from penstock.delivery.lot import Head, OnFailure
 from penstock.delivery.once import Marks
 from penstock.delivery.retry import Retries, Retry
-from penstock.engine.calling import Raised, Shape, call_async, call_sync
+from penstock.engine.calling import NotCalled, Raised, Shape, call_async, call_sync
 from penstock.engine.context import Context
 from penstock.engine.parts import Part
 from penstock.engine.results import Cause, Made, OutputRefused, Topics
@@ -21,6 +21,8 @@ from penstock.errors import PermanentError, Reject
 from penstock.event.batch import Delivered
 from penstock.system.ports import System
 from penstock.system.slots import SIDE_BY_SIDE, MemorySlot, Slot
+
+T = TypeVar("T")
 
 
 class HandlerSpec(msgspec.Struct, frozen=True):
@@ -116,7 +118,11 @@ class Handler:
         self._runs += 1
         if self._spec.shape.is_async:
             self._awaited = call_async(handler, pairs, words, out=made.out, causes=made.causes, rejected=made.rejected)
-            raised = await self._awaited
+            try:
+                raised = await self._awaited
+            except NotCalled:
+                words[0] = 0
+                raise
         else:
             raised = call_sync(handler, pairs, words, out=made.out, causes=made.causes, rejected=made.rejected)
         words[0] = 0
@@ -157,7 +163,7 @@ class Handler:
     def _in_time(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """The function, cancelled when it takes too long."""
         limit_s = self._spec.retries.timeout_s
-        return function if limit_s is None else _limited(function, limit_s)
+        return function if limit_s is None else limited(function, limit_s)
 
     def _mark(self, head: Head, made: Made) -> None:
         """Say of what a redriven event gives that it is out of order, where its key has gone on without it."""
@@ -184,8 +190,10 @@ class Handler:
         return msgspec.structs.replace(cause, attempts=attempts, tries=head.tries, again=head.again)
 
 
-def _limited(function: Callable[[Any], Awaitable[Any]], limit_s: float) -> Callable[[Any], Awaitable[Any]]:
-    async def limited(event: Any) -> Any:
+def limited(function: Callable[[T], Awaitable[Any]], limit_s: float) -> Callable[[T], Awaitable[Any]]:
+    """The function, cancelled when it takes longer; it raises `TimeoutError` then."""
+
+    async def in_time(event: T) -> Any:
         limit = asyncio.timeout(limit_s)
         try:
             async with limit:
@@ -196,4 +204,4 @@ def _limited(function: Callable[[Any], Awaitable[Any]], limit_s: float) -> Calla
             msg = f"the handler took longer than {limit_s:g} s (retry.timeout_s) and was cancelled"
             raise TimeoutError(msg) from exc
 
-    return limited
+    return in_time

@@ -85,7 +85,8 @@ class Raised(msgspec.Struct, frozen=True, tag="raised"):
         while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("penstock."):
             trace = trace.tb_next
         stack = "".join(traceback.format_exception(type(error), error, trace or error.__traceback__))
-        return cls(type(error).__module__, type(error).__qualname__, text, stack)
+        kind = type(error)
+        return cls(*map(_storable, (kind.__module__, kind.__qualname__, text, stack)))
 
     def error(self, program: Mapping[str, str]) -> Exception:
         """An exception that is one of that class where this process knows it, and says the same.
@@ -94,10 +95,14 @@ class Raised(msgspec.Struct, frozen=True, tag="raised"):
             program: what modules are called here that have another name there.
         """
         kind = _class(program.get(self.module, self.module), self.name)
-        error = _told_as(kind, self.name.rpartition(".")[2])()
+        name = self.name.rpartition(".")[2]
+        try:
+            error = _told_as(kind, name)()
+        except Exception:  # noqa: BLE001 - it is a class of the user's, and may refuse to be derived from
+            error = _told_as(Exception, name)()
         error.__dict__["told"] = self.text
         if not issubclass(kind, Reject):
-            error.__cause__ = Elsewhere(self.stack)
+            BaseException.__setattr__(error, "__cause__", Elsewhere(self.stack))
         return error
 
 
@@ -123,6 +128,11 @@ class Elsewhere(Exception):
         return f"\n{self.args[0]}"
 
 
+def _storable(text: str) -> str:
+    """Half a surrogate, as in odd file names, as an escape."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def _class(module: str, name: str) -> type[Exception]:
     found: Any = sys.modules.get(module)
     for part in name.split("."):
@@ -133,6 +143,12 @@ def _class(module: str, name: str) -> type[Exception]:
 @cache
 def _told_as(kind: type[Exception], name: str) -> type[Exception]:
     """A class of exceptions that are `kind`, and say what they were told to."""
+    builtin: Any = next(base for base in kind.__mro__ if base.__module__ == "builtins")
+
+    def new(cls: type[Exception]) -> Exception:
+        if issubclass(cls, ExceptionGroup):  # never empty
+            return builtin.__new__(cls, "elsewhere", [Exception("see its text")])
+        return builtin.__new__(cls)
 
     def init(self: Any) -> None:
         pass
@@ -140,7 +156,7 @@ def _told_as(kind: type[Exception], name: str) -> type[Exception]:
     def text(self: Any) -> str:
         return self.__dict__["told"]
 
-    return type(name, (kind,), {"__module__": kind.__module__, "__init__": init, "__str__": text})
+    return type(name, (kind,), {"__module__": kind.__module__, "__new__": new, "__init__": init, "__str__": text})
 
 
 def results_of(result: Any) -> Iterator[Any]:

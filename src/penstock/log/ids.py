@@ -117,19 +117,29 @@ def remember(db: apsw.Connection, blocks: Sequence[Block], first: Sequence[int],
             continue
         pid, time_us = block.pid, block.time_max_us
         mine = kept.setdefault(pid, _kept(db, pid))
+        if time_us is not None:
+            time_us = not_ahead(time_us, newest_us=mine.newest_us, now_us=now_us)
         rows: list[tuple[Any, ...]] = []
         for index, half, rest in block.ids.marks:
             values = (pid << OFFSET_BITS | offset + index, half, rest, time_us)
             rows.append((*values, row_check(*values)))
         db.executemany("INSERT INTO event_id(at, id, rest, time_us, chk) VALUES(?,?,?,?,?)", rows)
         mine.entries += sum(row[-1] for row in rows)
-        if time_us is not None:  # one event from the future must not make all the others old
-            mine.newest_us = max(mine.newest_us or 0, min(time_us, now_us))
+        if time_us is not None:
+            mine.newest_us = time_us if mine.newest_us is None else max(mine.newest_us, time_us)
         horizons[pid] = block.ids.horizon
         added[pid] = added.get(pid, 0) + len(rows)
     for pid, mine in kept.items():
         _forget(db, pid, mine, horizon=horizons[pid], limit=2 * added[pid] + _FORGOTTEN_MIN)
         _keep(db, pid, mine)
+
+
+def not_ahead(time_us: int, *, newest_us: int | None, now_us: int) -> int:
+    """An event time, or now where it lies in the future: it makes no others old, nor is remembered until that comes.
+
+    A clock that was set back makes nothing old either: what was the newest once is not the future.
+    """
+    return min(time_us, now_us if newest_us is None else max(now_us, newest_us))
 
 
 def _forget(db: apsw.Connection, pid: int, kept: _Kept, *, horizon: Horizon, limit: int) -> None:

@@ -61,6 +61,11 @@ class Child:
         """Its process id."""
         return self._process.pid
 
+    @property
+    def lives(self) -> bool:
+        """Whether nothing is known of its end."""
+        return not self._end.done()
+
     def ask(self, frame: bytes) -> None:
         """Send it a frame."""
         assert self._process.stdin is not None

@@ -131,6 +131,34 @@ def test_the_asyncio_client(app: App, bids: TopicHandle[Bid]) -> None:
     assert prices(app) == [1, 2, 1]
 
 
+def test_a_duplicate_beside_a_bad_event_of_another_topic(app: App, bids: TopicHandle[Bid]) -> None:
+    """Tasks that share a commit share no fate: one has nothing to store, one has it stored already."""
+    others = app.topic("others", Bid, key="auction", partitions=1)
+
+    async def main() -> list[Outcome]:
+        async with app.client() as client:
+            await client.publish(bids, bid("a", 1))
+            large = client.publish(others, Bid("a" * 70_000, 1))
+            return list(
+                await asyncio.gather(large, *(client.publish(bids, bid(name, n)) for name, n in (("a", 1), ("b", 2))))
+            )
+
+    large, *rest = asyncio.run(main())
+    assert isinstance(large, Rejected)
+    assert told(rest) == [(0, True), (1, False)]
+    assert prices(app) == [1, 2]
+
+
+def test_keys_are_compared_as_the_log_has_them(app: App) -> None:
+    """Within one publish as from one to the next: a number is the key that its digits are."""
+    raw = app.topic("raw", partitions=1)
+    app.deduplicate(raw)
+    events = [NewEvent(data=b"x", id="1", key=key) for key in (1, "1", "2")]
+    with app.client() as client:
+        assert told(client.publish_many(raw, events)) == [(0, False), (0, True), "id conflict"]
+        assert told([client.publish(raw, event) for event in events]) == [(0, True), (0, True), "id conflict"]
+
+
 def test_asked_again_when_the_outcome_is_unknown(
     app: App, bids: TopicHandle[Bid], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -54,6 +55,46 @@ def test_an_exception_is_of_its_class_and_says_the_same(error: Exception) -> Non
     assert isinstance(back, type(error))
     assert type(back).__name__ == type(error).__name__
     assert text_of(back) == text_of(error)
+
+
+class Bare(Exception):
+    """Made in an unusual way."""
+
+    def __new__(cls, code: int, why: str) -> Any:
+        return super().__new__(cls, code, why)
+
+    def __init__(self, code: int, why: str) -> None:
+        super().__init__(code)
+
+
+class Final(Exception):
+    """Nobody's base."""
+
+    def __init_subclass__(cls) -> None:
+        raise TypeError("no")
+
+
+@dataclass(frozen=True)
+class Frozen(Exception):
+    """As it is."""
+
+    code: int
+
+
+def test_classes_that_cannot_be_made_from_nothing() -> None:
+    for error in (Bare(1, "x"), Frozen(2), ExceptionGroup("two", [ValueError("a"), KeyError("b")])):
+        back = there_and_back(raised(error))
+        assert isinstance(back, type(error))
+        assert text_of(back) == text_of(error)
+    back = there_and_back(raised(Final("x")))
+    assert (type(back).__name__, str(back)) == ("Final", "x")
+
+
+@pytest.mark.parametrize("kind", [ValueError, Reject])
+def test_half_a_surrogate_is_an_escape(kind: type[Exception]) -> None:
+    back = there_and_back(raised(kind("name \udcff")))
+    assert isinstance(back, kind)
+    assert str(back) == "name \\udcff"
 
 
 def test_a_policy_for_its_type_applies() -> None:

@@ -71,6 +71,38 @@ def test_what_lies_behind_the_horizon_is_removed_and_the_rest_stays() -> None:
     assert [one.offset for one in found] == list(range(90, 100))
 
 
+def test_an_event_from_the_future_is_forgotten_as_one_of_now() -> None:
+    """It does not stay until its time comes, nor keep the rows behind it."""
+    store, (pid,) = in_memory()
+    horizon = Horizon(10, 5)
+    apply(store, append(0, marked(pid, mark(0, 0), horizon=horizon, time_us=10**15)), now_us=1_000)
+    for number in range(1, 100):
+        request = append(number, marked(pid, mark(0, number), horizon=horizon, time_us=1_000 + number))
+        apply(store, request, now_us=1_000 + number)
+    assert rows(store) == 10
+    assert ids.whole(store.db, pid) == 10
+    again = append(100, marked(pid, mark(0, 0), horizon=horizon))
+    assert isinstance(apply(store, again, now_us=1_100), Appended)
+
+
+def test_a_clock_that_was_set_back_makes_no_event_old() -> None:
+    store, (pid,) = in_memory()
+    horizon = Horizon(0, 5)
+    apply(store, append(0, marked(pid, mark(0, 0), horizon=horizon, time_us=900)), now_us=1_000)
+    apply(store, append(1, marked(pid, mark(0, 1), horizon=horizon, time_us=903)), now_us=10)
+    again = append(2, marked(pid, mark(0, 0), mark(1, 1), horizon=horizon))
+    found = apply(store, again, now_us=11)
+    assert not isinstance(found, Appended)
+    assert [one.offset for one in found] == [0, 1]
+
+
+def test_times_before_1970_are_times() -> None:
+    store, (pid,) = in_memory()
+    horizon = Horizon(0, 5)
+    apply(store, append(0, marked(pid, mark(0, 0), horizon=horizon, time_us=-1_000)))
+    assert apply(store, append(1, marked(pid, mark(0, 0), horizon=horizon))) == [Repeated(0, 0, 0, 0, same=True)]
+
+
 def test_a_shorter_horizon_is_reached_some_rows_at_a_time() -> None:
     store, (pid,) = in_memory()
     for number in range(200):

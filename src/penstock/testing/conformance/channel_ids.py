@@ -147,6 +147,15 @@ class IdPromises(ChannelSuite):
         await put(channel, 1, _events(("b", b"2"), at_us=now_us + 10_000 * HOUR_US))
         assert len(await _duplicates(channel, 2, _events(("a", b"1")))) == 1
 
+    @promise("an event from the future is forgotten as one of now", power="deduplicates", needs=_deduplicates)
+    async def test_future_forgotten(self, site: Site) -> None:
+        channel: Any = await site.channel(TopicSpec("t", partitions=2, dedupe=Horizon(events=0, time="1ms")))
+        far_us = site.system.clock.now_us() + 10_000 * HOUR_US
+        await put(channel, 0, _events(("a", b"1"), at_us=far_us))
+        await site.system.clock.sleep(0.01)
+        await put(channel, 1, _events(("b", b"2"), at_us=far_us))
+        await put(channel, 2, _events(("a", b"1")))
+
     @promise(
         "the horizon may be declared otherwise, and stands where it is not", power="deduplicates", needs=_deduplicates
     )

@@ -9,6 +9,7 @@ import msgspec
 from penstock.channel.api import Duplicate, Topic
 from penstock.channel.ids import ids_of
 from penstock.event.batch import NewBatch
+from penstock.log.ids import not_ahead
 
 Place = tuple[str, int]
 
@@ -58,7 +59,9 @@ class EventIds:
             if mine is None:
                 continue
             place, time_us = (batch.topic, batch.partition), batch.time_max_us
+            if time_us is not None:
+                time_us = not_ahead(time_us, newest_us=self._newest_us.get(place), now_us=now_us)
             for index, half, rest in mine.marks:
                 self._known[half, rest[:8]] = _Known(place, offset + index, rest, time_us)
             if time_us is not None:
-                self._newest_us[place] = max(self._newest_us.get(place, 0), min(time_us, now_us))
+                self._newest_us[place] = max(self._newest_us.get(place, time_us), time_us)
