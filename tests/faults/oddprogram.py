@@ -65,6 +65,8 @@ def be_odd(kind: str) -> None:
         subprocess.run(["sleep", "61"], check=False)
     if kind == "dies later":
         threading.Timer(0.2, os._exit, (4,)).start()
+    if kind.startswith("some"):
+        time.sleep(0.01)
     if kind == "slow":
         time.sleep(1.0)
 
