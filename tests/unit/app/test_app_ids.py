@@ -177,7 +177,12 @@ def test_asked_again_when_the_outcome_is_unknown(
         assert told([client.publish(bids, bid("b", 2))]) == [(1, False)]
 
 
-@pytest.mark.parametrize("wrong", [{"events": -1}, {"events": 1.5}, {"events": True}, {"time": "soon"}, {"time": 0}])
+WRONG: list[dict[str, Any]] = [
+    {"events": -1}, {"events": 1.5}, {"events": True}, {"time": "soon"}, {"time": 0}, {"time": float("inf")},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", WRONG)
 def test_what_cannot_be_meant(app: App, wrong: dict[str, Any]) -> None:
     topic = app.topic("bids", Bid, key="auction")
     with pytest.raises(ConfigError, match="deduplicate"):
