@@ -187,3 +187,9 @@ def test_what_cannot_be_meant(app: App, wrong: dict[str, Any]) -> None:
     topic = app.topic("bids", Bid, key="auction")
     with pytest.raises(ConfigError, match="deduplicate"):
         app.deduplicate(topic, **wrong)
+
+
+def test_a_horizon_in_event_time_needs_an_event_time(app: App) -> None:
+    topic = app.topic("bids", Bid, key="auction")
+    with pytest.raises(ConfigError, match=r"deduplicate.time: .*no event time"):
+        app.deduplicate(topic, time="1d")
