@@ -82,12 +82,12 @@ def test_the_time_to_load_the_program_is_no_event_s(tmp_path: Path) -> None:
 
 
 def test_a_program_that_is_broken_while_it_runs(tmp_path: Path) -> None:
-    """No process can be started any more: the run ends and says why, and no event is charged with it."""
-    with start(tmp_path, "a", "break", *(f"k{number}" for number in range(2_000))) as process:
+    """No process can be started any more: the run ends and says why, and no other event is charged with it."""
+    with start(tmp_path, "a", "break", *(f"some{number}" for number in range(500))) as process:
         _, told = process.communicate(timeout=60)
     assert process.returncode != 0
     assert "half of a new version" in told
-    assert appwork.bodies(tmp_path / "log", "work.dead") == []
+    assert all(b"break" in body for body in appwork.bodies(tmp_path / "log", "work.dead"))
 
 
 def test_what_it_raises_and_returns_is_told_as_from_the_program_s_own_process(tmp_path: Path) -> None:
@@ -116,3 +116,48 @@ def test_a_process_that_died_while_idle_costs_no_event(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)
     assert {attempt for _, attempt, _ in calls(tmp_path)} == {"1"}
+
+
+def test_it_ends_although_threads_of_its_go_on(tmp_path: Path) -> None:
+    began = time.monotonic()
+    done, dead = run(tmp_path, "thread", "a")
+    assert done == ["a"]
+    assert dead["thread"] == ("ProcessDied", "the process that handled it died: it ended with code 3", 2)
+    assert time.monotonic() - began < 15
+
+
+def test_a_forked_copy_answers_nothing(tmp_path: Path) -> None:
+    """What the copy returns is not taken for the answer of the next event, and it does not stay."""
+    keys = [f"k{number}" for number in range(20)]
+    done, dead = run(tmp_path, *keys[:10], "fork", *keys[10:])
+    assert (sorted(done), dead) == (sorted([*keys, "fork"]), {})
+
+
+def test_one_that_holds_the_interpreter_lock_ends_with_its_program(tmp_path: Path) -> None:
+    with start(tmp_path, "stuck", all_=False) as process:
+        until(lambda: len(calls(tmp_path)) == 1, "it is called")
+        process.kill()
+        process.communicate(timeout=60)
+    until(lambda: not alive(int(calls(tmp_path)[0][2])), "it outlives its program")
+
+
+def test_what_it_has_started_ends_with_a_call_that_is_cut_off(tmp_path: Path) -> None:
+    with start(tmp_path, "program", env={"TIMEOUT_S": 1}) as process:
+        until(lambda: len(calls(tmp_path)) == 1, "it is called")
+        pid = int(calls(tmp_path)[0][2])
+        until(lambda: len(children_of(pid)) == 1, "it starts its program")
+        (started,) = children_of(pid)
+        process.communicate(timeout=60)
+    assert not alive(started)
+
+
+def test_a_signal_to_all_processes_of_a_service_loses_no_attempt(tmp_path: Path) -> None:
+    """As a service manager ends a service: what is being handled is finished, and committed."""
+    with start(tmp_path, "slow", all_=False) as process:
+        until(lambda: len(calls(tmp_path)) == 1, "it is called")
+        os.kill(int(calls(tmp_path)[0][2]), signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+        assert process.returncode == 0
+    assert [event["key"] for event in appwork.contents(tmp_path / "log")["done"]] == ["slow"]
+    assert [attempt for _, attempt, _ in calls(tmp_path)] == ["1"]

@@ -137,11 +137,15 @@ class App(Program):
         Args:
             topic: what `topic` returned.
             events: of how many events, the newest of each partition, ids are remembered; 0 for none.
-            time: how much older than the newest event of its partition it may be in event time, as in ``"1d"``; None
-                to go by `events` alone.
+            time: how much older than the newest event of its partition it may be in event time (the field that the
+                topic names as its `time`), as in ``"1d"``; None to go by `events` alone.
         """
         self._mine(topic, path="topics")
-        topic.spec = msgspec.structs.replace(topic.spec, dedupe=Horizon(events, time))
+        horizon = Horizon(events, time)
+        if time is not None and topic.spec.time is None:
+            msg = f"topic {topic.name} has no event time to go by: declare it with time=, or leave this out"
+            raise ConfigError(msg, path="deduplicate.time")
+        topic.spec = msgspec.structs.replace(topic.spec, dedupe=horizon)
 
     def handle(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import msgspec
 
 from penstock.config import duration_s, size_bytes
@@ -67,8 +69,8 @@ class Horizon(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if isinstance(self.events, bool) or not isinstance(self.events, int) or self.events < 0:  # pyright: ignore[reportUnnecessaryIsInstance]
             msg = f"{self.events!r}; expected how many events, 0 for none"
             raise ConfigError(msg, path="deduplicate.events")
-        if self.time is not None and not self.time_s:
-            raise ConfigError(f"{self.time!r}; expected more than 0, or None", path="deduplicate.time")
+        if self.time is not None and (not self.time_s or self.time_s == inf):
+            raise ConfigError(f"{self.time!r}; expected more than 0 and an end, or None", path="deduplicate.time")
 
     @property
     def time_s(self) -> float | None:

@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +43,24 @@ class AskedMarks(Marks):
 
 
 def main() -> None:
-    """Serve the parent, until it ends this process."""
+    """Serve the parent, until it ends this process, or a handler does: then at once, whatever threads it has left."""
+    code: object = 1
+    try:
+        _serve()
+    except SystemExit as exc:
+        code = 0 if exc.code is None else exc.code
+        if isinstance(code, str):
+            print(code, file=sys.stderr)
+    except BaseException:  # noqa: BLE001 - whatever ends a program
+        traceback.print_exc()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code if isinstance(code, int) else 1)
+
+
+def _serve() -> None:
     file, name, handler, pipe = sys.argv[1:]
     parent = Parent(int(pipe))
     Program.runs = False

@@ -7,6 +7,7 @@ that dies is noticed by its end, for what it has started may keep its pipe open.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import signal
 import sys
@@ -15,9 +16,13 @@ from asyncio.subprocess import Process
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from queue import SimpleQueue
+from types import FrameType
 from typing import BinaryIO
 
 HEAD = 4
+_END_S = 1.0
+"""How long a process that has closed its pipe may take to end by itself."""
+_PR_SET_PDEATHSIG = 1
 
 
 class Died(Exception):
@@ -51,9 +56,13 @@ class Child:
         finally:
             os.close(writing)
         reader = asyncio.StreamReader()
-        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(reading, "rb", buffering=0)
-        )
+        try:
+            transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+                lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(reading, "rb", buffering=0)
+            )
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
         return cls(process, reader, transport)
 
     @property
@@ -88,6 +97,7 @@ class Child:
             reading.cancel()
             with suppress(asyncio.CancelledError, asyncio.IncompleteReadError):
                 await reading
+        await asyncio.wait((self._end,), timeout=_END_S)
         self.kill()  # it has closed its pipe, and may live
         raise Died(_how(await self._end))
 
@@ -96,9 +106,10 @@ class Child:
         return await self._reader.readexactly(size)
 
     def kill(self) -> None:
-        """End it at once; it may have ended already."""
-        with suppress(ProcessLookupError):
-            self._process.kill()
+        """End it at once, with what it has started, other than in a session of its own; it may have ended already."""
+        if self._process.returncode is None:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)  # `Process.kill` may take its end from who waits for it
         self._transport.close()
         if self._process.stdin is not None:
             self._process.stdin.close()
@@ -118,9 +129,17 @@ def _how(code: int) -> str:
 
 
 class Parent:
-    """The other end, in the child. Standard input is empty for whatever else runs here."""
+    """The other end, in the child. Standard input is empty for whatever else runs here.
+
+    When the child ends is its parent's business: SIGTERM, which may come to all processes of a service at once, does
+    nothing to it.
+    """
 
     def __init__(self, pipe: int) -> None:
+        _end_with_parent()
+        signal.signal(signal.SIGTERM, _not_now)
+        os.register_at_fork(after_in_child=_as_usual)
+        self._pid = os.getpid()
         os.set_inheritable(pipe, False)
         self._answers: BinaryIO = os.fdopen(pipe, "wb", buffering=0)
         asked = os.dup(sys.stdin.fileno())
@@ -142,7 +161,23 @@ class Parent:
             yield self._frames.get()
 
     def answer(self, frame: bytes) -> None:
-        """Send a frame."""
+        """Send a frame. A forked copy of the child, which was asked nothing, ends here."""
+        if os.getpid() != self._pid:
+            os._exit(1)
         rest = memoryview(len(frame).to_bytes(HEAD) + frame)
         while rest:
             rest = rest[self._answers.write(rest) :]
+
+
+def _end_with_parent() -> None:
+    """Have the kernel end this process with its parent, where it can: Python's threads may not come to it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _not_now(number: int, frame: FrameType | None) -> None:
+    """A signal that is not for the child."""
+
+
+def _as_usual() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -177,8 +177,19 @@ def test_asked_again_when_the_outcome_is_unknown(
         assert told([client.publish(bids, bid("b", 2))]) == [(1, False)]
 
 
-@pytest.mark.parametrize("wrong", [{"events": -1}, {"events": 1.5}, {"events": True}, {"time": "soon"}, {"time": 0}])
+WRONG: list[dict[str, Any]] = [
+    {"events": -1}, {"events": 1.5}, {"events": True}, {"time": "soon"}, {"time": 0}, {"time": float("inf")},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", WRONG)
 def test_what_cannot_be_meant(app: App, wrong: dict[str, Any]) -> None:
     topic = app.topic("bids", Bid, key="auction")
     with pytest.raises(ConfigError, match="deduplicate"):
         app.deduplicate(topic, **wrong)
+
+
+def test_a_horizon_in_event_time_needs_an_event_time(app: App) -> None:
+    topic = app.topic("bids", Bid, key="auction")
+    with pytest.raises(ConfigError, match=r"deduplicate.time: .*no event time"):
+        app.deduplicate(topic, time="1d")
