@@ -203,6 +203,7 @@ def test_the_budgets_are_the_design_s() -> None:
         "take-over/kill -9": ("lower", 200.0, "value"),
         "take-over/SIGSTOP": ("lower", 2200.0, "value"),
         "four-workers": ("higher", 1.6, "ratio"),
+        "two-publishers": ("higher", 0.8, "ratio"),
     }
 
 
