@@ -221,11 +221,11 @@ class Lot:
         self._due_s[head.ident] = due_s
         heapq.heappush(self._due, (due_s, head.offset, head.ident))
 
-    def follow(self, ident: bytes, offset: int) -> None:
-        """An event of a key that waits: it waits behind it."""
-        self._followers.setdefault(ident, deque()).append(offset)
-        self._new.setdefault(ident, []).append(offset)
-        self.events += 1
+    def follow(self, ident: bytes, offsets: Sequence[int]) -> None:
+        """Events of a key that waits, in order: they wait behind it."""
+        self._followers.setdefault(ident, deque()).extend(offsets)
+        self._new.setdefault(ident, []).extend(offsets)
+        self.events += len(offsets)
 
     def settle(self, ident: bytes, now: Now) -> None:
         """The head is settled: the next follower is the head, and due; or the key waits no more."""

@@ -201,7 +201,7 @@ class ConcurrentWork(HandlerWork):
         ident = part.ident(offset) if waiting.head is None else waiting.head.ident
         lane = (place.partition, ident)
         if waiting.head is None and ident in place.lot.heads:
-            place.lot.follow(ident, offset)
+            place.lot.follow(ident, (offset,))
             self._progress[place.partition].settled(offset)
             return
         if lane in self._lanes:
@@ -317,7 +317,7 @@ class ConcurrentWork(HandlerWork):
         """What waited behind a handled event: the next is handled, or all of it is parked behind a parked one."""
         if lane[1] in place.lot.heads:
             for waiting in queue:
-                place.lot.follow(lane[1], waiting.offset)
+                place.lot.follow(lane[1], (waiting.offset,))
                 self._progress[place.partition].settled(waiting.offset)
             self._queued -= len(queue)
             return

@@ -27,6 +27,9 @@ def parts_of(batches: Sequence[Delivered]) -> Iterator[Delivered]:
         yield from batch.parts(PART_ROWS if isinstance(batch.payload, Rows) else PART_COLUMNS)
 
 
+_TURNED = bytes((1, 0, *range(2, 256)))
+
+
 class Part:
     """Decoded events of `delivered`. One that is not what the schema says is None, and named in `broken`."""
 
@@ -107,11 +110,9 @@ class Part:
 
     def waiting(self, start: int, end: int) -> Iterator[int]:
         """Offsets in [start, end) that wait."""
-        mask = self._mask
-        index = -1 if mask is None else mask.find(0, start - self.first, end - self.first)
-        while mask is not None and index >= 0:
-            yield self.first + index
-            index = mask.find(0, index + 1, end - self.first)
+        if self._mask is None:
+            return iter(())
+        return compress(range(start, end), self._mask[start - self.first : end - self.first].translate(_TURNED))
 
     def free(self, start: int, end: int) -> bool:
         """Whether any event of [start, end) does not wait."""

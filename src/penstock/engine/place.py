@@ -115,9 +115,14 @@ class Place:
 
     def follow(self, part: Part, start: int, end: int) -> None:
         """The events of [start, end) that wait are parked behind their keys."""
+        behind: dict[bytes, list[int]] = {}
+        keys, first, named = part.keys, part.first, self.named
         for offset in part.waiting(start, end):
+            behind.setdefault(named[keys[offset - first]], []).append(offset)
+        for ident, offsets in behind.items():
+            self.lot.follow(ident, offsets)
+        if behind:
             self.keep(part)
-            self.lot.follow(self.named[part.keys[offset - part.first]], offset)
 
     def park(self, part: Part, offset: int, head: Head, pause_s: float | None, now: Now) -> None:
         """The event's key waits: so long, or with None until a person says more."""

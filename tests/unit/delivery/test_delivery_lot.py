@@ -44,7 +44,7 @@ def test_at_any_time_the_ledger_gives_back_what_the_lot_holds(number: int) -> No
         key = dice.choice(keys)
         ident = ident_of(key, offset)
         if ident in lot.heads:
-            lot.follow(ident, offset)
+            lot.follow(ident, [offset])
             model[ident].append(offset)
         elif dice.random() < 0.3:
             lot.park(Head(ident, key, offset, attempts=1), dice.choice([0.0, 0.1, None]), now)
