@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -66,14 +67,10 @@ class Processes:
     async def _start(self) -> Child:
         child = await Child.start(self._command)
         self._all.add(child)
-        try:
+        with self._ended_with(
+            child, lambda how: NotCalled(f"a process for handler {self._name} did not come up: {how}")
+        ):
             said = remote.decode_said(await child.answer())
-        except Died as exc:
-            self._all.discard(child)
-            raise NotCalled(f"a process for handler {self._name} did not come up: {exc}") from exc
-        except BaseException:
-            self._end(child)
-            raise
         if isinstance(said, remote.Ready):
             self._named[said.module] = self._module
             return child
@@ -91,14 +88,8 @@ class Processes:
             Exception: what the handler raised.
         """
         child = await self._free()
-        try:
+        with self._ended_with(child, lambda how: ProcessDied(f"the process that handled it died: {how}")):
             said = await self._asked((child, event, context))
-        except Died as exc:
-            self._all.discard(child)
-            raise ProcessDied(f"the process that handled it died: {exc}") from exc
-        except BaseException:
-            self._end(child)
-            raise
         self._idle.append(child)
         if isinstance(said, remote.Raised):
             raise said.error(self._named)
@@ -139,6 +130,17 @@ class Processes:
                         child.ask(str(exc).encode())
                 case said:
                     raise Died(f"it said {said!r}")
+
+    @contextmanager
+    def _ended_with(self, child: Child, died: Callable[[str], Exception]) -> Generator[None, None, None]:
+        """Who does not wait for its answer to the end ends the process: nobody knows what it would say next."""
+        try:
+            yield
+        except BaseException as exc:
+            self._end(child)
+            if isinstance(exc, Died):
+                raise died(str(exc)) from exc
+            raise
 
     def _end(self, child: Child) -> None:
         child.kill()

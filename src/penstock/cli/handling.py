@@ -95,7 +95,8 @@ def _handle(
         result = spec.function(event, call.context(source, marks)) if spec.shape.wants_context else spec.function(event)
         results = list(remote.results_of(result))
     except Exception as exc:  # noqa: BLE001 - a user's handler may raise anything
-        return remote.Raised.of(exc, text_of(exc))
+        trace = exc.__traceback__  # its first frame is this function
+        return remote.Raised.of(exc.with_traceback(trace and trace.tb_next), text_of(exc))
     try:
         return remote.Given([b"" if into is None else into.encode(one) for one in results])
     except Exception as exc:  # noqa: BLE001 - what was returned may be anything

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -13,6 +12,7 @@ import msgspec
 from penstock.channel.typed import TypedTopic
 from penstock.delivery.once import Marks
 from penstock.engine.context import Context
+from penstock.engine.results import stack_of
 from penstock.errors import Reject
 from penstock.event.batch import Delivered, Rows
 
@@ -81,12 +81,8 @@ class Raised(msgspec.Struct, frozen=True, tag="raised"):
     @classmethod
     def of(cls, error: BaseException, text: str) -> Raised:
         """Noted where it was raised."""
-        trace = error.__traceback__
-        while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("penstock."):
-            trace = trace.tb_next
-        stack = "".join(traceback.format_exception(type(error), error, trace or error.__traceback__))
         kind = type(error)
-        return cls(*map(_storable, (kind.__module__, kind.__qualname__, text, stack)))
+        return cls(*map(_storable, (kind.__module__, kind.__qualname__, text, stack_of(error))))
 
     def error(self, program: Mapping[str, str]) -> Exception:
         """An exception that is one of that class where this process knows it, and says the same.

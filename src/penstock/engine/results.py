@@ -58,7 +58,7 @@ class Cause(msgspec.Struct, frozen=True):
         cls, error: BaseException, attempts: int, tries: Sequence[Try] = (), *, again: int = 0, holds: bool = False
     ) -> Cause:
         """What was raised; a rejection is a decision, not a mistake, and where it was made says nothing."""
-        stack = "" if isinstance(error, Reject) else _stack(error)
+        stack = "" if isinstance(error, Reject) else stack_of(error)
         return cls(text_of(error), type(error).__name__, stack, attempts, tries, again, holds)
 
 
@@ -76,7 +76,7 @@ class Cut(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
-def _stack(error: BaseException) -> str:
+def stack_of(error: BaseException) -> str:
     """The traceback from the handler on: how it came to be called is the same for all."""
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("penstock.engine."):

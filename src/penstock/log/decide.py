@@ -38,14 +38,19 @@ class Horizon(msgspec.Struct, frozen=True):
     events: int
     time_us: int | None = None
 
-    def holds(self, *, behind: int, older_us: int | None) -> bool:
+    def holds(self, *, behind: int, time_us: int | None, newest_us: int | None) -> bool:
         """Whether an id is still remembered.
 
         Args:
             behind: how many offsets its event lies behind the next one of its partition.
-            older_us: how much older its event is than the newest of its partition; None when nobody can say.
+            time_us: of its event, None when it has none.
+            newest_us: of its partition, as far as events with ids are there.
         """
-        return behind <= self.events or (self.time_us is not None and older_us is not None and older_us <= self.time_us)
+        if behind <= self.events:
+            return True
+        if self.time_us is None or time_us is None or newest_us is None:
+            return False
+        return newest_us - time_us <= self.time_us
 
 
 class Move(msgspec.Struct, frozen=True):

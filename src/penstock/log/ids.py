@@ -90,7 +90,8 @@ def _found(db: apsw.Connection, number: int, block: Block) -> Iterator[Repeated]
             if pid not in ends:
                 ends[pid] = (placed.known(db, pid), _kept(db, pid))
             end, kept = ends[pid]
-            if _holds(block.ids.horizon, end.offset - (at & OFFSET_MAX), time_us, kept.newest_us):
+            behind = end.offset - (at & OFFSET_MAX)
+            if block.ids.horizon.holds(behind=behind, time_us=time_us, newest_us=kept.newest_us):
                 yield Repeated(number, index, end.number, at & OFFSET_MAX, stored == rest)
 
 
@@ -100,11 +101,6 @@ def _checked(row: Any, half: int) -> tuple[int, bytes, int | None]:
         f"the id of offset {at & OFFSET_MAX} of partition id {at >> OFFSET_BITS}", check, at, half, rest, time_us
     )
     return at, rest, time_us
-
-
-def _holds(horizon: Horizon, behind: int, time_us: int | None, newest_us: int | None) -> bool:
-    older_us = None if time_us is None or newest_us is None else newest_us - time_us
-    return horizon.holds(behind=behind, older_us=older_us)
 
 
 def remember(db: apsw.Connection, blocks: Sequence[Block], first: Sequence[int], *, now_us: int) -> None:
@@ -152,7 +148,7 @@ def _forget(db: apsw.Connection, pid: int, kept: _Kept, *, horizon: Horizon, lim
     ).fetchall()
     last = None
     for at, time_us, check in rows:
-        if _holds(horizon, tip - (at & OFFSET_MAX), time_us, kept.newest_us):
+        if horizon.holds(behind=tip - (at & OFFSET_MAX), time_us=time_us, newest_us=kept.newest_us):
             break
         last = at
         kept.entries -= check

@@ -50,12 +50,8 @@ def test_periods_are_bounded_on_the_safe_side() -> None:
     assert now.youngest_us(100 * S) >= 100 * S - DAY
 
 
-@given(
-    st.lists(st.tuples(st.integers(0, 10 * DAY), st.integers(-3 * DAY, 3 * DAY)), min_size=1, max_size=20),
-    st.integers(0, 19),
-)
-def test_nothing_is_thought_older_than_it_is(steps: list[tuple[int, int]], written: int) -> None:
-    """A true clock beside a wall clock that is set this way and that, always looked at before something is recorded."""
+def lived_through(steps: list[tuple[int, int]]) -> tuple[ages.Ages, list[tuple[int, int]]]:
+    """What is known after steps of (time that passes, jump of the wall clock); true and shown time of each."""
     true = wall = 100 * DAY
     known = ages.moved(None, now_us=wall, monotonic_us=true)
     recorded: list[tuple[int, int]] = []
@@ -63,6 +59,17 @@ def test_nothing_is_thought_older_than_it_is(steps: list[tuple[int, int]], writt
         true, wall = true + passed, wall + passed + jump
         known = ages.moved(known, now_us=wall, monotonic_us=true)
         recorded.append((true, wall))
+    return known, recorded
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 10 * DAY), st.integers(-3 * DAY, 3 * DAY)), min_size=1, max_size=20),
+    st.integers(0, 19),
+)
+def test_nothing_is_thought_older_than_it_is(steps: list[tuple[int, int]], written: int) -> None:
+    """A true clock beside a wall clock that is set this way and that, always looked at before something is recorded."""
+    known, recorded = lived_through(steps)
+    true = recorded[-1][0]
     at, shown = recorded[written % len(recorded)]
     age = known.looked_us - known.lag_us - known.youngest_us(shown)
     assert age <= true - at + len(steps) * ages.SLACK_US / 60
@@ -75,13 +82,8 @@ def test_nothing_is_thought_older_than_it_is(steps: list[tuple[int, int]], writt
 )
 def test_no_part_of_a_bundle_is_thought_older_than_it_is(steps: list[tuple[int, int]], first: int, count: int) -> None:
     """A bundle says when its first and its last part were recorded, by the wall clock: no more than that is known."""
-    true = wall = 100 * DAY
-    known = ages.moved(None, now_us=wall, monotonic_us=true)
-    recorded: list[tuple[int, int]] = []
-    for passed, jump in steps:
-        true, wall = true + passed, wall + passed + jump
-        known = ages.moved(known, now_us=wall, monotonic_us=true)
-        recorded.append((true, wall))
+    known, recorded = lived_through(steps)
+    true = recorded[-1][0]
     bundled = recorded[first % len(recorded) :][:count]
     shown = [wall for _, wall in bundled]
     age = known.looked_us - known.lag_us - known.youngest_us(min(shown), max(shown))

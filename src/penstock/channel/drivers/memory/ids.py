@@ -9,7 +9,7 @@ import msgspec
 from penstock.channel.api import Duplicate, Topic
 from penstock.channel.ids import ids_of
 from penstock.event.batch import NewBatch
-from penstock.log.ids import not_ahead
+from penstock.log.ids import HALF, not_ahead
 
 Place = tuple[str, int]
 
@@ -40,12 +40,12 @@ class EventIds:
             if mine is None:
                 continue
             for index, half, rest in mine.marks:
-                known = self._known.get((half, rest[:8]))
+                known = self._known.get((half, rest[:HALF]))
                 if known is None:
                     continue
                 newest_us = self._newest_us.get(known.place)
-                older_us = None if known.time_us is None or newest_us is None else newest_us - known.time_us
-                if mine.horizon.holds(behind=tips[known.place] - known.offset, older_us=older_us):
+                behind = tips[known.place] - known.offset
+                if mine.horizon.holds(behind=behind, time_us=known.time_us, newest_us=newest_us):
                     same = known.rest == rest
                     found.append(Duplicate(number, index, known.place[1], known.offset, same))
         return found
@@ -62,6 +62,6 @@ class EventIds:
             if time_us is not None:
                 time_us = not_ahead(time_us, newest_us=self._newest_us.get(place), now_us=now_us)
             for index, half, rest in mine.marks:
-                self._known[half, rest[:8]] = _Known(place, offset + index, rest, time_us)
+                self._known[half, rest[:HALF]] = _Known(place, offset + index, rest, time_us)
             if time_us is not None:
                 self._newest_us[place] = max(self._newest_us.get(place, time_us), time_us)
