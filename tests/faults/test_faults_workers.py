@@ -10,11 +10,15 @@ import pytest
 
 from penstock.channel.api import Assigned, GroupSpec, Subscription, TopicSpec
 from penstock.channel.drivers.embedded import EmbeddedChannel
+from penstock.event.batch import Rows
+from penstock.log import blocks, catalogue, placed, progress
+from penstock.log.api import Advance, Appended, Claim, Claimed, Overtaken, Span, Stored
 from penstock.system import real_system
 from penstock.system.locks import FairLock
 from penstock.system.seats import Room, SeatFile
 from tests.faults import workers
 from tests.faults.report import FaultReport
+from tests.unit.log.logs import append, block, in_memory
 
 DAY_S = 86_400.0
 
@@ -68,3 +72,39 @@ async def test_a_slow_disk_costs_no_lease(tmp_path: Path, fault_report: FaultRep
     room.close()
     await channel.close()
     system.offload.close()
+
+
+def test_a_step_of_an_owner_before_is_refused(fault_report: FaultReport) -> None:
+    """However late it comes, and whatever floor and number it names: nothing of it is stored."""
+    tally = fault_report("B1")
+    store, (pid, into) = in_memory(2)
+    group = catalogue.declare_group(store.db, "g", b"{}", partitions=1)
+    progress.begin(store.db, group.id, pid, floor=0)
+    store.apply([append(0, block(pid, *(b"%d" % n for n in range(10))))], now_us=0)
+
+    def step(epoch: int, before: int) -> object:
+        request = Advance(group.id, pid, epoch, before, before + 1, blocks=[block(into, b"%d" % before)])
+        (answer,), _ = store.apply([request], now_us=0)
+        return answer
+
+    for floor in range(10):
+        (claimed,), _ = store.apply([Claim(group.id, [pid])], now_us=0)
+        assert isinstance(claimed, Claimed)
+        (held,) = claimed.held
+        assert held.floor == floor
+        for before in range(held.floor + 1):  # of owners before, the newest included
+            for epoch in range(1, held.epoch):
+                assert isinstance(step(epoch, before), Overtaken)
+                tally.points += 1
+        assert isinstance(step(held.epoch, floor), Appended)
+    found = [body for stored in placed.read(store.db, Span(into, 0, 100), events_max=100, bytes_max=1 << 20)
+             for body in decode(stored)]  # fmt: skip
+    tally.compare([b"%d" % n for n in range(10)], found)
+    assert tally.clean, tally.told
+
+
+def decode(stored: Stored) -> list[bytes]:
+    """The events of a block of rows."""
+    payload = blocks.decode(stored.data, arrow=None)
+    assert isinstance(payload, Rows)
+    return payload.bodies()
