@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from bench.row import Budget, Figure, Figures, Row
@@ -50,11 +50,19 @@ def program(directory: Path) -> tuple[Path, App]:
 
 
 def worker(path: Path) -> subprocess.Popen[bytes]:
-    """One worker of it."""
+    """One worker of it; what it says is in a file beside the program."""
     line = [sys.executable, "-m", "penstock.cli", "run", str(path)]
-    return subprocess.Popen(
-        line, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    with (path.parent / f"worker-{time.monotonic_ns()}.txt").open("wb") as said:
+        return subprocess.Popen(line, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+
+
+def said(path: Path, workers: Iterable[subprocess.Popen[bytes]]) -> str:
+    """How the workers are and what they said, for when they do not do what they are measured at."""
+    states = [f"{process.pid}: {process.poll()}" for process in workers]
+    texts = [file.read_text()[-2000:] for file in sorted(path.parent.glob("worker-*.txt"))]
+    line = [sys.executable, "-m", "penstock.cli", "groups", "--log", str(path.parent / "log")]
+    groups = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+    return "\n".join([*states, *texts, groups.stdout, groups.stderr])
 
 
 class TakeOver(Row):
@@ -102,7 +110,10 @@ class TakeOver(Row):
                         client.publish("items", kind(key, time.monotonic_ns()))
                     return False
 
-                self._until(lambda: publish() or len(set(self._pids(path))) == 2)
+                try:
+                    self._until(lambda: publish() or len(set(self._pids(path))) == 2)
+                except TimeoutError as exc:
+                    raise TimeoutError(said(path, workers.values())) from exc
                 time.sleep(0.5)
                 before = len(self._results(path))
                 victim, heir = workers
@@ -135,7 +146,9 @@ class TakeOver(Row):
     def _until(self, so: Callable[[], bool], *, every_s: float = 0.3) -> None:
         deadline = time.monotonic() + 60
         while not so():
-            assert time.monotonic() < deadline, "it does not come to that"
+            if time.monotonic() > deadline:
+                msg = "it does not come to that within a minute"
+                raise TimeoutError(msg)
             time.sleep(every_s)
 
 
