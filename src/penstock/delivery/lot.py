@@ -227,16 +227,30 @@ class Lot:
         self._new.setdefault(ident, []).extend(offsets)
         self.events += len(offsets)
 
-    def settle(self, ident: bytes, now: Now) -> None:
-        """The head is settled: the next follower is the head, and due; or the key waits no more."""
+    def settle(self, ident: bytes, now: Now, *, through: int | None = None) -> int:
+        """The head is settled: the next follower is the head, and due; or the key waits no more.
+
+        Args:
+            ident: whose head.
+            now: when.
+            through: the followers up to this offset are settled with it.
+
+        Returns:
+            How many events were settled.
+        """
         head = self.heads[ident]
         self._dirty.add(self._page_of[ident])
         followers = self._followers.get(ident)
+        count = 1
+        while followers and through is not None and followers[0] <= through:
+            followers.popleft()
+            count += 1
+        self.events -= count - 1
         if followers:
             self.heads[ident] = following = Head(ident, head.key, followers.popleft())
             self.events -= 1
             self.postpone(following, 0.0, now)
-            return
+            return count
         del self.heads[ident]
         self._due_s.pop(ident, None)
         self._pages[self._page_of.pop(ident)].discard(ident)
@@ -246,6 +260,7 @@ class Lot:
             self._follower_pages[page].discard(ident)
             if not self._follower_pages[page]:
                 self._gone.add(page)
+        return count
 
     # -- what it says ----------------------------------------------------------------------------------------------
 
@@ -276,6 +291,10 @@ class Lot:
     def holding(self, offset: int) -> Head | None:
         """The head that is this event."""
         return next((head for head in self.heads.values() if head.offset == offset), None)
+
+    def waits(self, offset: int) -> bool:
+        """Whether the event is a head, or waits behind one."""
+        return self.holding(offset) is not None or any(offset in behind for behind in self._followers.values())
 
     def followers(self, ident: bytes) -> Sequence[int]:
         """Offsets of the events that wait behind the key's head, in order."""

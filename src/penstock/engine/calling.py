@@ -18,11 +18,20 @@ class NotCalled(TransientError):
 
 
 class Raised(msgspec.Struct):
-    """The handler raised on this event; the iterator stands behind it."""
+    """The handler raised on the event at `offset`; the iterator stands behind it."""
 
-    event: Any
     offset: int
-    error: BaseException
+    error: BaseException | None
+
+    def take(self) -> BaseException:
+        """The error, which is nobody else's from now on.
+
+        Its traceback leads to the frames of the calls that hand `self` on: together they would be kept, and with them
+        the events of the call, until the collector of cycles finds them.
+        """
+        error, self.error = self.error, None
+        assert error is not None
+        return error
 
 
 def is_outcome(error: BaseException) -> bool:
@@ -107,7 +116,7 @@ def call_sync(
         except BaseException as exc:  # a user's handler may raise anything
             if not is_outcome(exc):
                 raise
-            return Raised(event, offset, exc)
+            return Raised(offset, exc)
         if result is not None:
             out.append(result)
             causes.append(offset)
@@ -137,7 +146,7 @@ async def call_async(
         except BaseException as exc:
             if not is_outcome(exc):
                 raise
-            return Raised(event, offset, exc)
+            return Raised(offset, exc)
         if result is not None:
             out.append(result)
             causes.append(offset)

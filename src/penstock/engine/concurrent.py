@@ -249,7 +249,7 @@ class ConcurrentWork(HandlerWork):
             if task not in self._at:  # the partition is somebody else's
                 return
             if rejected:
-                raised = Raised(None, offset, rejected[0][1])
+                raised = Raised(offset, rejected[0][1])
             self._handled(lane, waiting, raised, out, causes)
             if len(self._ready) < self._spec.concurrency // 2:
                 self._told.set()
@@ -287,7 +287,7 @@ class ConcurrentWork(HandlerWork):
                 self._mark(head, made)
             cut = made.encode(whole=whole)
             if cut is not None:
-                raised = Raised(None, waiting.offset, OutputRefused(cut.reason))
+                raised = Raised(waiting.offset, OutputRefused(cut.reason))
         queue = self._lanes.pop(lane)
         if raised is None:
             place.succeeded()
@@ -297,7 +297,7 @@ class ConcurrentWork(HandlerWork):
             else:
                 self._done(waiting)
         elif head is not None:
-            self._failed_again(place, waiting.part, head, raised.error, made)
+            self._failed_again(place, waiting.part.delivered, head, raised.take(), made)
         else:
             self._failed_first(waiting, raised, made)
         place.marks.drop(waiting.offset)  # unless they are settled
@@ -308,7 +308,7 @@ class ConcurrentWork(HandlerWork):
         """Park the event, or give it up: it is settled either way."""
         place, part, offset = waiting.place, waiting.part, waiting.offset
         taken = len(place.lot.heads)
-        self._park_or_give_up(place, part, raised, made, place.new_head(part, offset))
+        self._park_or_give_up(place, part, raised.take(), made, place.new_head(part, offset))
         if len(place.lot.heads) == taken:
             made.events += 1
         self._progress[place.partition].settled(offset)

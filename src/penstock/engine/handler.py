@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
-from itertools import takewhile
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -12,9 +11,9 @@ import msgspec
 from penstock.delivery.lot import Head, OnFailure
 from penstock.delivery.once import Marks
 from penstock.delivery.retry import Retries, Retry
+from penstock.engine.again import Again
 from penstock.engine.calling import NotCalled, Raised, Shape, call_async, call_sync
 from penstock.engine.context import Context
-from penstock.engine.parts import Part
 from penstock.engine.results import Cause, Made, OutputRefused, Topics
 from penstock.engine.watching import Hand
 from penstock.errors import PermanentError, Reject
@@ -37,13 +36,6 @@ class HandlerSpec(msgspec.Struct, frozen=True):
     retries: Retries = Retries(Retry())
     on_failure: OnFailure = OnFailure()
     concurrency: int = 1
-
-
-class Retried(msgspec.Struct, frozen=True):
-    """A parked event that is handled again, and where it lies."""
-
-    head: Head
-    part: Part
 
 
 class Handler:
@@ -88,24 +80,18 @@ class Handler:
         made.mark(made.marks.land(lambda offset: end is None or offset < end))
         return result
 
-    async def _call_retried(
-        self, pairs: Iterator[tuple[int, Any]], made: Made, retried: Mapping[int, Retried]
-    ) -> Raised | int | None:
+    async def _call_retried(self, again: Again, made: Made, *, start: int) -> Raised | int | None:
         """`_call` for parked events, each with its own number of attempts."""
         function = bound = self._spec.function
         if self._spec.shape.wants_context:
             words, source, marks = self._slot.words, self._topics.source, made.marks
 
             def bound(event: Any) -> Any:
-                one = retried[words[1]]
-                return function(
-                    event, Context(one.part.delivered, words[1], one.head.attempts + 1, source, marks=marks)
-                )
+                return function(event, Context(again.delivered, words[1], again.attempt, source, marks=marks))
 
-        result = await self._run(self._in_time(bound), pairs, made, next(iter(retried)))
+        result = await self._run(self._in_time(bound), again.events, made, start)
         end = result.offset if isinstance(result, Raised) else result
-        settled = frozenset(takewhile(lambda offset: offset != end, retried))
-        made.mark(made.marks.land(settled.__contains__))
+        made.mark(made.marks.land(lambda offset: end is None or offset < end))
         return result
 
     async def _run(
@@ -129,7 +115,7 @@ class Handler:
         cut = made.encode(whole=self._spec.on_failure.given_up == "continue")
         if cut is None:
             return raised
-        return Raised(None, cut.offset, OutputRefused(cut.reason)) if cut.reason else cut.offset
+        return Raised(cut.offset, OutputRefused(cut.reason)) if cut.reason else cut.offset
 
     async def _call_one(
         self,
@@ -144,7 +130,7 @@ class Handler:
         """`_call` for one event: a rejection is what was raised."""
         result = await self._call(delivered, pair, made, start=start, attempt=attempt, again=again)
         for offset, rejection in made.take_rejected():
-            return Raised(None, offset, rejection)
+            return Raised(offset, rejection)
         return result
 
     def _bound(

@@ -11,14 +11,16 @@ import msgspec
 from penstock.channel.api import Assigned, Delivery, LedgerWrite, Subscription
 from penstock.delivery.lot import Head, Now
 from penstock.delivery.redrive import POSITION_SPACE, decode
+from penstock.engine.again import Again, Line
 from penstock.engine.calling import Raised
-from penstock.engine.handler import Handler, HandlerSpec, Retried
+from penstock.engine.handler import Handler, HandlerSpec
 from penstock.engine.parts import Part, parts_of
 from penstock.engine.pausing import waited
 from penstock.engine.place import SPACES, Place, Read, tried
 from penstock.engine.results import Cause, Made, Topics
 from penstock.engine.work import Draft, Gauge, Stopping
-from penstock.errors import DecodeError
+from penstock.errors import DecodeError, Reject
+from penstock.event.batch import Delivered
 from penstock.system.ports import System
 from penstock.system.slots import Slot
 from penstock.telemetry import emit
@@ -28,7 +30,7 @@ STEP_BYTES_MAX = 4_000_000
 SLICE_S = 0.05
 COMMANDS_EVERY_S = 1.0
 COMMANDS_AT_ONCE = 100
-TOGETHER_MAX = 256
+TOGETHER_MAX = 1_000
 PAUSED_LOOK_S = 0.1
 
 
@@ -68,7 +70,7 @@ class HandlerWork(Handler):
         if left is None or left[0] != place.partition:
             return ()
         offset, mark = left[1], slot.clears.to_bytes(8)
-        settled = offset < assigned.floor and place.lot.holding(offset) is None
+        settled = offset < assigned.floor and not place.lot.waits(offset)
         if settled or offset in assigned.holes or place.charged.get(offset) == mark:
             slot.clear()  # settled, or charged by an owner that came to its end before it could clear the slot
             return ()
@@ -145,11 +147,11 @@ class HandlerWork(Handler):
                 settled = await self._specially(place, part, done, made, stopping)
             else:
                 settled = await self._plainly(place, part, (done, limit), made, stopping)
-            place.follow(part, done, settled)
-            made.events += settled - done
             stopped, done = settled == done, settled
             if stopped:
                 break
+        place.follow(part, span[0], done)
+        made.events += done - span[0]
         made.events -= len(place.lot.heads) + place.lot.events - waiting
         return done
 
@@ -200,7 +202,7 @@ class HandlerWork(Handler):
         head = place.new_head(part, offset)
         head.attempts = attempt - 1
         while True:
-            pause_s = self._park_or_give_up(place, part, raised, made, head)
+            pause_s = self._park_or_give_up(place, part, raised.take(), made, head)
             if pause_s is None:
                 return offset + 1
             if not await waited(self._system.clock, pause_s, stopping):
@@ -213,20 +215,20 @@ class HandlerWork(Handler):
                 return offset + 1
             raised = result
 
-    def _park_or_give_up(self, place: Place, part: Part, raised: Raised, made: Made, head: Head) -> float | None:
+    def _park_or_give_up(self, place: Place, part: Part, error: BaseException, made: Made, head: Head) -> float | None:
         """A new event has failed; the pause before it is retried in place, None when it is parked or given up."""
         now = self._now()
-        tried(head, raised.error, now)
+        tried(head, error, now)
         head.attempts += 1
-        pause_s = self._pause_s(raised.error, head.attempts, head.waited_s)
+        pause_s = self._pause_s(error, head.attempts, head.waited_s)
         if pause_s is None:
-            self._give_up(place, part, head.offset, self._cause(raised.error, head.attempts, head), made)
+            self._give_up(place, part, head.offset, self._cause(error, head.attempts, head), made)
             return None
         emit.count("penstock_handler_retries_total", group=self._spec.name)
         if self._spec.on_failure.order == "partition":
             return pause_s
         place.park(part, head.offset, head, pause_s, now)
-        place.failed(raised.error)
+        place.failed(error)
         return None
 
     def _give_up(self, place: Place, part: Part, offset: int, cause: Cause, made: Made) -> None:
@@ -269,69 +271,87 @@ class HandlerWork(Handler):
             yield self._draft(place, made, None)
 
     async def _retry_some(self, place: Place, made: Made, now: Now) -> None:
-        """Heads that are due: many of them, each of another key, in one run of calls where nothing is in the way."""
-        together: dict[int, Retried] = {}
+        """Heads that are due, each with what waits behind it, in one run of calls where nothing is in the way."""
+        lines: list[Line] = []
+        room = min(TOGETHER_MAX, self._size)
         for head in place.lot.due(now.s):
             special = head.body is not None or head.offset in place.deaths
             if special or place.open or self._spec.on_failure.given_up == "block":
-                if not together:
+                if not lines:
                     await self._retry(place, head, made, now)
                 break
-            part = await place.fetch(head, self._topics.source, self._read)
+            lines.append(place.line_of(head, room))
+            room -= len(lines[-1].offsets)
             place.lot.lend(head)
-            together[head.offset] = Retried(head, part)
-            if len(together) >= TOGETHER_MAX:
+            if room <= 0:
                 break
-        broken = [one for one in together.values() if one.head.offset in one.part.broken]
-        for one in broken:
-            del together[one.head.offset]
-            await self._retry(place, one.head, made, now)
-        if together:
-            await self._retry_together(place, together, made, now)
+        if lines:
+            await self._retry_together(place, lines, made, now)
+            await asyncio.sleep(0)
 
-    async def _retry_together(self, place: Place, together: dict[int, Retried], made: Made, now: Now) -> None:
-        made.inputs += {id(one.part): one.part.delivered for one in together.values()}.values()
-        left = iter([(offset, one.part.events[offset - one.part.first]) for offset, one in together.items()])
-        while together:
-            result = await self._call_retried(left, made, together)
-            rejected = dict(made.take_rejected())
+    async def _retry_together(self, place: Place, lines: Sequence[Line], made: Made, now: Now) -> None:
+        source = self._topics.source
+        again = Again(lines, await place.pickers(lines, source, self._read), source, now)
+        made.inputs += again.inputs
+        start, held = self._system.clock.monotonic_s(), made.size
+        while True:
+            calls = again.calls
+            result = await self._call_retried(again, made, start=lines[0].head.offset)
             end = result.offset if isinstance(result, Raised) else result
-            for offset in list(together):
-                if offset == end:
-                    break
-                one = together.pop(offset)
+            for offset, rejection in made.take_rejected():
+                if end is None or offset < end:
+                    self._failed_among(place, again, offset, rejection, made)
+            if again.calls - calls > isinstance(result, Raised):
                 place.succeeded()
-                if offset in rejected:
-                    self._failed_again(place, one.part, one.head, rejected[offset], made)
-                else:
-                    self._settled(place, one.head, made, b"handled", now)
-            if isinstance(result, Raised):
-                one = together.pop(result.offset)
-                self._failed_again(place, one.part, one.head, result.error, made)
-                if not place.open:
-                    continue
-            for one in together.values():  # let go: they are due as before
-                place.lot.postpone(one.head, 0.0, now)
+            if not isinstance(result, Raised):
+                break
+            self._failed_among(place, again, result.offset, result.take(), made)
+            if place.open:
+                break
+        for line in lines:
+            await self._line_ended(place, line, end, made, now)
+        self._size = _next_size(again.calls, self._system.clock.monotonic_s() - start, made.size - held)
+
+    def _failed_among(self, place: Place, again: Again, offset: int, error: BaseException, made: Made) -> None:
+        """An event of a line has failed: what came before it is settled, and it is the head."""
+        line = again.line(offset)
+        head = place.lot.heads[line.head.ident]
+        if head.offset < offset:
+            self._settled(place, head, made, b"handled", again.now, through=offset - 1)
+        if not isinstance(error, Reject):
+            line.stop, line.failed = offset, True
+        self._failed_again(place, again.batch(offset), place.lot.heads[line.head.ident], error, made)
+
+    async def _line_ended(self, place: Place, line: Line, end: int | None, made: Made, now: Now) -> None:
+        """Settle what was called of a line; nothing from `end` on was."""
+        head, called = place.lot.heads.get(line.head.ident), line.called(end)
+        if head is None or line.failed:
             return
+        if head.offset < called:
+            self._settled(place, head, made, b"handled", now, through=called - 1)
+        elif head is line.head and line.stop == head.offset:
+            await self._retry(place, head, made, now)
+        elif head is line.head:  # let go: it is due as before
+            place.lot.postpone(head, 0.0, now)
 
     async def _retry(self, place: Place, head: Head, made: Made, now: Now) -> None:
         """Handle a parked event again, or for the first time when it waited behind another."""
         part = await place.fetch(head, self._topics.source, self._read)
-        offset = head.offset
-        if not made.inputs or made.inputs[-1] is not part.delivered:
-            made.inputs.append(part.delivered)
+        offset, delivered = head.offset, part.delivered
+        if not made.inputs or made.inputs[-1] is not delivered:
+            made.inputs.append(delivered)
         if offset in part.broken:
-            self._lay_down(place, part, head, Cause(part.broken[offset], "DecodeError", again=head.again), made)
+            self._lay_down(place, delivered, head, Cause(part.broken[offset], "DecodeError", again=head.again), made)
             return
         attempt = head.attempts + place.deaths.get(offset, 0) + 1
         if self._has_died_enough(place, head):
-            self._lay_down(place, part, head, self._died(place.deaths[offset], head), made)
+            self._lay_down(place, delivered, head, self._died(place.deaths[offset], head), made)
             return
         self._mark(head, made)
         event = iter(((offset, part.events[offset - part.first]),))
-        result = await self._call_one(part.delivered, event, made, start=offset, attempt=attempt, again=head.again)
+        result = await self._call_one(delivered, event, made, start=offset, attempt=attempt, again=head.again)
         if isinstance(result, Raised):
-            self._failed_again(place, part, head, result.error, made)
+            self._failed_again(place, delivered, head, result.take(), made)
             return
         place.succeeded()
         self._settled(place, head, made, b"handled", now)
@@ -340,7 +360,7 @@ class HandlerWork(Handler):
         deaths = place.deaths.get(head.offset, 0)
         return deaths > 0 and self._spec.retries.default.pause_s(head.attempts + deaths) is None
 
-    def _failed_again(self, place: Place, part: Part, head: Head, error: BaseException, made: Made) -> None:
+    def _failed_again(self, place: Place, delivered: Delivered, head: Head, error: BaseException, made: Made) -> None:
         now = self._now()
         first = head.attempts == 0
         if place.open and place.policy.is_transient(error):  # it is the target that fails: nothing is charged
@@ -351,16 +371,16 @@ class HandlerWork(Handler):
         made.ledger += place.forgive(head.offset)
         pause_s = self._pause_s(error, head.attempts, head.waited_s)
         if pause_s is None:
-            self._lay_down(place, part, head, self._cause(error, head.attempts, head), made)
+            self._lay_down(place, delivered, head, self._cause(error, head.attempts, head), made)
             return
         emit.count("penstock_handler_retries_total", group=self._spec.name)
         place.lot.postpone(head, pause_s, now)
         if first or not place.policy.is_transient(error):
             place.failed(error)
 
-    def _lay_down(self, place: Place, part: Part, head: Head, cause: Cause, made: Made) -> None:
-        """A parked event is given up."""
-        made.letter(part.delivered, head.offset, cause)
+    def _lay_down(self, place: Place, delivered: Delivered, head: Head, cause: Cause, made: Made) -> None:
+        """A parked event, which `delivered` has, is given up."""
+        made.letter(delivered, head.offset, cause)
         if not cause.holds:
             self._settled(place, head, made, b"failed again", self._now())
             return
@@ -371,12 +391,14 @@ class HandlerWork(Handler):
         head.letter, head.body = -1, None
         place.lot.postpone(head, None, self._now())
 
-    def _settled(self, place: Place, head: Head, made: Made, outcome: bytes, now: Now) -> None:
+    def _settled(
+        self, place: Place, head: Head, made: Made, outcome: bytes, now: Now, *, through: int | None = None
+    ) -> None:
+        """A parked event is settled, and what waits behind it up to `through`."""
         if head.letter >= 0:
             made.ledger.append(place.resolve(head.letter, outcome))
         made.ledger += place.forgive(head.offset)
-        made.events += 1
-        place.settle(head, now)
+        made.events += place.settle(head, now, through=through)
 
     async def _commanded(self, place: Place, made: Made) -> None:
         """Take what people said about dead letters, now and then."""

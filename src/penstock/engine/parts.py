@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate, compress
@@ -85,9 +86,11 @@ class Part:
     def hold(self, keys: Any) -> None:
         """Events of these keys wait, and no others. `keys` is a set, or a dictionary's keys."""
         self._mask = None
-        if not keys or keys.isdisjoint(self.keys):
+        if not keys:
             return
-        self._mask = bytearray([key not in keys for key in self.keys])
+        waits = bytearray(map(keys.__contains__, self.keys))
+        if any(waits):
+            self._mask = waits.translate(_TURNED)
 
     def hold_behind(self, offset: int) -> None:
         """The later events of this event's key wait."""
@@ -139,21 +142,36 @@ class Picker:
         )
 
     @cached_property
-    def _starts(self) -> Sequence[int]:
+    def _ends(self) -> Sequence[int]:
+        """How many bytes all events up to one have, newlines aside."""
         payload = self.delivered.payload
         assert isinstance(payload, Rows)
-        return list(accumulate(map((1).__add__, payload.lengths), initial=0))
+        return array("q", accumulate(payload.lengths))
+
+    def _body(self, payload: Rows, index: int) -> bytes:
+        end = self._ends[index] + index
+        return payload.body[end - payload.lengths[index] : end]
+
+    def event(self, offset: int, topic: TypedTopic[Any]) -> Any:
+        """The event at `offset`, decoded anew.
+
+        Raises:
+            DecodeError: it is not what the schema says.
+        """
+        payload = self.delivered.payload
+        if not isinstance(payload, Rows):
+            return topic.events(self.one(offset))[0]
+        return topic.decode(self._body(payload, offset - self.delivered.first))
 
     def one(self, offset: int) -> Delivered:
-        """The event at `offset`."""
+        """The event at `offset` as a batch."""
         delivered = self.delivered
         index, payload = offset - delivered.first, delivered.payload
         attributes = payload.attributes
         if attributes:
             attributes = {name: values[index : index + 1] for name, values in attributes.items()}
         if isinstance(payload, Rows):
-            start, lengths = self._starts[index], payload.lengths[index : index + 1]
-            one: Rows | Columns = Rows(payload.body[start : start + lengths[0]], lengths, attributes)
+            one: Rows | Columns = Rows(self._body(payload, index), payload.lengths[index : index + 1], attributes)
         else:
             one = Columns(payload.table.slice(index, 1), attributes)
         return msgspec.structs.replace(delivered, first=offset, count=1, payload=one)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right, insort
 from collections.abc import Sequence
+from itertools import islice, takewhile
 from typing import Any, Protocol
 
 from penstock.channel.api import Assigned, LedgerWrite
@@ -15,6 +16,7 @@ from penstock.delivery.lot import Head, Lot, Now, OnFailure, Try
 from penstock.delivery.once import Marks
 from penstock.delivery.redrive import LETTERS_SPACE, POSITION_SPACE, Command
 from penstock.delivery.retry import Retry
+from penstock.engine.again import Line
 from penstock.engine.parts import Part, Picker, redriven
 from penstock.errors import CorruptionError
 from penstock.event.batch import Delivered
@@ -107,11 +109,15 @@ class Place:
     def _name_key(self, key: Any, ident: bytes) -> None:
         self.named[key], self._keys[ident] = ident, key
 
-    def settle(self, head: Head, now: Now) -> None:
-        """The head is settled: its key waits for the next event, or waits no more."""
-        self.lot.settle(head.ident, now)
+    def settle(self, head: Head, now: Now, *, through: int | None = None) -> int:
+        """The head is settled, and what waits behind it up to `through`: its key waits for the next event, or no more.
+
+        Returns how many events were settled.
+        """
+        count = self.lot.settle(head.ident, now, through=through)
         if head.ident not in self.lot.heads and head.ident in self._keys:
             del self.named[self._keys.pop(head.ident)]
+        return count
 
     def follow(self, part: Part, start: int, end: int) -> None:
         """The events of [start, end) that wait are parked behind their keys."""
@@ -170,17 +176,53 @@ class Place:
         if head.body is not None:
             event = redriven(topic.name, self.partition, offset=offset, body=head.body, key=head.key, identity=head.id)
             return Part(event, topic)
-        at = bisect_right(self._firsts, offset) - 1
-        picker = self._kept[self._firsts[at]] if at >= 0 else None
-        if picker is not None and offset < picker.delivered.end:
-            return Part(picker.one(offset), topic)
+        picker = await self.picker(offset, topic, read)
+        return Part(picker.one(offset), topic)
+
+    def line_of(self, head: Head, room: int) -> Line:
+        """The head and what waits behind it: at most `room` events, up to one that killed the process.
+
+        Behind a head that has failed, and may again, only what is likely to be in memory.
+        """
+        offsets, followers = [head.offset], self.lot.followers(head.ident)
+        if followers and not (head.attempts and self._kept_at(followers[0]) is None):
+            offsets += islice(followers, max(0, room - 1))
+            if self.deaths:
+                offsets = list(takewhile(lambda offset: offset not in self.deaths, offsets))
+        return Line(head, offsets)
+
+    async def pickers(self, lines: Sequence[Line], topic: TypedTopic[Any], read: Read) -> dict[int, Picker]:
+        """For each event of these lines, in offset order, a batch that holds it; see `picker`."""
+        found: dict[int, Picker] = {}
+        picker, end = None, 0
+        for offset in sorted(offset for line in lines for offset in line.offsets):
+            if picker is None or offset >= end:
+                picker = await self.picker(offset, topic, read)
+                end = picker.delivered.end
+            found[offset] = picker
+        return found
+
+    async def picker(self, offset: int, topic: TypedTopic[Any], read: Read) -> Picker:
+        """A batch that holds the event of this offset.
+
+        Raises:
+            CorruptionError: the log does not have it.
+        """
+        kept = self._kept_at(offset)
+        if kept is not None:
+            return kept
         if self._picker is None or not self._picker.delivered.first <= offset < self._picker.delivered.end:
             found = await read(topic.name, self.partition, offset, events_max=READ_EVENTS)
             if not found or not found[0].first <= offset < found[0].end:
                 msg = f"{topic.name}/{self.partition}: a parked event at offset {offset}, which the log does not hold"
                 raise CorruptionError(msg)
             self._picker = Picker(found[0])
-        return Part(self._picker.one(offset), topic)
+        return self._picker
+
+    def _kept_at(self, offset: int) -> Picker | None:
+        at = bisect_right(self._firsts, offset) - 1
+        picker = self._kept[self._firsts[at]] if at >= 0 else None
+        return None if picker is None or offset >= picker.delivered.end else picker
 
     # -- the breaker -----------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from array import array
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any
 
@@ -98,7 +99,8 @@ class Made:
     """What one draft is made of, while it is being made.
 
     `out` and `causes` hold the results of the run of calls at hand, until `encode`, `rejected` what it refused.
-    `inputs` are the batches that anything here came from; `redriven` the offsets whose results are out of order.
+    `inputs` are the batches that anything here came from, of two that have an offset the smaller one has the event
+    (one that was redriven is a batch by itself); `redriven` the offsets whose results are out of order.
     `marked` has those of the partition's `marks` that events settled here have made.
     """
 
@@ -251,7 +253,7 @@ class Made:
     def _refuse(self, refused: dict[int, str]) -> None:
         self._refused.update(refused)
         for offset, reason in sorted(refused.items()):
-            delivered = next(d for d in self.inputs if d.first <= offset < d.end)
+            delivered = min((d for d in self.inputs if d.first <= offset < d.end), key=_count)
             self.letter(delivered, offset, Cause(str(OutputRefused(reason)), OutputRefused.__name__))
 
     # -- dead letters ----------------------------------------------------------------------------------------------
@@ -304,10 +306,17 @@ def _inherited(inputs: Sequence[Delivered], causes: Sequence[int]) -> dict[str, 
     """What results take over from the events they came from: what they belong to, and the trace they are part of."""
     found: dict[str, Sequence[Any]] = {}
     for name in INHERITED:
-        given = [(delivered, delivered.payload.attributes.get(name)) for delivered in inputs]
-        by_offset = {
-            offset: value for d, values in given if values is not None for offset, value in enumerate(values, d.first)
-        }
-        if by_offset:
-            found[name] = [by_offset.get(cause) for cause in causes]
+        if not any(name in delivered.payload.attributes for delivered in inputs):
+            continue
+        wanted = sorted(set(causes))
+        by_offset: dict[int, Any] = {}
+        for delivered in sorted(inputs, key=_count, reverse=True):
+            values, first = delivered.payload.attributes.get(name), delivered.first
+            among = wanted[bisect_left(wanted, first) : bisect_left(wanted, delivered.end)]
+            by_offset.update((offset, None if values is None else values[offset - first]) for offset in among)
+        found[name] = [by_offset.get(cause) for cause in causes]
     return found
+
+
+def _count(delivered: Delivered) -> int:
+    return delivered.count

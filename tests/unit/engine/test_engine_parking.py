@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import weakref
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -453,6 +455,78 @@ async def test_a_death_while_a_parked_event_is_tried_again_is_charged_to_it(kit:
     (letter,) = await kit.letters("fatal")
     assert (letter.offset, letter.error, letter.attempts) == (0, "ProcessDied", 3)
     assert calls == [0, 2, 0, 0, 1]
+
+
+async def test_a_death_at_an_event_that_waited_behind_a_parked_one_is_charged_to_it(kit: Kit) -> None:
+    source = await keyed(kit, orders(*"aaab"))
+    words = bytearray(32)
+    calls: list[tuple[int, int]] = []
+
+    def fatal(order: Order, ctx: Context) -> None:
+        calls.append((order.id, ctx.attempt))
+        if order.id == 0 and calls.count((0, 1)) == 1 and ctx.attempt == 1:
+            raise ValueError("once")
+        if order.id == 1:
+            raise SystemExit
+
+    for _ in range(3):
+        group = await kit.handler(fatal, source, retry=Retry(3, first_s=1), slots=lambda *_: MemorySlot(words))
+        with pytest.raises(SystemExit):
+            await group.run()
+    await (await kit.handler(fatal, source, retry=Retry(3, first_s=1), slots=lambda *_: MemorySlot(words))).run()
+    (letter,) = await kit.letters("fatal")
+    assert (letter.offset, letter.error, letter.attempts) == (1, "ProcessDied", 3)
+    assert [one for one in calls if one[0] != 0] == [(3, 1), (1, 1), (1, 2), (1, 3), (2, 1)]
+
+
+async def test_what_waits_behind_a_parked_event_is_handled_with_it_up_to_one_that_fails(kit: Kit) -> None:
+    source = await keyed(kit, orders(*"aaaabbbb"))
+    into = await kit.topic("bills", Bill, partitions=1, key="customer")
+    calls: list[tuple[int, int]] = []
+
+    def shaky(order: Order, ctx: Context) -> Bill:
+        calls.append((order.id, ctx.attempt))
+        if order.id in (0, 2, 4) and ctx.attempt == 1:
+            raise ValueError("once")
+        if order.id == 6:
+            raise Reject("not this one")
+        return bill(order)
+
+    group = await kit.handler(shaky, source, into=into, retry=Retry(3, first_s=1))
+    await group.run()
+    at = calls.index
+    assert sorted(calls) == sorted([(n, 1) for n in range(8)] + [(0, 2), (2, 2), (4, 2)]), "each attempt once"
+    assert at((0, 2)) < at((1, 1)) < at((2, 1)) < at((2, 2)) < at((3, 1))
+    assert at((4, 2)) < at((5, 1)) < at((6, 1)) < at((7, 1))
+    found = [event.id for event in await kit.events(into)]
+    assert [n for n in found if n < 4] == [0, 1, 2, 3]
+    assert [n for n in found if n >= 4] == [4, 5, 7]
+    assert [letter.offset for letter in await kit.letters("shaky")] == [6]
+    assert (group.state.events, group.state.dead) == (8, 1)
+
+
+async def test_what_a_handler_raised_is_gone_when_it_is_dealt_with(kit: Kit) -> None:
+    """An error's traceback leads to every event of its call: kept until the collector comes, that is the memory."""
+    source = await keyed(kit, orders(*"abcdefgh" * 4))
+    raised: list[weakref.ref[BaseException]] = []
+
+    class Kept(ValueError):
+        def __init__(self) -> None:
+            super().__init__("again")
+            raised.append(weakref.ref(self))
+
+    def flaky(order: Order, ctx: Context) -> None:
+        if ctx.attempt < 3:
+            raise Kept
+
+    gc.collect()
+    gc.disable()
+    try:
+        await (await kit.handler(flaky, source, retry=Retry(3, first_s=1))).run()
+        alive = sum(one() is not None for one in raised)
+    finally:
+        gc.enable()
+    assert (len(raised), alive) == (64, 0)
 
 
 # -- a model -----------------------------------------------------------------------------------------------------------
