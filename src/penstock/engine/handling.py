@@ -224,7 +224,7 @@ class HandlerWork(Handler):
         if pause_s is None:
             self._give_up(place, part, head.offset, self._cause(error, head.attempts, head), made)
             return None
-        emit.count("penstock_handler_retries_total", group=self._spec.name)
+        made.retries += 1
         if self._spec.on_failure.order == "partition":
             return pause_s
         place.park(part, head.offset, head, pause_s, now)
@@ -373,7 +373,7 @@ class HandlerWork(Handler):
         if pause_s is None:
             self._lay_down(place, delivered, head, self._cause(error, head.attempts, head), made)
             return
-        emit.count("penstock_handler_retries_total", group=self._spec.name)
+        made.retries += 1
         place.lot.postpone(head, pause_s, now)
         if first or not place.policy.is_transient(error):
             place.failed(error)
@@ -429,6 +429,8 @@ class HandlerWork(Handler):
 
     def _draft(self, place: Place, made: Made, after: int | None) -> Draft:
         made.ledger += place.writes()
+        if made.retries:
+            emit.count("penstock_handler_retries_total", made.retries, group=self._spec.name)
         self._measure()
         if after is not None:
             place.marks.floor = after

@@ -115,7 +115,7 @@ class Made:
         self.inputs: list[Delivered] = []
         self.redriven: set[int] = set()
         self._refused: set[int] = set()
-        self.events = 0
+        self.events = self.retries = 0
         self.size = 0
         self._group = group
         self._topics = topics
