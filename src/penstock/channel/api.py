@@ -340,6 +340,14 @@ class Intake(Protocol):
         """Keep deliveries invisible to others for `for_s` more seconds; does nothing where the log keeps ownership."""
         ...
 
+    def pause(self, owned: Owned, *, on: bool) -> None:
+        """Begin no (or again) deliveries of one partition; those of the others go on, and it stays owned.
+
+        One that was on its way may still come. Nothing is passed over: deliveries go on where they ended. Does nothing
+        for a partition that is not owned at this epoch; a new assignment is not paused.
+        """
+        ...
+
     def asked(self) -> Sequence[Owned]:
         """Partitions that are asked back, or lost: `next` says so too, but who works on a long delivery asks here.
 

@@ -13,7 +13,7 @@ from penstock.channel.api import Assigned, Delivery, LedgerWrite, Subscription
 from penstock.delivery.lot import Head
 from penstock.engine.calling import Raised, call_async
 from penstock.engine.handler import HandlerSpec
-from penstock.engine.handling import PAUSED_LOOK_S, STEP_BYTES_MAX, HandlerWork
+from penstock.engine.handling import STEP_BYTES_MAX, HandlerWork
 from penstock.engine.parts import Part, parts_of
 from penstock.engine.place import Place, Read
 from penstock.engine.results import Cause, Made, OutputRefused, Topics
@@ -136,11 +136,15 @@ class ConcurrentWork(HandlerWork):
         """See `Work`. It returns when everything is begun, or waits for one of its key; `due` has the rest."""
         place = self._places[delivery.owned.partition]
         progress = self._progress[place.partition]
-        alone = [batch for batch in delivery.batches if batch.first < progress.alone_until]
+        batches = place.with_aside(delivery.batches)
+        alone = [batch for batch in batches if batch.first < progress.alone_until]
         if alone:
             async for draft in self._one_by_one(place, progress, Delivery(delivery.owned, alone), stopping):
                 yield draft
-        for delivered in parts_of(delivery.batches[len(alone) :]):
+            if place.aside:
+                place.put_aside([*place.aside, *batches[len(alone) :]])
+                return
+        for delivered in parts_of(batches[len(alone) :]):
             if stopping():
                 return
             part = Part(delivered, self._topics.source)
@@ -151,6 +155,9 @@ class ConcurrentWork(HandlerWork):
                 async for draft in self._room(place, progress, stopping):
                     yield draft
                 if stopping():
+                    return
+                if place.paused():
+                    place.put_aside([batch.tail(progress.taken) for batch in batches if batch.end > progress.taken])
                     return
                 self._begin(_Waiting(place, part, progress.taken))
                 progress.taken += 1
@@ -167,23 +174,19 @@ class ConcurrentWork(HandlerWork):
             self._suspects = False
 
     async def _room(self, place: Place, progress: _Progress, stopping: Stopping) -> AsyncGenerator[Draft]:
-        """Wait until one more event may be begun."""
-        while not stopping():
+        """Wait until one more event may be begun, or none may."""
+        while not (stopping() or place.paused()):
             full = (
                 len(self._ready) >= self._spec.concurrency
                 or self._queued >= QUEUED_MAX
                 or progress.taken - progress.floor >= WINDOW_MAX
             )
-            self.gauge.paused = place.paused()
-            if not full and not self.gauge.paused:
+            if not full:
                 return
             self._told.clear()
             for draft in self._drafts(everything=progress.taken - progress.floor >= WINDOW_MAX):
                 yield draft
-            if self.gauge.paused:
-                await self._retried_here(place, stopping)
-                await self._system.clock.sleep(PAUSED_LOOK_S)
-            elif self._at:
+            if self._at:
                 await self._told.wait()
 
     # -- side by side ----------------------------------------------------------------------------------------------

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
-from penstock.channel.api import Assigned, Delivery, LedgerWrite, Subscription
+from penstock.channel.api import Assigned, Delivery, LedgerWrite, Owned, Subscription
 from penstock.channel.rules import head
 from penstock.channel.sizes import row_over
 from penstock.channel.typed import TypedTopic
@@ -139,6 +139,14 @@ class FlowWork:
 
     def wait_s(self) -> float | None:
         """See `Work`: nothing waits for a time of its own."""
+        return None
+
+    def paused(self) -> Collection[Owned]:
+        """See `Work`: never."""
+        return ()
+
+    def resumed(self) -> Delivery | None:
+        """See `Work`."""
         return None
 
     def committed(self, draft: Draft) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import aclosing, suppress
 
 import msgspec
@@ -166,7 +166,8 @@ class Group:
         membership = member.membership
         while not self._stopping:
             ended = self._ended is not None and self._ended()
-            taken = await self._next(intake, member)
+            member.pause(self._work.paused())
+            taken = self._work.resumed() or await self._next(intake, member)
             if taken is None:
                 await member.said()
                 await member.breathe()
@@ -185,7 +186,7 @@ class Group:
                     await member.skip(action)
                 case Rest():
                     await self._rest(member, action, ended=ended)
-                    quiet = not (action.reason or action.behind) and self._work.wait_s() is None
+                    quiet = not (action.reason or action.behind or member.paused) and self._work.wait_s() is None
                     if ended and quiet and not (self._stopping or member.refused):
                         break
                 case Hand():
@@ -256,6 +257,7 @@ class _Member:
         self._work = work
         self._state = state
         self.refused = False
+        self.paused: set[Owned] = set()
 
     @property
     def busy(self) -> bool:
@@ -334,6 +336,15 @@ class _Member:
                         await self.hand(other)  # whoever waits for it does not wait for the end of this delivery
                 if not self.membership.owns(owned):
                     return
+
+    def pause(self, paused: Collection[Owned]) -> None:
+        """Of these partitions nothing more is wanted at the moment; of the others it is."""
+        for owned in self.paused.difference(paused):
+            self._intake.pause(owned, on=False)
+        for owned in set(paused) - self.paused:
+            emit.count("penstock_handler_pauses_total", group=self._state.name)
+            self._intake.pause(owned, on=True)
+        self.paused = set(paused)
 
     async def due(self, *, everything: bool) -> None:
         """What the work has kept back, and what is kept back here: it is quiet."""

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 
 import msgspec
 
-from penstock.channel.api import Assigned, Delivery, LedgerWrite, Subscription
+from penstock.channel.api import Assigned, Delivery, LedgerWrite, Owned, Subscription
 from penstock.delivery.lot import Head, Now
 from penstock.delivery.redrive import POSITION_SPACE, decode
 from penstock.engine.again import Again, Line
 from penstock.engine.calling import Raised
 from penstock.engine.handler import Handler, HandlerSpec
 from penstock.engine.parts import Part, parts_of
-from penstock.engine.pausing import waited
 from penstock.engine.place import SPACES, Place, Read, tried
 from penstock.engine.results import Cause, Made, Topics
 from penstock.engine.work import Draft, Gauge, Stopping
@@ -31,7 +30,6 @@ SLICE_S = 0.05
 COMMANDS_EVERY_S = 1.0
 COMMANDS_AT_ONCE = 100
 TOGETHER_MAX = 1_000
-PAUSED_LOOK_S = 0.1
 
 
 class HandlerWork(Handler):
@@ -96,9 +94,13 @@ class HandlerWork(Handler):
         clock = self._system.clock
         started = clock.monotonic_s()
         place = self._places[delivery.owned.partition]
-        begun = done = delivery.batches[0].first
+        batches = place.with_aside(delivery.batches)
+        if place.paused():
+            place.put_aside(batches)
+            return
+        begun = done = batches[0].first
         made = self._made(place)
-        for delivered in parts_of(delivery.batches):
+        for delivered in parts_of(batches):
             part = Part(delivered, self._topics.source)
             place.hold(part)
             made.inputs.append(delivered)
@@ -106,7 +108,7 @@ class HandlerWork(Handler):
             while done < delivered.end:
                 before, held = clock.monotonic_s(), made.size
                 until = min(delivered.end, done + self._size)
-                start, done = done, await self._slice(place, part, (done, until), made, stopping)
+                start, done = done, await self._slice(place, part, (done, until), made)
                 await asyncio.sleep(0)  # others of this loop get their turn after each slice
                 now = clock.monotonic_s()
                 self._size = _next_size(max(1, done - start), now - before, made.size - held)
@@ -115,9 +117,12 @@ class HandlerWork(Handler):
                     if done > begun:
                         yield self._draft(place, made, done)
                     begun, made = done, self._made(place)
-                    async for draft in self._resumed(place, stopping):
+                    async for draft in self._retried(place, stopping):
                         yield draft
                     if stopping():
+                        return
+                    if place.paused():
+                        place.put_aside([batch.tail(done) for batch in batches if batch.end > done])
                         return
                     made.inputs.append(delivered)
                     place.hold(part)
@@ -125,18 +130,20 @@ class HandlerWork(Handler):
         if done > begun:
             yield self._draft(place, made, done)
 
-    async def _resumed(self, place: Place, stopping: Stopping) -> AsyncGenerator[Draft]:
-        """What is due by now; while the partition is paused, until it is not any more."""
-        while not stopping():
-            async for draft in self._retried(place, stopping):
-                yield draft
-            self.gauge.paused = place.paused()
-            if not self.gauge.paused:
-                return
-            emit.count("penstock_handler_pauses_total", group=self._spec.name)
-            await self._system.clock.sleep(PAUSED_LOOK_S)
+    def paused(self) -> Collection[Owned]:
+        """See `Work`."""
+        told = {place.owned: place.paused() for place in self._places.values()}
+        self.gauge.paused = next(filter(None, told.values()), "")
+        return [owned for owned, reason in told.items() if reason]
 
-    async def _slice(self, place: Place, part: Part, span: tuple[int, int], made: Made, stopping: Stopping) -> int:
+    def resumed(self) -> Delivery | None:
+        """See `Work`."""
+        for place in self._places.values():
+            if place.aside and not place.paused():
+                return Delivery(place.owned, place.with_aside(()))
+        return None
+
+    async def _slice(self, place: Place, part: Part, span: tuple[int, int], made: Made) -> int:
         """Handle the events of `span`; returns the offset behind the last one that is settled or parked."""
         done, until = span
         waiting = len(place.lot.heads) + place.lot.events
@@ -144,15 +151,11 @@ class HandlerWork(Handler):
             special = self._special(place, part, done, until)
             limit = until if special is None else max(special, done + 1)
             if special == done and not part.waits(done):
-                settled = await self._specially(place, part, done, made, stopping)
+                done = await self._specially(place, part, done, made)
             else:
-                settled = await self._plainly(place, part, (done, limit), made, stopping)
-            stopped, done = settled == done, settled
-            if stopped:
-                break
+                done = await self._plainly(place, part, (done, limit), made)
         place.follow(part, span[0], done)
-        made.events += done - span[0]
-        made.events -= len(place.lot.heads) + place.lot.events - waiting
+        made.events += done - span[0] - (len(place.lot.heads) + place.lot.events - waiting)
         return done
 
     def _special(self, place: Place, part: Part, done: int, until: int) -> int | None:
@@ -161,7 +164,7 @@ class HandlerWork(Handler):
             return None
         return min((o for o in (*place.deaths, *part.broken) if done <= o < until), default=None)
 
-    async def _plainly(self, place: Place, part: Part, span: tuple[int, int], made: Made, stopping: Stopping) -> int:
+    async def _plainly(self, place: Place, part: Part, span: tuple[int, int], made: Made) -> int:
         if not part.free(*span):
             return span[1]
         result = await self._call(part.delivered, part.pairs(*span), made, start=span[0])
@@ -171,9 +174,12 @@ class HandlerWork(Handler):
                 made.letter(part.delivered, offset, Cause.of(rejection, 1))
         if part.free(span[0], end):
             place.succeeded()
-        return await self._failed(place, part, result, made, stopping) if isinstance(result, Raised) else end
+        if not isinstance(result, Raised):
+            return end
+        self._park_or_give_up(place, part, result.take(), made, place.new_head(part, end))
+        return end + 1
 
-    async def _specially(self, place: Place, part: Part, offset: int, made: Made, stopping: Stopping) -> int:
+    async def _specially(self, place: Place, part: Part, offset: int, made: Made) -> int:
         """An event that is broken, or whose handling has killed the process before."""
         if offset in part.broken:
             made.letter(part.delivered, offset, Cause(part.broken[offset], "DecodeError"))
@@ -182,54 +188,28 @@ class HandlerWork(Handler):
         deaths = place.deaths[offset]
         if self._spec.retries.default.pause_s(deaths) is None:
             self._give_up(place, part, offset, self._died(deaths), made)
-            settled = offset + 1
         else:
-            event = part.events[offset - part.first]
-            one = iter(((offset, event),))
+            one = iter(((offset, part.events[offset - part.first]),))
             result = await self._call_one(part.delivered, one, made, start=offset, attempt=deaths + 1)
-            settled = offset + 1
             if isinstance(result, Raised):
-                settled = await self._failed(place, part, result, made, stopping, attempt=deaths + 1)
-        if settled > offset:
-            made.ledger += place.forgive(offset)
-        return settled
+                head = place.new_head(part, offset)
+                head.attempts = deaths
+                self._park_or_give_up(place, part, result.take(), made, head)
+        made.ledger += place.forgive(offset)
+        return offset + 1
 
-    async def _failed(
-        self, place: Place, part: Part, raised: Raised, made: Made, stopping: Stopping, *, attempt: int = 1
-    ) -> int:
-        """Park the event, retry it in place, or give it up; returns the offset behind it, its own when stopped."""
-        offset = raised.offset
-        head = place.new_head(part, offset)
-        head.attempts = attempt - 1
-        while True:
-            pause_s = self._park_or_give_up(place, part, raised.take(), made, head)
-            if pause_s is None:
-                return offset + 1
-            if not await waited(self._system.clock, pause_s, stopping):
-                return offset
-            head.waited_s += pause_s
-            again = iter(((offset, part.events[offset - part.first]),))
-            attempt = head.attempts + 1
-            result = await self._call_one(part.delivered, again, made, start=offset, attempt=attempt)
-            if not isinstance(result, Raised):
-                return offset + 1
-            raised = result
-
-    def _park_or_give_up(self, place: Place, part: Part, error: BaseException, made: Made, head: Head) -> float | None:
-        """A new event has failed; the pause before it is retried in place, None when it is parked or given up."""
+    def _park_or_give_up(self, place: Place, part: Part, error: BaseException, made: Made, head: Head) -> None:
+        """A new event has failed, and is `head` of those that wait for it."""
         now = self._now()
         tried(head, error, now)
         head.attempts += 1
         pause_s = self._pause_s(error, head.attempts, head.waited_s)
         if pause_s is None:
             self._give_up(place, part, head.offset, self._cause(error, head.attempts, head), made)
-            return None
+            return
         made.retries += 1
-        if self._spec.on_failure.order == "partition":
-            return pause_s
         place.park(part, head.offset, head, pause_s, now)
         place.failed(error)
-        return None
 
     def _give_up(self, place: Place, part: Part, offset: int, cause: Cause, made: Made) -> None:
         """A dead letter; under the policy *block* the event's key waits for what people say."""

@@ -42,8 +42,11 @@ class Place:
     """See the module. Everything here is forgotten with the assignment; the ledger has it."""
 
     def __init__(self, assigned: Assigned, policy: OnFailure, now: Now) -> None:
+        self.owned = assigned.owned
         self.partition = assigned.owned.partition
         self.policy = policy
+        self.aside: Sequence[Delivered] = ()
+        """What was delivered and not taken on, for the partition is paused."""
         self.deaths: dict[int, int] = {}
         """By offset: how often the process died while it was handled; such an event runs alone."""
         self.charged: dict[int, bytes] = {}
@@ -252,8 +255,23 @@ class Place:
         due_s = self.lot.next_due_s()
         return max(due_s, self._probe_s) if due_s is not None and self.open else due_s
 
+    def with_aside(self, batches: Sequence[Delivered]) -> Sequence[Delivered]:
+        """These batches behind what was put aside, which is not any more."""
+        aside, self.aside = self.aside, ()
+        return [*aside, *batches]
+
+    def put_aside(self, batches: Sequence[Delivered]) -> None:
+        """Take these on when the partition is not paused any more."""
+        self.aside = batches
+
     def paused(self) -> str:
         """Why nothing more is taken on; empty when it is."""
+        if self.policy.order == "partition":
+            head = next((head for head in self.lot.heads.values() if not head.held), None)
+            if head is not None:
+                return (
+                    f"partition {self.partition}: offset {head.offset} is tried again (on_failure.order is partition)"
+                )
         if self.open:
             head = min(self.lot.heads.values(), key=lambda head: head.offset, default=None)
             last = "" if head is None or not head.tries else f": {head.tries[-1].error} {head.tries[-1].reason}"

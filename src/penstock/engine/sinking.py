@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -124,6 +124,14 @@ class SinkWork:
 
     def wait_s(self) -> float | None:
         """See `Work`: nothing waits for a time of its own."""
+        return None
+
+    def paused(self) -> Collection[Owned]:
+        """See `Work`: never."""
+        return ()
+
+    def resumed(self) -> Delivery | None:
+        """See `Work`."""
         return None
 
     def committed(self, draft: Draft) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from typing import Protocol
 
 import msgspec
 
-from penstock.channel.api import Assigned, Delivery, LedgerWrite, Subscription
+from penstock.channel.api import Assigned, Delivery, LedgerWrite, Owned, Subscription
 from penstock.event.batch import NewBatch
 from penstock.system.slots import Slot
 
@@ -68,7 +68,7 @@ class Work(Protocol):
         ...
 
     def process(self, delivery: Delivery, stopping: Stopping) -> AsyncGenerator[Draft]:
-        """Drafts that settle the delivery from its beginning, in order; ends early when `stopping()`."""
+        """Drafts that settle the delivery from its beginning, in order; ends early when `stopping()` or paused."""
         ...
 
     def due(self, *, everything: bool) -> AsyncGenerator[Draft]:
@@ -77,6 +77,14 @@ class Work(Protocol):
 
     def wait_s(self) -> float | None:
         """In how many seconds `due` has something to do, 0 when it has now; None when nothing waits for a time."""
+        ...
+
+    def paused(self) -> Collection[Owned]:
+        """Partitions of which nothing more is taken on at the moment; what is delivered of them is put aside."""
+        ...
+
+    def resumed(self) -> Delivery | None:
+        """What was put aside of a partition that is not paused any more, to be processed; it is given once."""
         ...
 
     def committed(self, draft: Draft) -> None:

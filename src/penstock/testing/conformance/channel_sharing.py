@@ -9,6 +9,7 @@ from penstock.channel.api import (
     FencedOff,
     GroupSpec,
     Idle,
+    Owned,
     TopicSpec,
 )
 from penstock.testing.conformance.harness import ChannelSuite, Member, Site, member, promise, put, rows, stored
@@ -67,6 +68,25 @@ class SharingPromises(ChannelSuite):
         assert {a.owned.partition for a in second.assigned.values()} == {owned.partition for owned in asked}
         assert list(first.intake.asked()) == []
         await second.take(P // 2)
+
+    @promise("a partition that is paused is owned and not delivered, the others are; then it goes on where it ended")
+    async def test_a_paused_partition(self, site: Site) -> None:
+        channel = await site.channel(T)
+        await put(channel, 0, *(rows(b"a", b"b", partition=n) for n in range(P)))
+        mine = await member(channel, self)
+        await mine.become_owner(P)
+        await mine.take(2 * P)
+        held = mine.assigned[1].owned
+        mine.intake.pause(held, on=True)
+        mine.intake.pause(Owned(held.topic, 2, mine.assigned[2].owned.epoch + 7), on=True)  # of no assignment
+        await put(channel, 1, *(rows(b"c", b"d", partition=n) for n in range(P)))
+        await mine.take(2 * P + 2 * (P - 1))
+        await mine.quiet()
+        assert len(mine.seen[1]) == 2
+        assert isinstance(await mine.intake.commit(mine.step_of(1, 2)), Committed), "it is owned all the same"
+        mine.intake.pause(held, on=False)
+        await mine.take(4 * P)
+        assert [body for _, body in mine.seen[1]] == [b"a", b"b", b"c", b"d"]
 
     @promise(
         "what is in flight of a partition that is asked back is committed before it is left, and not done again",

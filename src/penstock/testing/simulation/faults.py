@@ -225,6 +225,10 @@ class FaultyIntake:
         """See `Intake`; no faults."""
         await self._inner.extend(owned, references, for_s)
 
+    def pause(self, owned: Owned, *, on: bool) -> None:
+        """See `Intake`; no faults."""
+        self._inner.pause(owned, on=on)
+
     def asked(self) -> Sequence[Owned]:
         """See `Intake`; no faults."""
         return self._inner.asked()

@@ -82,7 +82,7 @@ class Host(Protocol):
 class _Held(msgspec.Struct, eq=False):
     """One owned partition: where the next delivery starts, and why it is not owned any more.
 
-    `revoked`: it is asked back, and nothing more of it is delivered.
+    `revoked`: it is asked back, and nothing more of it is delivered; `paused`: nothing is at the moment.
     `stumble` is the place of a step that was not stored and may be committed again, and the error it met.
     """
 
@@ -91,6 +91,7 @@ class _Held(msgspec.Struct, eq=False):
     position: int
     dead: str = ""
     revoked: bool = False
+    paused: bool = False
     stumble: tuple[tuple[int, int], TransientError] | None = None
 
 
@@ -151,7 +152,7 @@ class EmbeddedIntake:
         held, batches = found
         held.position = batches[-1].end
         # Nothing is read ahead at the end of the log: that look would only delay the handling of what was found.
-        if any(h.position < self._seen[h.pid] for h in self._held.values() if not (h.dead or h.revoked)):
+        if any(h.position < self._seen[h.pid] for h in self._held.values() if not (h.dead or h.revoked or h.paused)):
             self._ahead = asyncio.ensure_future(self._read(events_max, bytes_max))
         return Delivery(held.owned, batches)
 
@@ -317,7 +318,7 @@ class EmbeddedIntake:
         count = len(self._topic.pids)
         for step in range(count):
             held = self._held.get((self._turn + step) % count)
-            if held is None or held.dead or held.revoked or held.position >= tips[held.pid]:
+            if held is None or held.dead or held.revoked or held.paused or held.position >= tips[held.pid]:
                 continue
             self._turn = (held.owned.partition + 1) % count
             batches = await self._deliver(held, events_max, bytes_max)
@@ -402,6 +403,13 @@ class EmbeddedIntake:
 
     async def extend(self, owned: Owned, references: Sequence[int], for_s: float) -> None:
         """See `Intake`: the log keeps ownership, there is nothing to extend."""
+
+    def pause(self, owned: Owned, *, on: bool) -> None:
+        """See `Intake`."""
+        held = self._held.get(owned.partition)
+        if held is not None and held.owned == owned and held.paused != on:
+            held.paused = on
+            self._tidings.poke()
 
     def asked(self) -> Sequence[Owned]:
         """See `Intake`. The other members are looked at now and then."""

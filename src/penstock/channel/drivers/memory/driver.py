@@ -194,6 +194,7 @@ class MemoryIntake:
         self._held: dict[int, Owned] = {}
         self._position: dict[int, int] = {}
         self._revoked: set[Owned] = set()
+        self._paused: set[Owned] = set()
         self._dead: dict[Owned, str] = {}
         self._chair = shared.tables.setdefault(self.group, sharing.Table()).sit(subscription.member)
         self.left = False
@@ -262,7 +263,7 @@ class MemoryIntake:
         """From the partition that was served longest ago and has something."""
         topic = self._subscription.group.topic
         for partition, owned in list(self._held.items()):
-            if owned in self._revoked:
+            if owned in self._revoked or owned in self._paused:
                 continue
             offset = self._position[partition]
             batches = self._shared.memory.read((topic, partition), offset, events_max=events_max)
@@ -292,6 +293,14 @@ class MemoryIntake:
     async def extend(self, owned: Owned, references: Sequence[int], for_s: float) -> None:
         """See `Intake`: the memory keeps ownership, there is nothing to extend."""
 
+    def pause(self, owned: Owned, *, on: bool) -> None:
+        """See `Intake`."""
+        if on and self._held.get(owned.partition) == owned:
+            self._paused.add(owned)
+        elif owned in self._paused:
+            self._paused.discard(owned)
+            self._shared.wake()
+
     def asked(self) -> Sequence[Owned]:
         """See `Intake`."""
         if not self.left:
@@ -313,6 +322,7 @@ class MemoryIntake:
         del self._held[owned.partition]
         del self._position[owned.partition]
         self._revoked.discard(owned)
+        self._paused.discard(owned)
         self._chair.mark(owned.partition, None)
 
     def _lost(self, owned: Owned, reason: str) -> None:
