@@ -112,6 +112,7 @@ def _plan_flow(plan: Plan, flowed: Flowed, app: Program) -> None:
         else:
             plan.add(*_results_topic(into, stage, spec, internal=stage.into is not None))
         plan.dead(stage.name, plan.topics[stage.topic])
+        plan.add(redrive_topic(stage.name, partitions=plan.topics[stage.topic].partitions), None)
         plan.stages.append(StagePlan(stage, into, flowed.retry))
     results = _results_of(app, flowed.spec.name)
     plan.sinks += [SinkPlan(sink, results) for sink in flowed.sinks]

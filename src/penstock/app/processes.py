@@ -17,9 +17,8 @@ from penstock.engine.calling import NotCalled, Shape
 from penstock.engine.concurrent import ConcurrentWork
 from penstock.engine.context import Context
 from penstock.engine.handler import limited
-from penstock.engine.place import Read
 from penstock.engine.results import OutputRefused, Topics
-from penstock.engine.work import Stopping
+from penstock.engine.work import Read, Stopping
 from penstock.errors import ConfigError, PermanentError, TransientError
 from penstock.system.children import Child, Died
 from penstock.system.ports import System

@@ -23,13 +23,12 @@ from penstock.delivery.redrive import SUFFIX as COMMANDS
 from penstock.engine.concurrent import ConcurrentWork
 from penstock.engine.group import Group, GroupState, Slots
 from penstock.engine.handling import HandlerWork
-from penstock.engine.place import Read
 from penstock.engine.results import Topics
 from penstock.engine.sinking import SinkWork
 from penstock.engine.sourcing import SourceRun, Turn
 from penstock.engine.supervisor import Progress, Supervisor
 from penstock.engine.watching import LOOK_EVERY_S, Watchdog
-from penstock.engine.work import Work
+from penstock.engine.work import Read, Work
 from penstock.errors import ConfigError
 from penstock.event.batch import Delivered
 from penstock.system.looking import Looker, this_thread
@@ -222,9 +221,10 @@ def _add_flows(plan: Plan, opened: Opened, options: RunOptions, add: _Add) -> No
 
     for planned in plan.stages:
         stage = planned.stage
-        topics = FlowTopics(opened.topic(stage.topic), opened.topic(planned.into), opened.topic(stage.name + SUFFIX))
+        topics = FlowTopics(*map(opened.topic, (stage.topic, planned.into, stage.name + SUFFIX, stage.name + COMMANDS)))
         subscription = Subscription(GroupSpec(stage.name, stage.topic, "flow"), options.label)
-        work = FlowWork(stage, subscription, topics, system=opened.system, retry=planned.retry)
+        ports: _Ports = {"system": opened.system, "read": opened.channel.read}
+        work = FlowWork(stage, subscription, topics, **ports, retry=planned.retry)
         add(work, writes=frozenset((planned.into, topics.dead.name)))
     for planned in plan.sinks:
         topic = opened.topic(planned.topic)

@@ -15,10 +15,10 @@ from penstock.engine.calling import Raised, call_async
 from penstock.engine.handler import HandlerSpec
 from penstock.engine.handling import STEP_BYTES_MAX, HandlerWork
 from penstock.engine.parts import Part, parts_of
-from penstock.engine.place import Place, Read
+from penstock.engine.place import Place
 from penstock.engine.results import Cause, Made, OutputRefused, Topics
 from penstock.engine.watching import Hand
-from penstock.engine.work import Draft, Stopping
+from penstock.engine.work import Draft, Read, Stopping
 from penstock.errors import Reject
 from penstock.system.ports import System
 from penstock.system.slots import SIDE_BY_SIDE, Slot

@@ -15,11 +15,14 @@ from penstock.channel.rules import head
 from penstock.channel.sizes import row_over
 from penstock.channel.typed import TypedTopic
 from penstock.delivery.deadletter import DeadLetter, text_of, to_batch
+from penstock.delivery.redrive import Command
 from penstock.delivery.retry import Retry
 from penstock.engine.calling import is_outcome
+from penstock.engine.commands import Commands
 from penstock.engine.context import Identity
+from penstock.engine.parts import redriven
 from penstock.engine.pausing import waited
-from penstock.engine.work import Draft, Gauge, Stopping
+from penstock.engine.work import Draft, Gauge, Read, Stopping
 from penstock.errors import PermanentError
 from penstock.event.batch import Delivered, NewBatch
 from penstock.event.partition import partitions_of
@@ -44,11 +47,12 @@ _STOPPED = PermanentError("stopped")
 
 
 class FlowTopics(msgspec.Struct, frozen=True):
-    """The topics a stage reads, writes, and lays in what cannot be computed."""
+    """The topics a stage reads, writes, and lays in what cannot be computed; `commands` are about the latter."""
 
     source: TypedTopic[Any]
     into: TypedTopic[Any]
     dead: TypedTopic[Any]
+    commands: TypedTopic[Any] | None = None
 
 
 class _Result(msgspec.Struct):
@@ -89,6 +93,7 @@ class FlowWork:
         topics: FlowTopics,
         *,
         system: System,
+        read: Read,
         retry: Retry | None = None,
     ) -> None:
         self.subscription = subscription
@@ -98,7 +103,10 @@ class FlowWork:
         self._topics = topics
         self._system = system
         self._retry = retry or Retry()
+        self._read = read
         self._merges: dict[int, Merge] = {}
+        self._commands: dict[int, Commands] = {}
+        self._stopping: Stopping = lambda: False
         source, into = topics.source.spec, topics.into.spec
         keyed = into.key is None if not stage.keys else stage.keys == (source.key,) and into.key in (None, source.key)
         plain = stage.layout_in is None and stage.partial is None
@@ -106,10 +114,12 @@ class FlowWork:
 
     async def assigned(self, assigned: Assigned, slot: Slot | None, stopping: Stopping) -> Sequence[LedgerWrite]:
         """See `Work`: the state is what was committed, and nothing else."""
+        partition, self._stopping = assigned.owned.partition, stopping
+        self._commands[partition] = Commands(self._stage.name, self._topics.commands, partition, assigned.ledger)
         if self._stage.keeps_state:
             merge = self._stage.new_merge()
             merge.restore([(key, value) for space, key, value in assigned.ledger if space == STATE])
-            self._merges[assigned.owned.partition] = merge
+            self._merges[partition] = merge
         return ()
 
     async def process(self, delivery: Delivery, stopping: Stopping) -> AsyncGenerator[Draft]:
@@ -133,9 +143,11 @@ class FlowWork:
             yield self._draft(result)
 
     async def due(self, *, everything: bool) -> AsyncGenerator[Draft]:
-        """See `Work`: nothing is kept back."""
-        return
-        yield
+        """See `Work`: what people said about dead letters; nothing is kept back."""
+        for partition, commands in list(self._commands.items()):
+            draft = None if self._stopping() else await self._commanded(partition, commands)
+            if draft is not None:
+                yield draft
 
     def wait_s(self) -> float | None:
         """See `Work`: nothing waits for a time of its own."""
@@ -164,11 +176,43 @@ class FlowWork:
         """See `Work`: the state is restored when the partition is assigned again."""
         if partition is None:
             self._merges.clear()
+            self._commands.clear()
         else:
             self._merges.pop(partition, None)
+            self._commands.pop(partition, None)
 
     async def close(self) -> None:
         """See `Work`."""
+
+    # -- dead letters again ----------------------------------------------------------------------------------------
+
+    async def _commanded(self, partition: int, commands: Commands) -> Draft | None:
+        result, ledger, taken = _Result(partition), list[LedgerWrite](), 0
+        for command in await commands.look(self._read, self._system.clock.monotonic_s()):
+            taken += 1
+            if command is not None and command.letter not in commands.letters:
+                outcome = b"skipped" if command.action == "skip" else await self._redriven(command, result)
+                ledger.append(commands.resolve(command.letter, outcome))
+            if result.size >= STEP_BYTES_MAX:
+                break
+        if not taken:
+            return None
+        ledger.append(commands.taken(taken))
+        draft = self._draft(result)
+        return msgspec.structs.replace(draft, after=None, ledger=[*draft.ledger, *ledger])
+
+    async def _redriven(self, command: Command, result: _Result) -> bytes:
+        """Compute an event that was given up; the rows around it are long settled."""
+        source, offset = self._topics.source.name, command.offset
+        assert command.body is not None
+        delivered = redriven(
+            source, result.partition, offset=offset, body=command.body, key=command.key, identity=command.id
+        )
+        error = await self._tried(_Part((delivered,), tried=True), result, self._stopping)
+        if error is None:
+            return b"handled"
+        result.letters.append(self._letter(delivered, error, again=command.again))
+        return b"failed again"
 
     # -- computing -------------------------------------------------------------------------------------------------
 
@@ -251,7 +295,6 @@ class FlowWork:
             raise PermanentError(msg)
 
     def _draft(self, result: _Result) -> Draft:
-        assert result.done is not None
         outputs = list(result.outputs)
         if result.letters:
             outputs.append(to_batch(result.letters, topic=self._topics.dead.name, partition=result.partition))
@@ -282,7 +325,7 @@ class FlowWork:
             for number in sorted(set(numbers.to_list()))
         ]
 
-    def _letter(self, delivered: Delivered, error: BaseException) -> DeadLetter:
+    def _letter(self, delivered: Delivered, error: BaseException, *, again: int = 0) -> DeadLetter:
         identity = Identity(delivered, self._topics.source)
         return DeadLetter(
             group=self._stage.name,
@@ -295,6 +338,7 @@ class FlowWork:
             stack="".join(traceback.format_exception(error)),
             key=identity.key(0),
             id=identity.id(0),
+            again=again,
         )
 
 

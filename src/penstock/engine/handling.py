@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, Collection, Sequence
 
 import msgspec
 
 from penstock.channel.api import Assigned, Delivery, LedgerWrite, Owned, Subscription
 from penstock.delivery.lot import Head, Now
-from penstock.delivery.redrive import POSITION_SPACE, decode
 from penstock.engine.again import Again, Line
 from penstock.engine.calling import Raised
+from penstock.engine.commands import Commands
 from penstock.engine.handler import Handler, HandlerSpec
 from penstock.engine.parts import Part, parts_of
-from penstock.engine.place import SPACES, Place, Read, tried
+from penstock.engine.place import SPACES, Place, tried
 from penstock.engine.results import Cause, Made, Topics
-from penstock.engine.work import Draft, Gauge, Stopping
-from penstock.errors import DecodeError, Reject
+from penstock.engine.work import Draft, Gauge, Read, Stopping
+from penstock.errors import Reject
 from penstock.event.batch import Delivered
 from penstock.system.ports import System
 from penstock.system.slots import Slot
@@ -27,8 +26,6 @@ from penstock.telemetry import emit
 STEP_S_MAX = 0.5
 STEP_BYTES_MAX = 4_000_000
 SLICE_S = 0.05
-COMMANDS_EVERY_S = 1.0
-COMMANDS_AT_ONCE = 100
 TOGETHER_MAX = 1_000
 
 
@@ -55,7 +52,9 @@ class HandlerWork(Handler):
 
     async def assigned(self, assigned: Assigned, slot: Slot | None, stopping: Stopping) -> Sequence[LedgerWrite]:
         """See `Work`. An event that was being handled when the last owner died is charged an attempt."""
-        place = Place(assigned, self._spec.on_failure, self._now())
+        partition = assigned.owned.partition
+        commands = Commands(self._spec.name, self._topics.commands, partition, assigned.ledger)
+        place = Place(assigned, self._spec.on_failure, commands, self._now())
         self._places[place.partition] = place
         self._stopping = stopping
         if self._spec.on_failure.given_up == "continue":
@@ -365,7 +364,7 @@ class HandlerWork(Handler):
             self._settled(place, head, made, b"failed again", self._now())
             return
         if head.letter >= 0:
-            made.ledger.append(place.resolve(head.letter, b"failed again"))
+            made.ledger.append(place.commands.resolve(head.letter, b"failed again"))
         made.ledger += place.forgive(head.offset)
         made.events += 1
         head.letter, head.body = -1, None
@@ -376,31 +375,21 @@ class HandlerWork(Handler):
     ) -> None:
         """A parked event is settled, and what waits behind it up to `through`."""
         if head.letter >= 0:
-            made.ledger.append(place.resolve(head.letter, outcome))
+            made.ledger.append(place.commands.resolve(head.letter, outcome))
         made.ledger += place.forgive(head.offset)
         made.events += place.settle(head, now, through=through)
 
     async def _commanded(self, place: Place, made: Made) -> None:
         """Take what people said about dead letters, now and then."""
-        topic, now = self._topics.commands, self._now()
-        if topic is None or now.s - place.looked_s < COMMANDS_EVERY_S:
-            return
-        place.looked_s = now.s
-        before = place.commands
-        found = await self._read(topic.name, place.partition, before, events_max=COMMANDS_AT_ONCE)
-        for body in (body for batch in found for body in topic.bodies(batch)):
-            try:
-                command = decode(body)
-            except DecodeError as exc:
-                emit.log(logging.WARNING, "a redrive command was passed over", reason=str(exc), group=self._spec.name)
-            else:
+        now, taken = self._now(), 0
+        for command in await place.commands.look(self._read, now.s):
+            if command is not None:
                 if not place.has_room(command):
                     break
                 made.ledger += place.take(command, now)
-            place.commands += 1
-        if place.commands != before:
-            place.looked_s = float("-inf")  # there may be more
-            made.ledger.append(LedgerWrite(POSITION_SPACE, b"", place.commands.to_bytes(8)))
+            taken += 1
+        if taken:
+            made.ledger.append(place.commands.taken(taken))
 
     # -- shared ----------------------------------------------------------------------------------------------------
 

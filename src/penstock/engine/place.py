@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right, insort
 from collections.abc import Sequence
 from itertools import islice, takewhile
-from typing import Any, Protocol
+from typing import Any
 
 from penstock.channel.api import Assigned, LedgerWrite
 from penstock.channel.typed import TypedTopic
@@ -17,7 +17,9 @@ from penstock.delivery.once import Marks
 from penstock.delivery.redrive import LETTERS_SPACE, POSITION_SPACE, Command
 from penstock.delivery.retry import Retry
 from penstock.engine.again import Line
+from penstock.engine.commands import Commands
 from penstock.engine.parts import Part, Picker, redriven
+from penstock.engine.work import Read
 from penstock.errors import CorruptionError
 from penstock.event.batch import Delivered
 
@@ -30,18 +32,10 @@ READ_EVENTS = 5_000
 ASKED_MAX = 100_000
 
 
-class Read(Protocol):
-    """`Channel.read`: recorded events, outside any group."""
-
-    async def __call__(self, topic: str, partition: int, offset: int, *, events_max: int) -> Sequence[Delivered]:
-        """See `Channel.read`."""
-        ...
-
-
 class Place:
     """See the module. Everything here is forgotten with the assignment; the ledger has it."""
 
-    def __init__(self, assigned: Assigned, policy: OnFailure, now: Now) -> None:
+    def __init__(self, assigned: Assigned, policy: OnFailure, commands: Commands, now: Now) -> None:
         self.owned = assigned.owned
         self.partition = assigned.owned.partition
         self.policy = policy
@@ -51,9 +45,7 @@ class Place:
         """By offset: how often the process died while it was handled; such an event runs alone."""
         self.charged: dict[int, bytes] = {}
         """By offset: the slot's mark when the last of its deaths was charged."""
-        self.letters: dict[int, bytes] = {}
-        self.commands = 0
-        self.looked_s = float("-inf")
+        self.commands = commands
         self.open = False
         """The breaker: the target fails, not the events."""
         self.named: dict[Any, bytes] = {}
@@ -75,10 +67,6 @@ class Place:
                 self.deaths[offset], self.charged[offset] = int.from_bytes(value[:4]), value[4:]
             elif space == lots.SPACE:
                 parked.append((key, value))
-            elif space == POSITION_SPACE:
-                self.commands = int.from_bytes(value)
-            elif space == LETTERS_SPACE:
-                self.letters[int.from_bytes(key)] = value
             elif space == once.SPACE:
                 marked.append((key, value))
         self.marks = Marks(assigned.floor, marked)
@@ -306,12 +294,12 @@ class Place:
         """Do what a command says, once: a letter that was dealt with, or is in hand, stays as it is."""
         head = self.lot.holding(command.offset)
         holds = head is not None and head.held
-        if command.letter in self.letters or any(h.letter == command.letter for h in self.lot.heads.values()):
+        if command.letter in self.commands.letters or any(h.letter == command.letter for h in self.lot.heads.values()):
             return []
         if command.action == "skip":
             if head is not None and holds:
                 self.settle(head, now)
-            return [self.resolve(command.letter, b"skipped")]
+            return [self.commands.resolve(command.letter, b"skipped")]
         if head is None or not holds:
             head = Head(b"r" + command.letter.to_bytes(8), command.key, command.offset)
             self._redriven(head, command)
@@ -327,11 +315,6 @@ class Place:
         head.letter, head.again = command.letter, command.again
         head.attempts, head.waited_s, head.tries = 0, 0.0, []
 
-    def resolve(self, letter: int, outcome: bytes) -> LedgerWrite:
-        """What became of a dead letter."""
-        self.letters[letter] = outcome
-        return LedgerWrite(LETTERS_SPACE, letter.to_bytes(8), outcome)
-
 
 def tried(head: Head, error: BaseException, now: Now) -> None:
     """Note a failed attempt."""
@@ -339,4 +322,4 @@ def tried(head: Head, error: BaseException, now: Now) -> None:
     head.tries = [*head.tries, entry][-lots.TRIES_KEPT :]
 
 
-__all__ = ["ATTEMPTS", "SPACES", "Place", "Read", "tried"]
+__all__ = ["ATTEMPTS", "SPACES", "Place", "tried"]

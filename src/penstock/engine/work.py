@@ -9,7 +9,7 @@ from typing import Protocol
 import msgspec
 
 from penstock.channel.api import Assigned, Delivery, LedgerWrite, Owned, Subscription
-from penstock.event.batch import NewBatch
+from penstock.event.batch import Delivered, NewBatch
 from penstock.system.slots import Slot
 
 
@@ -38,6 +38,14 @@ class Gauge(msgspec.Struct):
     keys: int = 0
     events: int = 0
     paused: str = ""
+
+
+class Read(Protocol):
+    """`Channel.read`: recorded events, outside any group."""
+
+    async def __call__(self, topic: str, partition: int, offset: int, *, events_max: int) -> Sequence[Delivered]:
+        """See `Channel.read`."""
+        ...
 
 
 class Stopping(Protocol):

@@ -90,8 +90,8 @@ class Asker:
     def __init__(self, channel: EmbeddedChannel, group: str, system: System) -> None:
         if not takes_back(channel.topics(), group):
             msg = (
-                f"{group} is no handler that takes its dead letters back (flows, sinks and sources do not, nor does a "
-                "handler that has not run since this was built); publish corrected events to its topic instead"
+                f"{group} is no handler or flow that takes its dead letters back (sources do not, nor does one that "
+                "has not run since this was built); publish corrected events to its topic instead"
             )
             raise ConfigError(msg, path=f"dlq.{group}")
         self._channel = channel

@@ -11,9 +11,11 @@ import pytest
 from penstock.channel.api import GroupSpec, Subscription, TopicSpec
 from penstock.channel.typed import TypedTopic
 from penstock.delivery.deadletter import dead_letter_topic
+from penstock.delivery.redrive import Command, encode, redrive_topic
 from penstock.delivery.retry import Retry
 from penstock.engine.flowing import FlowTopics, FlowWork
 from penstock.engine.group import Group
+from penstock.event.batch import NewBatch, Rows
 from penstock.flow import Flow, FlowSpec, count, sum_
 from penstock.flow.compile import Stage, compile_flow
 from penstock.schema import ColumnsSchema
@@ -30,7 +32,9 @@ async def stages(kit: Kit, flow: Flow, source: TypedTopic, retry: Retry | None =
         reads = kit.topics[stage.topic]
         dead = await kit.declare(dead_letter_topic(stage.name, partitions=4), None)
         subscription = Subscription(GroupSpec(stage.name, stage.topic, "flow"), "test")
-        work = FlowWork(stage, subscription, FlowTopics(reads, into, dead), system=kit.system, retry=retry)
+        commands = await kit.declare(redrive_topic(stage.name, partitions=source.spec.partitions), None)
+        topics = FlowTopics(reads, into, dead, commands)
+        work = FlowWork(stage, subscription, topics, system=kit.system, read=kit.channel.read, retry=retry)
         groups.append(Group(kit.channel, work, system=kit.system, ended=lambda: True))
     return groups
 
@@ -160,6 +164,43 @@ async def test_many_small_blocks_are_computed_as_one_frame(kit: Kit) -> None:
     assert [height for height in frames if height] == [200]
 
 
+async def test_a_row_that_was_given_up_is_computed_again_once(kit: Kit) -> None:
+    """Rows before and behind it are settled; what comes of it is in the results and in the state, and of others not."""
+    source = await kit.topic("orders", Order, partitions=1)
+    await kit.publish(source, orders(20))
+    mended = False
+
+    def divide(rows: pl.DataFrame) -> pl.DataFrame:
+        if not mended and not set(rows["id"]).isdisjoint((5, 6, 7)):
+            raise ZeroDivisionError("no such order")
+        if 7 in rows["id"].to_list():
+            raise ZeroDivisionError("never")
+        return rows.select("id", pl.lit("all").alias("what"), "amount")
+
+    flow = Flow(FlowSpec("summed", "orders")).map(divide).by("what").agg(rows=count(), amount=sum_("amount"))
+    groups = await stages(kit, flow, source, retry=Retry(1))
+    for group in groups:
+        await group.run()
+    first = groups[0].state.name
+    letters = {letter.offset: number for number, letter in enumerate(await kit.letters(first))}
+    assert sorted(letters) == [5, 6, 7]
+    mended = True
+    bodies = {order.id: msgspec.json.encode(order) for order in orders(20)}
+    said = [Command("redrive", letters[n], n, bodies[n], None, "", 1) for n in (5, 7, 5)]
+    edited = msgspec.json.encode(Order(6, "c6", 1_006))
+    said += [Command("redrive", letters[6], 6, edited, None, "", 1), Command("skip", letters[7], 7)]
+    topic = f"{first}.redrive"
+    await kit.publish_batches([NewBatch(topic, 0, len(said) + 1, Rows.of([b"{", *map(encode, said)]))])
+    for _ in range(2):
+        kit.clock.pass_s(2)
+        for group in await stages(kit, flow, source, retry=Retry(1)):
+            await group.run()
+    latest = (await frame(kit, "summed")).tail(1)
+    kept = [n for n in range(20) if n not in (6, 7)]
+    assert latest.select("rows", "amount").rows() == [(len(kept) + 1, sum(kept) + 1_006)]
+    assert [(letter.offset, letter.again) for letter in await kit.letters(first)] == [(5, 0), (6, 0), (7, 0), (7, 1)]
+
+
 @pytest.mark.parametrize("bad", [(7, 9), (9,)])  # one long row alone: the rows are small on average
 async def test_rows_that_a_partition_cannot_be_found_for_or_that_are_too_large_are_given_up_alone(
     kit: Kit, bad: tuple[int, ...]
@@ -182,7 +223,7 @@ async def test_rows_that_a_partition_cannot_be_found_for_or_that_are_too_large_a
     (stage,) = compile_flow(Flow(FlowSpec("keyed", "orders")).map(keyed).spec, source.schema.arrow, None).stages
     dead = await kit.declare(dead_letter_topic("keyed", partitions=4), None)
     subscription = Subscription(GroupSpec("keyed", "orders", "flow"), "test")
-    work = FlowWork(stage, subscription, FlowTopics(source, into, dead), system=kit.system)
+    work = FlowWork(stage, subscription, FlowTopics(source, into, dead), system=kit.system, read=kit.channel.read)
     group = Group(kit.channel, work, system=kit.system, ended=lambda: True)
     await group.run()
     letters = await kit.letters("keyed")

@@ -1,0 +1,69 @@
+"""What people said about the dead letters of one partition: taken in order, and each letter dealt with once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+from penstock.channel.api import LedgerWrite
+from penstock.channel.typed import TypedTopic
+from penstock.delivery.redrive import LETTERS_SPACE, POSITION_SPACE, Command, decode
+from penstock.engine.work import Read
+from penstock.errors import DecodeError
+from penstock.telemetry import emit
+
+EVERY_S = 1.0
+AT_ONCE = 100
+
+
+class Commands:
+    """See the module. The ledger has how far they were taken, and what became of each letter.
+
+    Args:
+        group: whose dead letters.
+        topic: the group's commands; None where it takes none.
+        partition: of the input, and of the commands.
+        entries: of the ledger: space, key, value.
+    """
+
+    def __init__(
+        self, group: str, topic: TypedTopic[Any] | None, partition: int, entries: Iterable[tuple[str, bytes, bytes]]
+    ) -> None:
+        self.letters: dict[int, bytes] = {}
+        self._group = group
+        self._topic = topic
+        self._partition = partition
+        self._position = 0
+        self._looked_s = float("-inf")
+        for space, key, value in entries:
+            if space == LETTERS_SPACE:
+                self.letters[int.from_bytes(key)] = value
+            elif space == POSITION_SPACE:
+                self._position = int.from_bytes(value)
+
+    async def look(self, read: Read, now_s: float) -> list[Command | None]:
+        """The next ones, at most so many, in order; None is one that cannot be read. Looks now and then."""
+        if self._topic is None or now_s - self._looked_s < EVERY_S:
+            return []
+        self._looked_s = now_s
+        found = await read(self._topic.name, self._partition, self._position, events_max=AT_ONCE)
+        commands: list[Command | None] = []
+        for body in (body for batch in found for body in self._topic.bodies(batch)):
+            try:
+                commands.append(decode(body))
+            except DecodeError as exc:
+                emit.log(logging.WARNING, "a redrive command was passed over", reason=str(exc), group=self._group)
+                commands.append(None)
+        return commands
+
+    def taken(self, count: int) -> LedgerWrite:
+        """So many of those that were found are dealt with; there may be more."""
+        self._position += count
+        self._looked_s = float("-inf")
+        return LedgerWrite(POSITION_SPACE, b"", self._position.to_bytes(8))
+
+    def resolve(self, letter: int, outcome: bytes) -> LedgerWrite:
+        """What became of a dead letter."""
+        self.letters[letter] = outcome
+        return LedgerWrite(LETTERS_SPACE, letter.to_bytes(8), outcome)
