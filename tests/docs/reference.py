@@ -172,8 +172,9 @@ def error_tree() -> str:
 def _branch(kind: type[Exception], depth: int) -> Iterator[str]:
     text = _code((inspect.getdoc(kind) or "").partition("\n\n")[0].replace("\n", " "))
     yield f"{'  ' * depth}- `{kind.__name__}`: {text}"
-    for below in kind.__subclasses__():
-        if below.__module__ == errors.__name__:
+    known = [below for below in vars(errors).values() if isinstance(below, type)]  # in the order they are written
+    for below in known:
+        if kind in below.__bases__:
             yield from _branch(below, depth + 1)
 
 
