@@ -346,11 +346,19 @@ class Log:
         return self.look(lambda db: placed.read(db, span, events_max=events_max, bytes_max=bytes_max))
 
     def look(self, work: Callable[[apsw.Connection], T]) -> T:
-        """Run a read of the tables on the reading connection; short, and nothing of it stays open."""
+        """Run a read of the tables on the reading connection; short, and nothing of it stays open.
+
+        It sees the log as of one commit: what others store meanwhile is not in some tables and missing in others.
+        """
         with self._reading:
             self._check_usable()
             try:
-                return work(self._reader)
+                self._reader.execute("BEGIN")
+                try:
+                    return work(self._reader)
+                finally:
+                    if self._reader.in_transaction:
+                        self._reader.execute("COMMIT")
             except (apsw.Error, UnicodeDecodeError) as exc:
                 raise translate(exc, self.directory) from exc
 

@@ -7,9 +7,11 @@ import sys
 import textwrap
 from pathlib import Path
 
+import apsw
 import pytest
 
 from penstock.errors import Closed, LogBusy, LogTruncated
+from penstock.log import catalogue
 from penstock.log.api import Appended
 from penstock.log.log import Log, LogConfig
 from tests.unit.log.logs import SYSTEM, append, block, contents, declare, opened
@@ -204,3 +206,32 @@ def test_without_the_guard_of_inodes_acked_commits_are_lost(tmp_path: Path) -> N
     except LogTruncated:  # the witness has seen them
         kept = 0
     assert kept < acked
+
+
+def test_what_is_read_at_once_is_of_one_commit(tmp_path: Path) -> None:
+    """Else a topic that another process declares meanwhile is found without its partitions, and taken for damage."""
+    with opened(tmp_path / "log") as log:
+        declare(log, "before")
+        other = Process(
+            tmp_path / "log",
+            """
+            log = Log.open(place, SYSTEM)
+            say("open")
+            wait()
+            declare(log, "meanwhile")
+            say("declared")
+            """,
+        )
+        assert other.says() == "open"
+
+        def look(db: apsw.Connection) -> list[list[str]]:
+            seen = [[row.name for row in catalogue.topics(db)]]
+            partitions = db.execute("SELECT count(*) FROM partition WHERE pid > 0").get
+            other.go()
+            assert other.says() == "declared"
+            assert db.execute("SELECT count(*) FROM partition WHERE pid > 0").get == partitions
+            return [*seen, [row.name for row in catalogue.topics(db)]]
+
+        assert log.look(look) == [["before"], ["before"]]
+        assert [row.name for row in log.look(catalogue.topics)] == ["before", "meanwhile"]
+        assert other.end() == 0
