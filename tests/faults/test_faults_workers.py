@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from penstock import App, NewEvent
 from penstock.channel.api import Assigned, GroupSpec, Subscription, TopicSpec
 from penstock.channel.drivers.embedded import EmbeddedChannel
 from penstock.event.batch import Rows
@@ -16,7 +21,8 @@ from penstock.log.api import Advance, Appended, Claim, Claimed, Overtaken, Span,
 from penstock.system import real_system
 from penstock.system.locks import FairLock
 from penstock.system.seats import Room, SeatFile
-from tests.faults import workers
+from tests.faults import appwork, workers
+from tests.faults.logwork import ROOT
 from tests.faults.report import FaultReport
 from tests.unit.log.logs import append, block, in_memory
 
@@ -108,3 +114,48 @@ def decode(stored: Stored) -> list[bytes]:
     payload = blocks.decode(stored.data, arrow=None)
     assert isinstance(payload, Rows)
     return payload.bodies()
+
+
+def test_the_lease_is_the_app_s(tmp_path: Path) -> None:
+    """A stopped worker's partitions are others' when the lease that the program asks for is over, and not later."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os\nfrom pathlib import Path\nfrom penstock import App\n"
+        "app = App('lease', path=Path(__file__).parent / 'log', lease='500ms')\n"
+        "items, done = app.topic('items', partitions=8), app.topic('done', partitions=1)\n"
+        "@app.handle(items, into=done)\ndef work(item: bytes) -> bytes:\n    return b'%d' % os.getpid()\n"
+    )
+    app = App("lease", path=tmp_path / "log")
+    app.topic("items", partitions=8)
+    app.topic("done", partitions=1)
+    command = [sys.executable, "-m", "penstock.cli", "run", str(program)]
+    workers = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) for _ in range(2)]
+
+    def results() -> list[bytes]:
+        return appwork.bodies(tmp_path / "log", "done")
+
+    def until(met: Callable[[], bool]) -> float:
+        began = time.monotonic()
+        while not met():
+            assert time.monotonic() - began < 30
+            time.sleep(0.05)
+        return time.monotonic() - began
+
+    try:
+        with app.client() as client:
+
+            def publish() -> int:
+                client.publish_many("items", [NewEvent(data=b"item", key=f"k{number}") for number in range(16)])
+                return 16
+
+            publish()
+            while len(set(results()[-16:])) < 2:
+                publish()
+                until(lambda: len(results()) % 16 == 0)
+            workers[0].send_signal(signal.SIGSTOP)
+            whole = len(results()) + publish()
+            assert until(lambda: len(results()) == whole) < 1.8  # without the option 2 seconds at least
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()

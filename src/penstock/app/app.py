@@ -21,6 +21,7 @@ from penstock.engine.handler import HandlerSpec
 from penstock.errors import ConfigError
 from penstock.flow.spec import FlowSpec
 from penstock.schema import schema_of
+from penstock.system.leases import LEASE_S, LEASE_S_MIN, LOOK_S
 
 if TYPE_CHECKING:
     import asyncio
@@ -45,10 +46,17 @@ class App(Program):
         path: the log's directory, when it is to be elsewhere than ``.penstock/<name>`` beside the program. A relative
             path belongs to the program's folder.
         durability: ``full`` syncs every commit (survives a power loss), ``normal`` survives the death of the process.
+        lease: how long another worker may stand still before this one takes its partitions over. A worker that dies is
+            not waited for.
     """
 
     def __init__(
-        self, name: str, path: str | Path | None = None, *, durability: Literal["full", "normal"] = "full"
+        self,
+        name: str,
+        path: str | Path | None = None,
+        *,
+        durability: Literal["full", "normal"] = "full",
+        lease: str | float = LEASE_S,
     ) -> None:
         check_name(name, what="app")
         if durability not in ("full", "normal"):
@@ -58,6 +66,10 @@ class App(Program):
         base = program_base(frame)
         directory = (base / (path if path is not None else f"{FOLDER}/{name}")).absolute()
         super().__init__(name, base, directory, durability)
+        self.lease_s = duration_s(lease, path=f"apps.{name}.lease")
+        if not LEASE_S_MIN <= self.lease_s < float("inf"):
+            msg = f"{lease!r}; expected {LEASE_S_MIN:g} seconds or more: members look at each other every {LOOK_S:g}"
+            raise ConfigError(msg, path=f"apps.{name}.lease")
         file = frame.f_globals.get("__file__")
         self.file = None if file is None else Path(file).resolve()
 

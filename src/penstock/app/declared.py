@@ -14,6 +14,7 @@ from penstock.errors import ConfigError
 from penstock.flow.builder import Flow
 from penstock.flow.spec import FlowSpec
 from penstock.log.connection import Durability
+from penstock.system.leases import LEASE_S
 
 if TYPE_CHECKING:
     from penstock.schema import Schema
@@ -99,6 +100,7 @@ class Program:
         self.base = base
         self.directory = directory
         self.durability: Durability = durability
+        self.lease_s = LEASE_S
         self.topics: dict[str, TopicHandle[Any]] = {}
         self.handlers: dict[str, Handled] = {}
         self.flows: dict[str, Flowed] = {}

@@ -147,7 +147,8 @@ async def open_app(app: Program, plan: Plan, system: System) -> Opened:
     Raises:
         ConfigError, ConflictError, CorruptionError, SchemaIncompatible: why it cannot be opened; nothing was changed.
     """
-    channel = EmbeddedChannel(app.directory, system=system, config=LogConfig(durability=app.durability))
+    config = LogConfig(durability=app.durability)
+    channel = EmbeddedChannel(app.directory, system=system, config=config, lease_s=app.lease_s)
     try:
         found = await channel.open(list(plan.topics.values()))
     except BaseException:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 LEASE_S = 2.0
 """How long a member's counter may stand still before its partitions are given to others."""
+LEASE_S_MIN = 0.5
+"""A shorter lease takes a moment's load for a process that has stopped."""
 LOOK_S = 0.05
 """How often counters are renewed and looked at."""
 GAP_S_MAX = 4 * LOOK_S

@@ -311,6 +311,7 @@ async def test_cancelling_a_run_leaves_nothing_behind_that_lies(app: App, tmp_pa
 
 
 MISUSED: dict[str, tuple[Callable[[App], object], str]] = {
+    "lease": (lambda a: App("x", lease="10ms"), r"apps\.x\.lease: '10ms'; expected 0\.5 seconds or more"),
     "durability": (lambda a: App("x", durability=cast("Any", "Full")), r"apps\.x\.durability: 'Full'; expected 'full'"),
     "partitions": (lambda a: a.topic("t", Order, partitions=cast("Any", "4")), r"topics\.t\.partitions: '4'; expected"),
     "no parentheses": (lambda a: a.handle(cast("Any", lambda order: None)), r"expected what app\.topic\(…\) returned"),
