@@ -182,7 +182,8 @@ class TypedTopic(Generic[T]):
         if keys is not None and self._key is None:
             stored["key"] = keys
         count = len(bodies)
-        if not refused and (keys is None or self.spec.partitions == 1):
+        # A batch holds at least one event: a source's chunk may hold nothing but bad lines.
+        if bodies and not refused and (keys is None or self.spec.partitions == 1):
             batch = self._batch(0, bodies, stored, times)
             return Packed([batch], refused)
         numbers = [0] * count if keys is None else partitions_of(keys, self.spec.partitions)

@@ -407,3 +407,15 @@ async def test_another_event_under_a_known_id_stops_the_source(kit: Kit) -> None
     with pytest.raises(Rejected, match="source other"):
         await (await run_of(kit, topic, other)).run()
     assert len(await kit.events(topic)) == len(good(35))
+
+
+@pytest.mark.parametrize("partitions", [1, 4])
+async def test_a_chunk_of_nothing_but_bad_lines_is_laid_aside_and_reading_goes_on(kit: Kit, partitions: int) -> None:
+    """Whether or not the topic has a key: a batch of no events is none, and no channel takes it."""
+    keyed = await kit.topic("keyed", Order, key="customer", partitions=partitions)
+    plain = await kit.topic("plain", Order, partitions=partitions)
+    for topic in (keyed, plain):
+        source = Lines(26, per_chunk=1, name=topic.name)
+        await (await run_of(kit, topic, source)).run()
+        assert sorted(order.id for order in await kit.events(topic)) == good(26)
+        assert [letter.reason for letter in await kit.letters(f"source.{topic.name}")] == ["f:24: not JSON"]
