@@ -15,6 +15,7 @@ Problem = Callable[[Any], str | None]
 """From an event, or a value in it, to what is wrong with it, path first; None when nothing is."""
 
 _LONGEST = timedelta(microseconds=2**63 - 1)
+_MINUTE = timedelta(minutes=1)
 _FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 # Only on these days, in whatever zone, can a text be a time that lies outside the years 1 to 9999 in UTC.
 EDGE_DAYS = (b'"0001-01-01', b'"9999-12-31')
@@ -48,6 +49,28 @@ def hidden(shape: Shape) -> Problem | None:
     return _shape(shape, lambda kind: _finite if kind.kind == "float" and kind.optional else None)
 
 
+def shifted(shape: Shape) -> Problem | None:
+    """Finds times whose offset JSON would round to a whole minute, which makes them other instants."""
+    found = _shape(shape, lambda kind: _offset if kind.kind == "datetime" else None)
+    if found is None:
+        return None
+
+    def problem(event: Any) -> str | None:
+        try:
+            return found(event)
+        except (AttributeError, TypeError):  # no event of the type: what the encoder makes of it is looked at later
+            return None
+
+    return problem
+
+
+def zones(shape: Shape) -> list[Callable[[Any], Any]] | None:
+    """Takes the zone of each time out of an event; None when some are optional or lie deeper, or there are none."""
+    if not moments(shape):
+        return None
+    return [attrgetter(f"{f.name}.tzinfo") for f in shape.fields if f.kind == "datetime"]
+
+
 def _timed(kind: Type) -> Problem | None:
     return _time if kind.kind == "datetime" else None
 
@@ -66,6 +89,15 @@ def _duration(value: timedelta) -> str | None:
 
 def _time(value: datetime) -> str | None:
     return None if _FIRST <= value <= _LAST else f": {value.isoformat()} lies outside the years 1 to 9999 in UTC"
+
+
+def _offset(value: datetime) -> str | None:
+    if value.tzinfo is UTC:
+        return None
+    offset = value.utcoffset()
+    if offset is None or not offset % _MINUTE:
+        return None
+    return f": {value.isoformat()} has an offset of no whole minutes, which JSON has no form for: use .astimezone(UTC)"
 
 
 def _finite(value: float) -> str | None:

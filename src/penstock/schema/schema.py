@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC
 from functools import cached_property
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
@@ -66,6 +67,8 @@ class Schema(Generic[T]):
         self._times = problems.times(shape)
         self._moments = problems.moments(shape)
         self._hidden = problems.hidden(shape)
+        self._shifted = problems.shifted(shape)
+        self._zones = problems.zones(shape)
 
     def field(self, name: str) -> Field:
         """The field of this name.
@@ -101,11 +104,12 @@ class Schema(Generic[T]):
         """The event as JSON on one line; `validate_lines` says whether it fits the type.
 
         Raises:
-            DecodeError: it has no JSON, or holds NaN where JSON would silently say null.
+            DecodeError: it has no JSON, or holds what JSON would silently change: NaN, an offset with seconds.
         """
         try:
-            if self._hidden is not None and (found := self._hidden(event)) is not None:
-                raise DecodeError(self.name + found)
+            for problem in (self._hidden, self._shifted):
+                if problem is not None and (found := problem(event)) is not None:
+                    raise DecodeError(self.name + found)
             return self._encode(event)
         except (TypeError, ValueError, ArithmeticError, AttributeError, RecursionError) as exc:
             raise self._error(exc) from exc
@@ -117,7 +121,7 @@ class Schema(Generic[T]):
             DecodeError: as `encode`; the message names the index of the first event that cannot be encoded.
         """
         events = list(events)
-        if self._hidden is None:
+        if self._hidden is None and self._unshifted(events):
             try:
                 return list(map(self._encode, events))
             except (TypeError, ValueError, ArithmeticError, AttributeError, RecursionError):
@@ -131,10 +135,30 @@ class Schema(Generic[T]):
                 raise DecodeError(msg) from exc
         return out
 
+    def _unshifted(self, events: list[T]) -> bool:
+        """Whether the times of all these are known to be what JSON says of them, without a call of Python code each."""
+        if self._shifted is None:
+            return True
+        if self._zones is None:
+            return False
+        try:
+            return all({*map(get, events)} <= {UTC} for get in self._zones)
+        except (AttributeError, TypeError):
+            return False
+
     @property
     def encode_quick(self) -> Callable[[T], bytes]:
         """As `encode`, but it raises whatever the encoder raises; `encode` then has the words for it."""
-        return self._encode if self._hidden is None else self.encode
+        if self._hidden is not None or (self._shifted is not None and self._zones is None):
+            return self.encode
+        if self._zones is None:
+            return self._encode
+        encode, slow = self._encode, self.encode
+        if len(self._zones) > 1:
+            zones = self._zones
+            return lambda event: encode(event) if all(get(event) is UTC for get in zones) else slow(event)
+        (zone,) = self._zones
+        return lambda event: encode(event) if zone(event) is UTC else slow(event)
 
     def decode(self, body: bytes) -> T:
         """The event of bytes that were validated when they were published.

@@ -10,6 +10,7 @@ import time
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Optional
+from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
@@ -185,6 +186,24 @@ def test_times_at_the_edge(make: Any) -> None:
     found = schema.validate_lines(schema.encode_all([*events, *map(make, beyond)]))
     assert isinstance(found, Invalid)
     assert list(found.reasons) == [3, 4]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda t: Ticket(at=t), lambda t: Three(t, t, t), Inner, lambda t: Inner(None, [t])],
+    ids=["one", "three", "optional", "further in"],
+)
+def test_offsets_with_seconds_are_refused(make: Any) -> None:
+    """JSON has whole minutes: the encoder would round the offset, and the instant would be another one."""
+    shifted = make(datetime(1880, 1, 1, tzinfo=ZoneInfo("Europe/Brussels")))
+    fine = [make(datetime(2026, 1, 1, tzinfo=zone)) for zone in (UTC, EAST, ZoneInfo("Europe/Brussels"))]
+    schema: Schema[Any] = schema_of(type(shifted))
+    for encode in (schema.encode, schema.encode_quick, lambda event: schema.encode_all([*fine, event])):
+        with pytest.raises(DecodeError, match=r"whole minutes.*astimezone\(UTC\)"):
+            encode(shifted)
+    for event in fine:
+        assert schema.decode(schema.encode_quick(event)) == event
+    assert schema.encode_all(fine) == list(map(schema.encode, fine))
 
 
 NUMBERS = {
