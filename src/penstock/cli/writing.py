@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from penstock.cli import output
+from penstock.cli.cells import storable, storable_type, values
 from penstock.errors import ConfigError
 from penstock.telemetry.emit import clean
 
@@ -65,8 +66,9 @@ class JsonLines(_Lines):
         """Nothing to write before the rows."""
 
     def write(self, batch: pa.RecordBatch) -> None:
-        rows = batch.to_pylist(maps_as_pydicts="lossy")
-        self._out.writelines(output.to_json(row) + "\n" for row in rows)
+        names = batch.schema.names
+        rows = zip(*map(values, batch.columns), strict=True)
+        self._out.writelines(output.to_json(dict(zip(names, row, strict=True))) + "\n" for row in rows)
 
 
 class CsvLines(_Lines):
@@ -77,8 +79,8 @@ class CsvLines(_Lines):
         self._csv.writerow(self._safe(schema.names))
 
     def write(self, batch: pa.RecordBatch) -> None:
-        columns = [column.to_pylist(maps_as_pydicts="lossy") for column in batch.columns]
-        self._csv.writerows(self._safe([_csv_cell(v) for v in row]) for row in zip(*columns, strict=True))
+        rows = zip(*map(values, batch.columns), strict=True)
+        self._csv.writerows(self._safe([_csv_cell(v) for v in row]) for row in rows)
 
     def _safe(self, cells: Sequence[Any]) -> Sequence[Any]:
         if not self._out.isatty():
@@ -120,11 +122,22 @@ class ParquetFile:
             _complete(self._target, failed=kind is not None)
 
     def begin(self, schema: pa.Schema) -> None:
-        self._writer = pq.ParquetWriter(_partial(self._target), schema, compression="zstd")
+        self._schema = pa.schema([field.with_type(storable_type(field.type)) for field in schema])
+        try:
+            self._writer = pq.ParquetWriter(_partial(self._target), self._schema, compression="zstd")
+        except pa.ArrowException as exc:
+            _partial(self._target).unlink(missing_ok=True)
+            msg = f"Parquet cannot hold these columns: {exc}; cast them, or write .csv or .ndjson"
+            raise ConfigError(msg, path="--output") from exc
 
     def write(self, batch: pa.RecordBatch) -> None:
         assert self._writer is not None
-        self._writer.write_batch(batch)
+        for field, column in zip(batch.schema, batch.columns, strict=True):
+            try:
+                batch = batch.set_column(batch.schema.get_field_index(field.name), field.name, storable(column))
+            except ValueError as exc:
+                raise ConfigError(f"column {field.name}: {exc}", path="--output") from exc
+        self._writer.write_batch(batch.cast(self._schema))
 
 
 _BY_SUFFIX: dict[str, Callable[[Path], Writer]] = {

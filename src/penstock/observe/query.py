@@ -6,7 +6,7 @@ import asyncio
 import os
 import re
 import tempfile
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -39,7 +39,9 @@ class Answer:
     """The rows of one query, as a stream: nothing is held that was not asked for. Used from the channel's loop."""
 
     def __init__(self, tables: Tables, reader: pa.RecordBatchReader) -> None:
-        self.schema: pa.Schema = reader.schema
+        self._names = _once(reader.schema.names)
+        fields = zip(self._names, reader.schema, strict=True)
+        self.schema: pa.Schema = pa.schema([field.with_name(name) for name, field in fields])
         self._tables = tables
         self._reader = reader
 
@@ -54,9 +56,21 @@ class Answer:
 
     def _read(self) -> pa.RecordBatch | None:
         try:
-            return self._reader.read_next_batch()
+            return self._reader.read_next_batch().rename_columns(self._names)
         except StopIteration:
             return None
+
+
+def _once(names: Sequence[str]) -> list[str]:
+    """Each name once, as DuckDB names the columns of a table it makes: of two `a` the second is `a_1`."""
+    out: list[str] = []
+    for name in names:
+        free, number = name, 0
+        while free in out or (number and free in names):
+            number += 1
+            free = f"{name}_{number}"
+        out.append(free)
+    return out
 
 
 class Tables:

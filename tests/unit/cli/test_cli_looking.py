@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,44 @@ def test_query_as_json_and_csv(penstock: Penstock, project: Path) -> None:
     assert penstock("query", "--json", "SELECT _headers FROM raw").lines()[0] == {"_headers": {"from": "a"}}
     said = penstock("query", "--csv", "-", given="SELECT id, due, [1, 2] AS l, delay_min FROM flights WHERE id < 2")
     assert said.out == 'id,due,l,delay_min\n0,2013-01-01T00:00:00Z,"[1,2]",\n1,2013-01-01T00:01:00Z,"[1,2]",0.25\n'
+
+
+def test_query_keeps_columns_of_one_name_apart(penstock: Penstock, project: Path) -> None:
+    """As a join gives them: an object has a key once, and none of them may be lost."""
+    sql = "SELECT 1 AS a, 2 AS a_1, 3 AS a"
+    assert penstock("query", "--json", sql).lines() == [{"a": 1, "a_1": 2, "a_2": 3}]
+    assert penstock("query", "--csv", sql).out == "a,a_1,a_2\n1,2,3\n"
+    joined = penstock("query", "--json", "FROM flights f JOIN flights g USING (_partition, _offset) LIMIT 1").lines()
+    assert joined[0]["id"] == joined[0]["id_1"]
+
+
+@pytest.mark.parametrize(
+    ("sql", "value"),
+    [
+        ("DATE '20000-01-01'", "20000-01-01"),
+        ("'-infinity'::TIMESTAMPTZ", "-infinity"),
+        ("[DATE 'infinity', NULL]", ["infinity", None]),
+        ("TIMESTAMP_NS '2020-01-01 00:00:00.123456789'", "2020-01-01 00:00:00.123456789"),
+        ("MAP {[1]: DATE '20000-01-01'}", [{"key": [1], "value": "20000-01-01"}]),
+        ("{'a': INTERVAL '2 days 1 second'}", {"a": "P2DT1S"}),
+        ("INTERVAL '1 month 2 days'", "P1M2DT0S"),
+    ],
+)
+def test_query_prints_what_python_has_no_value_for(penstock: Penstock, project: Path, sql: str, value: object) -> None:
+    assert penstock("query", "--json", f"SELECT {sql} AS a").lines() == [{"a": value}]
+    for form in ([], ["--csv"]):
+        assert penstock("query", *form, f"SELECT {sql} AS a").code == exits.DONE
+
+
+def test_query_writes_lengths_of_time(penstock: Penstock, project: Path) -> None:
+    """Parquet has none of DuckDB's intervals: the length of a topic's `timedelta` goes there as microseconds."""
+    assert penstock("query", "-o", "out.parquet", "SELECT 1 AS n, INTERVAL '1 day 2 us' AS a").code == exits.DONE
+    assert pq.read_table(project / "out.parquet").to_pylist() == [{"n": 1, "a": timedelta(days=1, microseconds=2)}]
+    for sql in ("SELECT INTERVAL '1 month' AS a", "SELECT [INTERVAL '1 day'] AS a"):
+        said = penstock("query", "-o", "bad.parquet", sql)
+        assert said.code == exits.FAILED
+        assert "--output" in said.err
+    assert [path.name for path in project.iterdir() if "bad" in path.name] == []
 
 
 @pytest.mark.parametrize("name", ["out.parquet", "out.csv", "out.ndjson"])

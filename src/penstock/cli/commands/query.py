@@ -67,11 +67,12 @@ def command(*, sql: str, as_csv: bool, target: Path | None, limit: int | None) -
 
 
 async def _show(answer: Answer, limit: int, *, asked: bool) -> None:
+    from penstock.cli.cells import values  # noqa: PLC0415 - loads the columnar libraries
+
     rows: list[list[Any]] = []
     more = False
     while not more and (batch := await answer.next()) is not None:
-        columns = [column.to_pylist(maps_as_pydicts="lossy") for column in batch.columns]
-        rows.extend(map(list, zip(*columns, strict=True)))
+        rows.extend(map(list, zip(*map(values, batch.columns), strict=True)))
         more = len(rows) > limit
     if not answer.schema.names:
         output.note("done")
