@@ -130,6 +130,8 @@ def _struct(old: Description, new: Description, path: str) -> Iterator[Change]:
 def _unknown(old: Description, new: Description, before: Description, now: Description, path: str) -> Iterator[Change]:
     """What stands in old events and is no field of the new ones: removed fields, and tags."""
     tag, had_tag = new.get("tag"), old.get("tag")
+    if new.get("closed") and not old.get("closed"):
+        yield Change(path, "unknown fields are refused now", "take forbid_unknown_fields away: events may be recorded with some")
     if new.get("closed"):
         gone = [wire for wire in before if wire not in now]
         if had_tag is not None and (tag is None or tag[0] != had_tag[0]):

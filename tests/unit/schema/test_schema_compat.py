@@ -69,6 +69,8 @@ FINE: dict[str, tuple[Schema[Any], Schema[Any], list[Any]]] = {
     "a new optional field": (of(), one(datetime | None, None), []),
     "a new field with a factory": (of(), one(list[str], msgspec.field(default_factory=list)), []),
     "a removed field": (one(int), of(), [1]),
+    "still no unknown fields": (of(forbid_unknown_fields=True), of(forbid_unknown_fields=True), []),
+    "unknown fields taken": (of(forbid_unknown_fields=True), of(), []),
     "fields in another order": (of(("a", int), ("b", str)), of(("b", str), ("a", int)), [1, "x"]),
     "optional": (one(int), one(int | None), [1]),
     "an enum with more values": (one(Two), one(Three), [Two.B]),
@@ -197,6 +199,11 @@ def test_breaking_changes_are_named_and_would_break(name: str) -> None:
 
 
 OTHER_BREAKS: dict[str, tuple[Schema[Any], Schema[Any], str]] = {
+    "unknown fields refused, which a file or another type may have recorded": (
+        one(int),
+        of(("f", int), forbid_unknown_fields=True),
+        "unknown fields are refused now",
+    ),
     "int to float, which columns hold otherwise": (one(int), one(float), "f: was int and is float"),
     "a struct to a union, which columns hold otherwise": (one(A), one(A | B), "f: was struct and is union"),
     "a larger scale, which columns hold otherwise": (one(Annotated[Decimal, scale(1)]), one(Decimal), "scale"),
