@@ -121,17 +121,29 @@ def _struct(old: Description, new: Description, path: str) -> Iterator[Change]:
             continue
         if had["name"] != field["name"]:
             yield Change(where, f"was called {had['name']} in columns", "keep the name; rename in JSON only")
-        if "default" not in field and "made" not in field and ("default" in had or "made" in had):
-            yield Change(where, "had a default and has none now", "keep the default: recorded events may lack it")
+        yield from _default(had, field, where, omits=old.get("omits", False))
         yield from _node(had["type"], field["type"], where)
     yield from _unknown(old, new, before, now, path)
+
+
+def _default(had: Description, field: Description, where: str, *, omits: bool) -> Iterator[Change]:
+    """What a field that is missing in an old event would be now; with `omits` each that had its default is."""
+    if "default" not in field and "made" not in field:
+        if "default" in had or "made" in had:
+            yield Change(where, "had a default and has none now", "keep the default: recorded events may lack it")
+    elif omits and "default" in had and had["default"] != field.get("default", had):
+        what = (
+            f"the default was {had['default']!r} and is another now, and omit_defaults left it out of events"
+        )
+        yield Change(where, what, "keep the default, or add a field of another name")
 
 
 def _unknown(old: Description, new: Description, before: Description, now: Description, path: str) -> Iterator[Change]:
     """What stands in old events and is no field of the new ones: removed fields, and tags."""
     tag, had_tag = new.get("tag"), old.get("tag")
     if new.get("closed") and not old.get("closed"):
-        yield Change(path, "unknown fields are refused now", "take forbid_unknown_fields away: events may be recorded with some")
+        way_out = "take forbid_unknown_fields away: events may be recorded with some"
+        yield Change(path, "unknown fields are refused now", way_out)
     if new.get("closed"):
         gone = [wire for wire in before if wire not in now]
         if had_tag is not None and (tag is None or tag[0] != had_tag[0]):

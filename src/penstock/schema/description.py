@@ -10,12 +10,14 @@ from penstock.schema.shapes import DECIMAL_DIGITS_MAX, Field, Shape, Type
 
 
 def describe_shape(shape: Shape) -> dict[str, Any]:
-    """A struct: kind, name, fields in order; `tag` ([field, value]) and `closed` only where set."""
+    """A struct: kind, name, fields in order; `tag` ([field, value]), `closed` and `omits` only where set."""
     out: dict[str, Any] = {"kind": "struct", "name": shape.name, "fields": [_field(f) for f in shape.fields]}
     if shape.tag_field is not None:
         out["tag"] = [shape.tag_field, shape.tag]
     if shape.closed:
         out["closed"] = True
+    if shape.omits:
+        out["omits"] = True
     return out
 
 
@@ -62,6 +64,7 @@ def read_description(description: dict[str, Any]) -> Shape:
         tag_field=tag_field,
         tag=tag,
         closed=description.get("closed", False),
+        omits=description.get("omits", False),
     )
 
 

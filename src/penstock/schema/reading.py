@@ -107,6 +107,7 @@ def _shape(info: mi.Type, path: str, above: tuple[type, ...]) -> Shape:
             tag_field=info.tag_field,
             tag=info.tag,
             closed=info.forbid_unknown_fields,
+            omits=cls.__struct_config__.omit_defaults,
         )
     if any(not f.init for f in dataclasses.fields(cls)):
         name = next(f.name for f in dataclasses.fields(cls) if not f.init)

@@ -96,7 +96,10 @@ class Field(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Shape(msgspec.Struct, frozen=True, kw_only=True):
-    """A struct or dataclass: its fields in order, its tag in JSON, whether unknown fields are refused (`closed`)."""
+    """A struct or dataclass: its fields in order, its tag in JSON, whether unknown fields are refused (`closed`).
+
+    With `omits` a field that has its default is left out of the JSON.
+    """
 
     name: str
     fields: tuple[Field, ...]
@@ -104,3 +107,4 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
     tag_field: str | None = None
     tag: str | int | None = None
     closed: bool = False
+    omits: bool = False

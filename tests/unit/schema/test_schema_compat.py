@@ -71,6 +71,8 @@ FINE: dict[str, tuple[Schema[Any], Schema[Any], list[Any]]] = {
     "a removed field": (one(int), of(), [1]),
     "still no unknown fields": (of(forbid_unknown_fields=True), of(forbid_unknown_fields=True), []),
     "unknown fields taken": (of(forbid_unknown_fields=True), of(), []),
+    "another default of events that have all fields": (of(("f", int, 1)), of(("f", int, 2)), [3]),
+    "defaults left out from now on": (of(("f", int, 1)), of(("f", int, 1), omit_defaults=True), [3]),
     "fields in another order": (of(("a", int), ("b", str)), of(("b", str), ("a", int)), [1, "x"]),
     "optional": (one(int), one(int | None), [1]),
     "an enum with more values": (one(Two), one(Three), [Two.B]),
@@ -199,6 +201,16 @@ def test_breaking_changes_are_named_and_would_break(name: str) -> None:
 
 
 OTHER_BREAKS: dict[str, tuple[Schema[Any], Schema[Any], str]] = {
+    "another default, where it was left out of events": (
+        of(("f", str, "new"), omit_defaults=True),
+        of(("f", str, "open")),
+        "f: the default was 'new' and is another now",
+    ),
+    "a default that is made, where it was left out of events": (
+        of(("f", list[int], []), omit_defaults=True),
+        of(("f", list[int], msgspec.field(default_factory=lambda: [1]))),
+        "f: the default was",
+    ),
     "unknown fields refused, which a file or another type may have recorded": (
         one(int),
         of(("f", int), forbid_unknown_fields=True),
