@@ -132,9 +132,7 @@ def _default(had: Description, field: Description, where: str, *, omits: bool) -
         if "default" in had or "made" in had:
             yield Change(where, "had a default and has none now", "keep the default: recorded events may lack it")
     elif omits and "default" in had and had["default"] != field.get("default", had):
-        what = (
-            f"the default was {had['default']!r} and is another now, and omit_defaults left it out of events"
-        )
+        what = f"the default was {had['default']!r} and is another now, and omit_defaults left it out of events"
         yield Change(where, what, "keep the default, or add a field of another name")
 
 

@@ -15,6 +15,7 @@ Problem = Callable[[Any], str | None]
 """From an event, or a value in it, to what is wrong with it, path first; None when nothing is."""
 
 _LONGEST = timedelta(microseconds=2**63 - 1)
+_LOWEST = timedelta(seconds=-(2**63 // 10**6))  # below, Arrow takes none, for it looks at whole seconds first
 _MINUTE = timedelta(minutes=1)
 _FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 # Only on these days, in whatever zone, can a text be a time that lies outside the years 1 to 9999 in UTC.
@@ -84,7 +85,7 @@ def _misfit(kind: Type) -> Problem | None:
 
 
 def _duration(value: timedelta) -> str | None:
-    return None if -_LONGEST <= value <= _LONGEST else f": {value} is longer than 64 bits of microseconds can say"
+    return None if _LOWEST <= value <= _LONGEST else f": {value} is longer than 64 bits of microseconds can say"
 
 
 def _time(value: datetime) -> str | None:
@@ -115,6 +116,8 @@ def _scaled(scale: int, digits: int) -> Problem:
             return _number(value)
         if exponent < -scale:
             return f": {value} has {-exponent} digits after the point, at most {scale} are declared: round it yourself"
+        if exponent > digits - scale and not value:
+            return f": {value} is a zero with an exponent that no column has: write it as 0"
         if value and len(figures) + exponent > digits - scale:
             return f": {value} has too many digits for {digits} of which {scale} after the point: declare more"
         return None

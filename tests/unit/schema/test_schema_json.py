@@ -113,6 +113,8 @@ BAD = [
     (TICKET, Ticket(at=datetime(9999, 12, 31, 23, tzinfo=timezone(timedelta(hours=-2)))), r"\.at.*years 1 to 9999"),
     (TICKET, Ticket(took=timedelta.max), r"\.took.*64 bits"),
     (TICKET, Ticket(took=timedelta.min), r"\.took.*64 bits"),
+    (TICKET, Ticket(took=timedelta(microseconds=-(2**63 - 1))), r"\.took.*64 bits"),
+    (TICKET, Ticket(price=Decimal("0E+50")), r"\.price.*write it as 0"),
     (TICKET, Ticket(price=Decimal("1.234")), r"\.price.*at most 2"),
     (TICKET, Ticket(price=Decimal("1000")), r"\.price.*too many digits"),
     (TICKET, Ticket(price=Decimal("1E+3")), r"\.price.*too many digits"),
