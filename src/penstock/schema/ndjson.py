@@ -8,6 +8,7 @@ not in the form Penstock writes, or a number that does not fit, sends the whole 
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import Enum
 from typing import Any
 
 import polars as pl
@@ -61,7 +62,20 @@ def _column(field: Field, series: pl.Series, into: pa.DataType) -> pa.Array:
         column = column.combine_chunks()
     if field.kind == "uuid" and not pc.all(pc.match_substring_regex(column, _UUID), min_count=0).as_py():
         raise Doubtful
+    if field.kind == "enum" and _reads_more(field) and not _known(field, column):
+        raise Doubtful
     try:
         return column if column.type.equals(into) else column.cast(into)
     except pa.ArrowInvalid as exc:
         raise Doubtful from exc
+
+
+def _reads_more(field: Field) -> bool:
+    """Whether the class has a `_missing_` of its own, which takes other spellings of its values."""
+    missing = getattr(field.type.cls, "_missing_", Enum._missing_)
+    return missing.__func__ is not Enum._missing_.__func__
+
+
+def _known(field: Field, column: pa.Array) -> bool:
+    values = pa.array(list(field.type.values), column.type)
+    return bool(pc.all(pc.or_(pc.is_in(column, value_set=values), pc.is_null(column)), min_count=0).as_py())

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from enum import Flag
 from operator import attrgetter
 from typing import Any
 
@@ -23,7 +24,7 @@ EDGE_DAYS = (b'"0001-01-01', b'"9999-12-31')
 
 
 def misfits(shape: Shape) -> Problem | None:
-    """Finds decimals and durations that columns could not hold; None when the shape has neither."""
+    """Finds decimals, durations and flags that columns could not hold; None when the shape has none of them."""
     return _shape(shape, _misfit)
 
 
@@ -79,6 +80,8 @@ def _timed(kind: Type) -> Problem | None:
 def _misfit(kind: Type) -> Problem | None:
     if kind.kind == "duration":
         return _duration
+    if kind.kind == "enum" and kind.cls is not None and issubclass(kind.cls, Flag):
+        return _flag(frozenset(kind.values))
     if kind.kind != "decimal":
         return None
     return _number if kind.scale is None else _scaled(kind.scale, kind.digits)
@@ -86,6 +89,11 @@ def _misfit(kind: Type) -> Problem | None:
 
 def _duration(value: timedelta) -> str | None:
     return None if _LOWEST <= value <= _LONGEST else f": {value} is longer than 64 bits of microseconds can say"
+
+
+def _flag(values: frozenset[Any]) -> Problem:
+    """A combination of flags is a value of the class and none of its members."""
+    return lambda value: None if value.value in values else f": {value!r} is several flags or none: use a list of them"
 
 
 def _time(value: datetime) -> str | None:

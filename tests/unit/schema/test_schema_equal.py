@@ -276,3 +276,25 @@ def test_polars_counts_what_it_reads() -> None:
     with pytest.raises(Doubtful):
         FLAT._lines(BODY + b"\n" + BODY, 3)
     assert isinstance(pl.read_ndjson(BODY), pl.DataFrame)
+
+
+class Loose(enum.Enum):
+    RED = "red"
+
+    @classmethod
+    def _missing_(cls, value: object) -> Loose | None:
+        return cls.RED if value == "RED" else None
+
+
+class Painted(msgspec.Struct):
+    colour: Loose
+    maybe: Loose | None = None
+
+
+@pytest.mark.parametrize("count", [1, FAST_FROM])
+def test_spellings_that_only_the_class_knows(count: int) -> None:
+    """Columns hold the member's value, whichever way they were made: what is written there must be read back."""
+    schema = schema_of(Painted)
+    batch = schema.lines_to_columns(b"\n".join([b'{"colour":"RED"}'] * count), count)
+    assert batch.column("colour").to_pylist() == ["red"] * count
+    assert schema.from_columns(batch) == [Painted(Loose.RED)] * count

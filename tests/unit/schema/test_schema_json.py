@@ -190,6 +190,24 @@ def test_times_at_the_edge(make: Any) -> None:
     assert list(found.reasons) == [3, 4]
 
 
+class Rights(enum.IntFlag):
+    READ = 1
+    WRITE = 2
+
+
+class Granted(msgspec.Struct):
+    rights: Rights
+
+
+def test_a_combination_of_flags_is_refused() -> None:
+    """It is a value of the class and none of its members, and columns could not be read back."""
+    schema = schema_of(Granted)
+    assert schema.from_columns(schema.to_columns([Granted(Rights.READ)])) == [Granted(Rights.READ)]
+    for rights in (Rights.READ | Rights.WRITE, Rights(0)):
+        with pytest.raises(DecodeError, match=r"\.rights: .*use a list"):
+            schema.to_columns([Granted(rights)])
+
+
 @pytest.mark.parametrize(
     "make",
     [lambda t: Ticket(at=t), lambda t: Three(t, t, t), Inner, lambda t: Inner(None, [t])],
