@@ -14,6 +14,7 @@ from penstock.telemetry.emit import clean
 
 # Decimals are written as numbers: sums of whole numbers come back from SQL as decimals.
 _encoder = msgspec.json.Encoder(decimal_format="number")
+_published = msgspec.json.Encoder()
 # JSON escapes the other control characters itself. These can only stand inside of its strings.
 _UNESCAPED = re.compile("[\x7f-\x9f\u2028\u2029]")
 _GROUPED = re.compile(r"[\d,]+(\.\d+)?( [kKMGT]?B)?")
@@ -27,7 +28,16 @@ def document(value: Any) -> None:
 
 def to_json(value: Any) -> str:
     """A value as JSON on one line, free of every control character."""
-    return _UNESCAPED.sub(lambda m: f"\\u{ord(m.group()):04x}", _encoder.encode(value).decode())
+    return _escaped(_encoder.encode(value))
+
+
+def event_json(value: Any) -> str:
+    """As `to_json`, with decimals as events have them: as strings, which no reader of JSON rounds to a float."""
+    return _escaped(_published.encode(value))
+
+
+def _escaped(body: bytes) -> str:
+    return _UNESCAPED.sub(lambda m: f"\\u{ord(m.group()):04x}", body.decode())
 
 
 def lines(values: Iterable[Any]) -> None:

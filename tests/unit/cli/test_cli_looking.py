@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow.parquet as pq
 import pytest
+from msgspec import Struct
 
 from penstock import App, NewEvent, OnFailure, Retry
 from penstock.cli import exits
@@ -182,6 +185,23 @@ def test_tail(penstock: Penstock, project: Path) -> None:
     assert event["type"] == "Flight"
     assert event["partitionkey"] == event["data"]["carrier"]  # type: ignore[index]
     assert event["time"] == event["data"]["due"]  # type: ignore[index]
+
+
+class Price(Struct):
+    exact: Decimal
+
+
+def test_tail_shows_events_as_they_are_published(penstock: Penstock, tmp_path: Path) -> None:
+    """A decimal is a string in an event: as a number a reader would make a float of it, and lose digits."""
+    app = App("prices", tmp_path / ".penstock" / "prices")
+    prices = app.topic("prices", Price)
+    with app.client() as client:
+        client.publish(prices, Price(Decimal("12345678901234567890.10")))
+    assert penstock("tail", "prices").out.endswith('{"exact":"12345678901234567890.10"}\n')
+    [event] = penstock("tail", "prices", "--json").lines()
+    assert event["data"] == {"exact": "12345678901234567890.10"}
+    again = msgspec.json.encode(event["data"]).decode()
+    assert penstock("publish", "prices", again).code == exits.DONE
 
 
 def test_tail_wrongly(penstock: Penstock, project: Path) -> None:

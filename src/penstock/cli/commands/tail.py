@@ -95,9 +95,9 @@ async def _stream(
 
 def _print(event: RecordedEvent) -> None:
     if wants_json():
-        output.lines([event.to_cloudevent()])
+        click.echo(output.event_json(event.to_cloudevent()))
         return
     key = "" if event.key is None else event.key.decode(errors="backslashreplace")
-    body = event.data if isinstance(event.data, bytes) else output.to_json(event.data)
+    body = event.data if isinstance(event.data, bytes) else output.event_json(event.data)
     parts = [f"{event.partition}/{event.offset}", event.recorded_time, key, body]
     output.say("  ".join(output.cell(part) for part in parts if part != ""))
