@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
@@ -62,6 +63,8 @@ class App(Program):
         if durability not in ("full", "normal"):
             msg = f"{durability!r}; expected 'full' (survives a power loss) or 'normal' (survives the process)"
             raise ConfigError(msg, path=f"apps.{name}.durability")
+        if path is not None and not isinstance(path, str | os.PathLike):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError(f"{path!r}; expected a directory", path=f"apps.{name}.path")
         frame = caller(1)
         base = program_base(frame)
         directory = (base / (path if path is not None else f"{FOLDER}/{name}")).absolute()
@@ -187,6 +190,9 @@ class App(Program):
         self._mine(source, into, path="handlers")
         retries = Retries.of(retry, path="handlers.retry")
         policy = on_failure or OnFailure()
+        if not isinstance(policy, OnFailure):  # pyright: ignore[reportUnnecessaryIsInstance]
+            msg = f"{policy!r}; expected OnFailure(…), such as OnFailure(given_up='block')"
+            raise ConfigError(msg, path="handlers.on_failure")
 
         def declare(function: F) -> F:
             group = _name_of(function, name, path="handlers")
@@ -347,8 +353,8 @@ class App(Program):
 
 
 def _check_concurrency(concurrency: int, order: Order, *, path: str) -> None:
-    if concurrency < 1:
-        raise ConfigError(f"{concurrency}; expected at least 1", path=path)
+    if not isinstance(concurrency, int) or concurrency < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"{concurrency!r}; expected at least 1", path=path)
     if concurrency > 1 and order == "partition":
         msg = 'events side by side, and on_failure.order="partition"; keep one of the two'
         raise ConfigError(msg, path=path)

@@ -54,7 +54,8 @@ def check_name(name: str, *, what: str) -> None:
     Raises:
         ConfigError: names the rule.
     """
-    if not _NAME.fullmatch(name) or name in {".", ".."}:
+    text = isinstance(name, str)  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not text or not _NAME.fullmatch(name) or name in {".", ".."}:
         msg = f"the {what} name {name!r}; expected 1 to 200 of A-Z a-z 0-9 . _ - and neither '.' nor '..'"
         raise ConfigError(msg, path=f"{what}s")
     if _DEVICES.fullmatch(name):

@@ -41,14 +41,14 @@ class Flow:
 
     def with_columns(self, *exprs: pl.Expr, **named: pl.Expr) -> Self:
         """Add or replace columns by row-wise expressions; a keyword names its column."""
-        return self._then(WithColumns((*exprs, *(expr.alias(name) for name, expr in named.items()))))
+        return self._then(WithColumns((*exprs, *(_named(expr, name) for name, expr in named.items()))))
 
     def select(self, *exprs: pl.Expr | str, **named: pl.Expr | str) -> Self:
         """Exactly these columns, in this order; a keyword names its column."""
         import polars as pl  # noqa: PLC0415 - declaring a flow without column names needs no Polars
 
         unnamed = [pl.col(expr) if isinstance(expr, str) else expr for expr in exprs]
-        aliased = [(pl.col(e) if isinstance(e, str) else e).alias(name) for name, e in named.items()]
+        aliased = [_named(pl.col(e) if isinstance(e, str) else e, name) for name, e in named.items()]
         return self._then(Select((*unnamed, *aliased)))
 
     def map(self, fn: FrameFunction) -> Self:
@@ -80,6 +80,11 @@ class Flow:
     def to(self, output: Any) -> Self:
         """Send the results to a sink or a topic too."""
         return self._with(msgspec.structs.replace(self.spec, outputs=(*self.spec.outputs, output)))
+
+
+def _named(expr: pl.Expr, name: str) -> pl.Expr:
+    """The expression under this name; what is no expression stays as it is, and is refused with its operator."""
+    return expr.alias(name) if hasattr(expr, "alias") else expr
 
 
 F = TypeVar("F", bound=Flow)

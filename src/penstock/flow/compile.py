@@ -270,6 +270,13 @@ def _check_columns(names: Iterable[str], frame: pl.DataFrame, where: str) -> Non
 
 
 def _check_lookup(operator: LookupJoin, frame: pl.DataFrame, where: str) -> None:
+    if not isinstance(operator.table, pl.DataFrame):  # pyright: ignore[reportUnnecessaryIsInstance]
+        found = type(operator.table).__name__
+        msg = f"found {found} as the lookup table; expected a polars DataFrame (of a LazyFrame: .collect() it)"
+        raise ConfigError(msg, path=where)
+    if operator.how not in ("left", "inner"):
+        msg = f"how={operator.how!r}; expected 'left' (keeps rows without a match) or 'inner' (drops them)"
+        raise ConfigError(msg, path=where)
     _check_columns(operator.on, frame, where)
     _check_columns(operator.on, operator.table, f"{where}, lookup table")
     for name in operator.on:

@@ -92,6 +92,8 @@ def is_lazy(operator: Operator) -> bool:
     if isinstance(operator, Map | FlatMap):
         return False
     for expr in _exprs(operator):
+        if not isinstance(expr, pl.Expr):  # pyright: ignore[reportUnnecessaryIsInstance]
+            return False  # `compile` says so
         try:
             if expr.meta.has_multiple_outputs() or any(r == "*" or r[:1] == "^" for r in expr.meta.root_names()):
                 return False

@@ -16,7 +16,7 @@ import msgspec
 import polars as pl
 import pytest
 
-from penstock import App, Reject, Retry, Roll, count, duckdb_table, parquet
+from penstock import App, Csv, Reject, Retry, Roll, count, duckdb_table, files, parquet
 from penstock.app import running
 from penstock.engine.context import Identity
 from penstock.errors import ConfigError, DeclaredDifferently, SchemaIncompatible
@@ -41,6 +41,23 @@ BAD: dict[str, tuple[Callable[[App], object], str]] = {
     "key of raw": (lambda a: a.topic("t", key="id"), r"topics\.t\.key.*has no type"),
     "disorder": (lambda a: a.topic("t", Order, disorder="soon"), r"topics\.t\.disorder.*'60s'"),
     "partitions": (lambda a: a.topic("t", Order, partitions=0), r"topics\.t\.partitions: 0; expected 1 to"),
+    "no name": (lambda a: a.topic(cast("Any", 5), Order), "the topic name 5; expected"),
+    "path": (lambda _: App("x", cast("Any", 5)), r"apps\.x\.path: 5; expected a directory"),
+    "concurrency": (
+        lambda a: a.handle(a.topic("t", Order), name="h", concurrency=cast("Any", "2"))(repr),
+        r"handlers\.h\.concurrency: '2'",
+    ),
+    "on_failure": (
+        lambda a: a.handle(a.topic("t", Order), on_failure=cast("Any", "block")),
+        r"handlers\.on_failure: 'block'; expected OnFailure",
+    ),
+    "csv": (lambda _: files("x.csv", csv=cast("Any", {"delimiter": ";"})), r"files\.csv: .*; expected Csv\("),
+    "gzip": (lambda _: files("x.csv", gzip=cast("Any", 5)), r"files\.gzip: 5; expected Gzip\("),
+    "delimiter": (
+        lambda _: files("x.csv", csv=Csv(delimiter=cast("Any", 5))),
+        r"files\.csv\.delimiter: 5; expected",
+    ),
+    "pattern": (lambda _: files(cast("Any", 5)), r"files\.pattern: 5; expected a path"),
     "name": (lambda a: a.topic("../t", Order), "topic name"),
     "twice": (lambda a: [a.topic("t", Order), a.topic("t", Order)], "is the name of a topic already"),
     "case": (lambda a: [a.topic("t", Order), a.topic("T", Order)], "differ only in case"),

@@ -169,6 +169,12 @@ WRONG: list[tuple[Callable[[], object], str]] = [
         r"operator 2, with_columns: no column zzz",
     ),
     (lambda: flow().filter(pl.col("delay")), r"operator 1, filter: .*Boolean"),
+    (lambda: flow().filter("delay > 0"), r"operator 1, filter: found str; expected a Polars expression"),  # pyright: ignore
+    (lambda: flow().with_columns(x=5), r"operator 1, with_columns: found int; expected a Polars expr"),  # pyright: ignore
+    (lambda: flow().select(x=5), r"operator 1, select: found int; expected a Polars expression"),  # pyright: ignore
+    (lambda: flow().by("flight").agg(s=sum_(5)), r"flows\.f\.agg\.s: found int; expected a Polars expr"),  # pyright: ignore
+    (lambda: flow().join({"carrier": []}, on="carrier"), r"join: found dict as the lookup table"),  # pyright: ignore
+    (lambda: flow().join(AIRLINES, on="carrier", how="outer"), r"join: how='outer'; expected 'left'"),  # pyright: ignore
     (lambda: flow().with_columns(x=pl.col("delay").str.len_chars()), r"with_columns: .*expected `String`, got `i64`"),
     (lambda: flow().with_columns(x=pl.col("delay") / pl.col("delay").max()), r"with_columns: .*more than one row"),
     (lambda: flow().with_columns(x=pl.col("delay").cum_sum()), r"with_columns: .*more than one row"),

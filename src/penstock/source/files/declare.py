@@ -57,6 +57,14 @@ def files(
     Raises:
         ConfigError: an option has a value that it cannot have.
     """
+    for option, given, kind, example in (
+        ("pattern", pattern, (str, os.PathLike), "a path such as 'data/*.ndjson'"),
+        ("csv", csv, Csv, "Csv(…), such as Csv(delimiter=';')"),
+        ("gzip", gzip, Gzip, "Gzip(…), such as Gzip(ratio_max=1000)"),
+        ("csv.delimiter", getattr(csv, "delimiter", ""), str, "one character such as ',' or ';'"),
+    ):
+        if not isinstance(given, kind):
+            raise ConfigError(f"{given!r}; expected {example}", path=f"files.{option}")
     config = FilesConfig(os.fspath(pattern), format, compression, follow, csv, gzip)
     if not config.pattern:
         raise ConfigError("the pattern is empty; expected a path such as 'data/*.ndjson'", path="files.pattern")
