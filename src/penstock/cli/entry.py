@@ -119,6 +119,9 @@ def complain(error: PenstockError | OSError) -> None:
 
 def _complain_of_usage(error: click.ClickException) -> None:
     """As click does, but what it quotes of the command line cannot act on the terminal."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):  # a group of commands without one: its help is the text
+        click.echo(error.format_message(), err=True)
+        return
     context = error.ctx if isinstance(error, click.UsageError) else None
     if context is not None:
         click.echo(context.get_usage(), err=True)

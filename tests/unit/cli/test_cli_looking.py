@@ -45,6 +45,14 @@ def test_wrong_usage(penstock: Penstock, arguments: list[str]) -> None:
     assert "error: " in said.err
 
 
+@pytest.mark.parametrize("group", ["dlq", "log", "demo"])
+def test_a_group_without_a_command_shows_its_help(penstock: Penstock, group: str) -> None:
+    said = penstock(group)
+    assert (said.code, said.out) == (exits.USAGE, "")
+    assert "\nCommands:\n" in said.err
+    assert "error:" not in said.err
+
+
 @pytest.mark.parametrize(
     "arguments", [["topics"], ["groups"], ["dlq", "list"], ["query", "select 1"], ["tail", "raw"], ["doctor"]]
 )
