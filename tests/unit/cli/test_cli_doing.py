@@ -67,12 +67,22 @@ def test_publish_arguments(penstock: Penstock, project: Path) -> None:
         (["delays", "{}"], exits.FAILED, "write this topic"),
         (["check.dead", "{}"], exits.FAILED, "write this topic"),
         (["raw", "x", "-H", "nothing"], exits.USAGE, "expected NAME=VALUE"),
+        (["raw", "x", "-H", "a=\u00e9"], exits.USAGE, "--header: headers.a: U+00E9 at index 0; expected printable"),
+        (["raw", "x", "-H", "a b=c"], exits.USAGE, "--header: headers: the name 'a b'; expected"),
+        (["raw", "x", "-H", "a=1", "-H", "a=2"], exits.USAGE, "--header a: given twice"),
     ],
 )
 def test_publish_wrongly(penstock: Penstock, project: Path, arguments: list[str], code: int, said: str) -> None:
     found = penstock("publish", *arguments)
     assert (found.code, found.out) == (code, "")
     assert said in found.err
+
+
+def test_publish_an_argument_of_any_bytes(penstock: Penstock, project: Path) -> None:
+    """As the shell hands them over: bytes that are no text come as half surrogates."""
+    assert penstock("publish", "raw", "a\udcff").code == exits.DONE
+    assert penstock("tail", "raw", "-n", "1").out.endswith("a\\xff\n")
+    assert "not UTF-8" in penstock("publish", "flights", '{"id":"\udcff"}').err
 
 
 def test_publish_lines_that_readers_would_read_differently(penstock: Penstock, project: Path) -> None:

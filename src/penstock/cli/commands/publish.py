@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
@@ -11,7 +12,7 @@ import click
 
 from penstock.cli import exits, output
 from penstock.cli.options import Log, json_option, log_option, wants_json, with_log
-from penstock.errors import ConfigError, PenstockError
+from penstock.errors import ConfigError, PenstockError, Rejected
 
 if TYPE_CHECKING:
     from penstock.channel.api import TopicSpec
@@ -34,7 +35,7 @@ def command(*, topic: str, events: tuple[str, ...], key: str | None, headers: tu
     Each line is checked against the type that the log has recorded. Good lines are stored, in order; bad ones are
     named with the reason, and the exit code is then 3.
     """
-    pairs = dict(_pair(text) for text in headers)
+    pairs = _pairs(headers)
 
     async def work(opened: Log) -> Counter[str]:
         from penstock.cli.publishing import Publisher, handfuls  # noqa: PLC0415 - opens the log's libraries
@@ -55,6 +56,24 @@ def command(*, topic: str, events: tuple[str, ...], key: str | None, headers: tu
     if counts["unknown"]:
         return exits.UNKNOWN
     return exits.PARTLY if counts["rejected"] else exits.DONE
+
+
+def _pairs(headers: Sequence[str]) -> dict[str, str]:
+    """The headers, by the rules that every publisher keeps to."""
+    from penstock.event.checks import check_headers  # noqa: PLC0415 - few commands need it
+
+    pairs: dict[str, str] = {}
+    for name, value in map(_pair, headers):
+        if name in pairs:
+            msg = f"--header {name}: given twice; an event has a header once"
+            raise click.UsageError(msg)
+        pairs[name] = value
+    try:
+        check_headers(pairs)
+    except Rejected as exc:
+        msg = f"--header: {exc}"
+        raise click.UsageError(msg) from exc
+    return pairs
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -78,7 +97,7 @@ async def _lines(opened: Log, events: Sequence[str], event_bytes_max: int) -> As
     from penstock.cli.lines import Line, Lines  # noqa: PLC0415 - beside what it is used with
 
     if events:
-        bodies = [event.encode() for event in events]
+        bodies = [os.fsencode(event) for event in events]  # an argument may be any bytes
         yield [Line(number, body, len(body)) for number, body in enumerate(bodies, 1)]
         return
     stdin: Any = sys.stdin.buffer  # a BufferedReader; its stub is less
