@@ -104,11 +104,15 @@ def _rows(frame: pl.DataFrame, columns: Sequence[str]) -> list[tuple[Any, ...]]:
 
 
 class RowCodec:
-    """Rows of fixed columns to msgpack and back; exact for every type an aggregate or a group key can have."""
+    """Rows of fixed columns to msgpack and back; exact for every type an aggregate or a group key can have.
 
-    def __init__(self, schema: pl.Schema, prefix: tuple[int, ...] = ()) -> None:
+    Rows are packed with `prefix`, and read with that or with `older`.
+    """
+
+    def __init__(self, schema: pl.Schema, prefix: tuple[int, ...] = (), older: tuple[int, ...] = ()) -> None:
         self.schema = schema
         self._prefix = prefix
+        self._known = [list(prefix), list(older or prefix)]
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(list[Any]).decode
 
@@ -123,8 +127,7 @@ class RowCodec:
         rows = list(map(self._decode, packed))
         skip = len(self._prefix)
         width = skip + len(self.schema)
-        prefix = list(self._prefix)
-        if any(len(row) != width or row[:skip] != prefix for row in rows):
+        if any(len(row) != width or row[:skip] not in self._known for row in rows):
             return None
         names = list(self.schema)
         columns = [

@@ -182,7 +182,7 @@ class Merge:
         self._layout = layout
         self._flow = flow
         self._key_codec = RowCodec(layout.key_schema)
-        self._codec = RowCodec(layout.part_schema, (layout.tag,))
+        self._codec = RowCodec(layout.part_schema, (layout.tag,), (layout.tag_before,))
         self._state = KeyedRows(layout.part_schema)
 
     def __len__(self) -> int:

@@ -13,6 +13,7 @@ from zlib import crc32
 
 import msgspec
 import polars as pl
+from polars.exceptions import PolarsError
 
 from penstock.errors import PermanentError
 from penstock.flow.aggregates import Kind
@@ -36,6 +37,13 @@ class Term(msgspec.Struct, frozen=True, eq=False):
     kind: Kind
     value: pl.Expr | None
     parts: tuple[Part, ...]
+
+    def columns(self) -> list[str]:
+        """The columns that it is computed from."""
+        try:
+            return [] if self.value is None else sorted(set(self.value.meta.root_names()))
+        except PolarsError:  # an expression over "all columns" names none
+            return []
 
     def first(self) -> list[pl.Expr]:
         """From values (a column of this term's name) to parts, within a group."""
@@ -78,7 +86,16 @@ class Layout(msgspec.Struct, frozen=True, eq=False):
 
     @property
     def tag(self) -> int:
-        """A checksum over names, types and kinds: state with another tag belongs to another declaration."""
+        """A checksum over names, types, kinds and the columns that are aggregated.
+
+        State with another tag belongs to another declaration. What an expression does with its columns is not in it:
+        Polars writes that otherwise from version to version.
+        """
+        return crc32(repr((self.tag_before, [term.columns() for term in self.terms])).encode())
+
+    @property
+    def tag_before(self) -> int:
+        """The tag as it was without the columns: state that is older may have it."""
         text = [(k, str(t)) for k, t in self.key_schema.items()]
         text += [(t.name, t.kind, [(p.column, p.how, str(p.dtype)) for p in t.parts]) for t in self.terms]
         return crc32(repr(text).encode())

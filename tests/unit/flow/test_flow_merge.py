@@ -8,6 +8,7 @@ import sys
 from decimal import Decimal
 from typing import Any
 
+import msgspec
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -251,6 +252,28 @@ def test_state_of_another_declaration_is_refused() -> None:
     with pytest.raises(DeclaredDifferently, match="give the changed flow a new name"):
         other.restore(merge.snapshot())
     assert len(other) == 0
+
+
+def test_state_of_another_column_is_refused() -> None:
+    """A sum of one column that goes on as the sum of another is the sum of neither."""
+    plan, merge = merge_of(total=sum_("x"))
+    merge.accept(merge.apply(plan.stages[0].rows(frame_of(k=["a"], x=[3]))))
+    whole = pl.col("f").cast(pl.Int64)
+    for changed in (sum_(whole), sum_(pl.col("x") + whole)):
+        _, other = merge_of(total=changed)
+        with pytest.raises(DeclaredDifferently, match="give the changed flow a new name"):
+            other.restore(merge.snapshot())
+
+
+def test_state_that_was_written_before_the_columns_were_in_its_tag_is_read() -> None:
+    _, merge = merge_of(total=sum_("x"))
+    layout = merge_of(total=sum_("x"))[0].stages[-1].layout_in
+    assert layout is not None
+    old = msgspec.msgpack.encode([layout.tag_before, 3, 1])
+    new = msgspec.msgpack.encode([layout.tag, 4, 1])
+    keys = [msgspec.msgpack.encode(["a"]), msgspec.msgpack.encode(["b"])]
+    merge.restore(list(zip(keys, [old, new], strict=True)))
+    assert merge.results().to_dicts() == [{"k": "a", "total": 3}, {"k": "b", "total": 4}]
 
 
 def test_state_far_above_the_compaction_size_stays_right() -> None:
