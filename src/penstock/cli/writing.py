@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -53,10 +54,11 @@ class _Lines:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._out.flush()
-        if self._target is not None:
+        if self._target is None:
+            self._out.flush()
+            return
+        with _completing(self._target, failed=kind is not None):
             self._out.close()
-            _complete(self._target, failed=kind is not None)
 
 
 class JsonLines(_Lines):
@@ -117,16 +119,15 @@ class ParquetFile:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            _complete(self._target, failed=kind is not None)
+        with _completing(self._target, failed=kind is not None or self._writer is None):
+            if self._writer is not None:
+                self._writer.close()
 
     def begin(self, schema: pa.Schema) -> None:
         self._schema = pa.schema([field.with_type(storable_type(field.type)) for field in schema])
         try:
             self._writer = pq.ParquetWriter(_partial(self._target), self._schema, compression="zstd")
         except pa.ArrowException as exc:
-            _partial(self._target).unlink(missing_ok=True)
             msg = f"Parquet cannot hold these columns: {exc}; cast them, or write .csv or .ndjson"
             raise ConfigError(msg, path="--output") from exc
 
@@ -164,8 +165,12 @@ def _partial(target: Path) -> Path:
     return target.with_name(f".{target.name}.part")
 
 
-def _complete(target: Path, *, failed: bool) -> None:
-    if failed:
+@contextmanager
+def _completing(target: Path, *, failed: bool) -> Generator[None]:
+    """Close what was written in the block; then it gets its name, or is removed where anything has failed."""
+    try:
+        yield
+        if not failed:
+            os.replace(_partial(target), target)
+    finally:
         _partial(target).unlink(missing_ok=True)
-    else:
-        os.replace(_partial(target), target)

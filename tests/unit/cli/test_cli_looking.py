@@ -363,3 +363,15 @@ def test_no_control_character_reaches_the_terminal(penstock: Penstock, project: 
         bad = [c for c in text if ord(c) < 32 or 127 <= ord(c) < 160 or c in "\u2028\u2029"]
         assert bad == [], (arguments, bad)
     assert "\\x1b[31mred" in penstock("tail", "raw").out
+
+
+@pytest.mark.parametrize("name", ["out.parquet", "out.csv", "out.ndjson"])
+def test_a_file_that_cannot_be_written_is_named_and_leaves_nothing(
+    penstock: Penstock, project: Path, name: str
+) -> None:
+    """As on a full disk, which the part of a file must not go on filling."""
+    (project / f".{name}.part").symlink_to("/dev/full")
+    said = penstock("query", "-o", name, "FROM flights")
+    assert said.code == exits.FAILED
+    assert name in said.err
+    assert [path.name for path in project.iterdir() if name in path.name] == []

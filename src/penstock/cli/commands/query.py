@@ -59,7 +59,7 @@ def command(*, sql: str, as_csv: bool, target: Path | None, limit: int | None) -
             if target is None and not as_json and not as_csv:
                 await _show(answer, limit or LIMIT, asked=limit is not None)
             else:
-                await _write(answer, _writer(target, as_csv=as_csv), limit, target)
+                await _write_named(answer, _writer(target, as_csv=as_csv), limit, target)
         finally:
             await tables.close()
 
@@ -80,6 +80,16 @@ async def _show(answer: Answer, limit: int, *, asked: bool) -> None:
     output.table(answer.schema.names, rows[:limit])
     if more and not asked:
         output.note(f"the first {limit} rows; --limit N shows more, --json, --csv or --output FILE all of them")
+
+
+async def _write_named(answer: Answer, writer: Writer, limit: int | None, target: Path | None) -> None:
+    """As `_write`; an error of the system names the file that was asked for."""
+    try:
+        await _write(answer, writer, limit, target)
+    except OSError as exc:
+        if target is None:
+            raise
+        raise OSError(exc.errno, exc.strerror or str(exc), str(target)) from exc
 
 
 async def _write(answer: Answer, writer: Writer, limit: int | None, target: Path | None) -> None:
