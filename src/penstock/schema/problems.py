@@ -8,10 +8,11 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import Flag
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 
 from penstock.schema.shapes import Shape, Type
 
+T = TypeVar("T")
 Problem = Callable[[Any], str | None]
 """From an event, or a value in it, to what is wrong with it, path first; None when nothing is."""
 
@@ -35,7 +36,7 @@ def times(shape: Shape) -> Problem | None:
 
 def moments(shape: Shape) -> list[Callable[[Any], datetime]] | None:
     """Takes each time out of an event; None when some are optional or lie deeper."""
-    if any(f.kind in {"list", "dict", "struct", "union"} and _type(f.type, _timed) for f in shape.fields):
+    if _deep(shape):
         return None
     fields = [f for f in shape.fields if f.kind == "datetime"]
     return None if any(f.optional for f in fields) else [attrgetter(f.name) for f in fields]
@@ -66,11 +67,31 @@ def shifted(shape: Shape) -> Problem | None:
     return problem
 
 
-def zones(shape: Shape) -> list[Callable[[Any], Any]] | None:
-    """Takes the zone of each time out of an event; None when some are optional or lie deeper, or there are none."""
-    if not moments(shape):
+def plainly(shape: Shape, quick: Callable[[Any], T], exact: Callable[[Any], T]) -> Callable[[Any], T] | None:
+    """`quick` for events whose times are all in UTC, told by the identity of the zone, and `exact` for all others.
+
+    None when there are no times, or some lie deeper. It is called for every event: one time is looked at by itself.
+    """
+    names = [f.name for f in shape.fields if f.kind == "datetime"]
+    if not names or _deep(shape):
         return None
-    return [attrgetter(f"{f.name}.tzinfo") for f in shape.fields if f.kind == "datetime"]
+    get: Callable[[Any], Any] = attrgetter(*names)
+
+    def one(event: Any) -> T:
+        time = get(event)
+        return quick(event) if time is None or time.tzinfo is UTC else exact(event)
+
+    def several(event: Any) -> T:
+        for time in get(event):
+            if time is not None and time.tzinfo is not UTC:
+                return exact(event)
+        return quick(event)
+
+    return one if len(names) == 1 else several
+
+
+def _deep(shape: Shape) -> bool:
+    return any(f.kind in {"list", "dict", "struct", "union"} and _type(f.type, _timed) for f in shape.fields)
 
 
 def _timed(kind: Type) -> Problem | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC
 from functools import cached_property
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
@@ -68,7 +67,6 @@ class Schema(Generic[T]):
         self._moments = problems.moments(shape)
         self._hidden = problems.hidden(shape)
         self._shifted = problems.shifted(shape)
-        self._zones = problems.zones(shape)
 
     def field(self, name: str) -> Field:
         """The field of this name.
@@ -115,17 +113,17 @@ class Schema(Generic[T]):
             raise self._error(exc) from exc
 
     def encode_all(self, events: Iterable[T]) -> list[bytes]:
-        """`encode` of each event, in order, without a call of Python code per event.
+        """`encode` of each event, in order.
 
         Raises:
             DecodeError: as `encode`; the message names the index of the first event that cannot be encoded.
         """
         events = list(events)
-        if self._hidden is None and self._unshifted(events):
+        if self._hidden is None:
             try:
-                return list(map(self._encode, events))
-            except (TypeError, ValueError, ArithmeticError, AttributeError, RecursionError):
-                pass
+                return list(map(self.encode_quick, events))
+            except (DecodeError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError):
+                pass  # the index is found below
         out: list[bytes] = []
         for index, event in enumerate(events):
             try:
@@ -135,30 +133,14 @@ class Schema(Generic[T]):
                 raise DecodeError(msg) from exc
         return out
 
-    def _unshifted(self, events: list[T]) -> bool:
-        """Whether the times of all these are known to be what JSON says of them, without a call of Python code each."""
-        if self._shifted is None:
-            return True
-        if self._zones is None:
-            return False
-        try:
-            return all({*map(get, events)} <= {UTC} for get in self._zones)
-        except (AttributeError, TypeError):
-            return False
-
-    @property
+    @cached_property
     def encode_quick(self) -> Callable[[T], bytes]:
         """As `encode`, but it raises whatever the encoder raises; `encode` then has the words for it."""
-        if self._hidden is not None or (self._shifted is not None and self._zones is None):
+        if self._hidden is not None:
             return self.encode
-        if self._zones is None:
+        if self._shifted is None:
             return self._encode
-        encode, slow = self._encode, self.encode
-        if len(self._zones) > 1:
-            zones = self._zones
-            return lambda event: encode(event) if all(get(event) is UTC for get in zones) else slow(event)
-        (zone,) = self._zones
-        return lambda event: encode(event) if zone(event) is UTC else slow(event)
+        return problems.plainly(self.shape, self._encode, self.encode) or self.encode
 
     def decode(self, body: bytes) -> T:
         """The event of bytes that were validated when they were published.
