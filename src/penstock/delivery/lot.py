@@ -6,7 +6,8 @@ is due at some time, or *held*: it was given up under the policy *block* and wai
 
 Pure: it decides and remembers, and says what has to be written into the ledger for that to be permanent. Heads lie in
 pages of the ledger (many fail and recover together, and one write then serves them all), followers in one page per
-step. A follower's page is not rewritten: followers at or below their key's head are settled.
+step. A follower's page is not rewritten: followers at or below their key's head are settled, and a page goes when all
+of its are.
 """
 
 from __future__ import annotations
@@ -146,7 +147,7 @@ class Lot:
         self._page = 0
         self._new: dict[bytes, list[int]] = {}
         self._follower_pages: dict[int, set[bytes]] = {}
-        self._pages_behind: dict[bytes, set[int]] = {}
+        self._pages_behind: dict[bytes, deque[tuple[int, int]]] = {}  # page, and the last of the key's offsets there
         self._gone: set[int] = set()
         self._follower_page = 0
 
@@ -180,7 +181,7 @@ class Lot:
             waiting = [] if head is None else [offset for offset in offsets if offset > head.offset]
             if waiting:
                 self._followers.setdefault(ident, deque()).extend(waiting)
-                self._pages_behind.setdefault(ident, set()).add(page)
+                self._pages_behind.setdefault(ident, deque()).append((page, waiting[-1]))
                 self.events += len(waiting)
                 idents.add(ident)
         self._follower_pages[page] = idents
@@ -250,17 +251,26 @@ class Lot:
             self.heads[ident] = following = Head(ident, head.key, followers.popleft())
             self.events -= 1
             self.postpone(following, 0.0, now)
+            self._leave_pages(ident, following.offset)
             return count
         del self.heads[ident]
         self._due_s.pop(ident, None)
         self._pages[self._page_of.pop(ident)].discard(ident)
         self._followers.pop(ident, None)
         self._new.pop(ident, None)
-        for page in self._pages_behind.pop(ident, ()):
+        self._leave_pages(ident, None)
+        return count
+
+    def _leave_pages(self, ident: bytes, head: int | None) -> None:
+        """The key needs no page of which all its followers lie at or below its head (None: it needs none)."""
+        pages = self._pages_behind.get(ident)
+        while pages and (head is None or pages[0][1] <= head):
+            page, _ = pages.popleft()
             self._follower_pages[page].discard(ident)
             if not self._follower_pages[page]:
                 self._gone.add(page)
-        return count
+        if not pages:
+            self._pages_behind.pop(ident, None)
 
     # -- what it says ----------------------------------------------------------------------------------------------
 
@@ -330,8 +340,8 @@ class Lot:
             page, self._follower_page = self._follower_page, self._follower_page + 1
             out.append((_FOLLOWERS + page.to_bytes(8), _encode(sorted(self._new.items()))))
             self._follower_pages[page] = set(self._new)
-            for ident in self._new:
-                self._pages_behind.setdefault(ident, set()).add(page)
+            for ident, offsets in self._new.items():
+                self._pages_behind.setdefault(ident, deque()).append((page, offsets[-1]))
         self._dirty.clear()
         self._gone.clear()
         self._new.clear()

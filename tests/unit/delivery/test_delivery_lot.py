@@ -95,6 +95,21 @@ def test_many_that_fail_and_recover_together_are_a_handful_of_writes() -> None:
     assert len(lot.writes()) <= 4
 
 
+@pytest.mark.parametrize("taken_over", [False, True])
+def test_a_line_that_never_ends_leaves_nothing_behind(taken_over: bool) -> None:
+    lot, ledger, now = Lot(), Ledger(), Now(0, 0.0)
+    lot.park(Head(b"ka", b"a", 0, attempts=1), 0.0, now)
+    lot.follow(b"ka", [1, 2, 3])
+    for offset in range(4, 500):
+        lot.follow(b"ka", [offset])
+        lot.settle(b"ka", now)
+        ledger.tell(lot)
+        if taken_over and offset % 50 == 0:
+            lot = Lot.restore(ledger.rows.items(), now)
+            assert [lot.heads[b"ka"].offset, *lot.followers(b"ka")] == list(range(offset - 3, offset + 1))
+    assert len(ledger.rows) < 10, "one page for its head, and one for each of those that wait"
+
+
 def test_bounds_that_cannot_be_meant_are_refused() -> None:
     for make in (lambda: OnFailure(keys_max=0), lambda: OnFailure(events_max=0), lambda: OnFailure(breaker=0)):
         with pytest.raises(ConfigError, match="at least 1"):
