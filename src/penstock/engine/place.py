@@ -287,8 +287,13 @@ class Place:
         return [LedgerWrite(ATTEMPTS, offset.to_bytes(8), None)]
 
     def has_room(self, command: Command) -> bool:
-        """Whether the command can be taken now: one that is about a key that waits always can."""
-        return self.lot.holding(command.offset) is not None or not self.lot.full(self.policy)
+        """Whether the command can be taken now: one that is about a key that waits, or parks nothing, always can.
+
+        When all that fills the lot waits for people, room comes by the commands behind this one: it is taken as well.
+        """
+        if command.action == "skip" or not self.lot.full(self.policy):
+            return True
+        return self.lot.holding(command.offset) is not None or self.lot.next_due_s() is None
 
     def take(self, command: Command, now: Now) -> list[LedgerWrite]:
         """Do what a command says, once: a letter that was dealt with, or is in hand, stays as it is."""

@@ -358,6 +358,39 @@ async def test_a_full_lot_pauses_the_partition_and_loses_nothing(kit: Kit) -> No
     assert all(of == sorted(of) for of in ids.values())
 
 
+@pytest.mark.parametrize("action", ["skip", "redrive"])
+async def test_a_command_about_a_letter_that_holds_nobody_does_not_shut_out_those_that_make_room(
+    kit: Kit, action: Any
+) -> None:
+    source = await keyed(kit, orders(*"abcd"))
+    into = await kit.topic("bills", Bill, partitions=1, key="customer")
+    broken = {1, 2}
+
+    def strict(order: Order) -> Bill:
+        if order.id == 0 and broken:
+            raise Reject("not yet")
+        if order.id in broken:
+            raise ValueError("broken")
+        return bill(order)
+
+    async def run() -> None:
+        options: dict[str, Any] = {"retry": Retry(1), "given_up": "block", "on_failure": OnFailure(keys_max=2)}
+        group = await kit.handler(strict, source, into, **options)
+        kit.clock.sleep = _stops_after(group, kit, 100)  # type: ignore[method-assign]
+        await group.run()
+
+    await run()
+    letters = await kit.letters("strict")
+    assert [(letter.offset, letter.holds) for letter in letters] == [(0, False), (1, True), (2, True)]
+    broken.clear()
+    for number, one in enumerate(letters):
+        said = action if number == 0 else "redrive"
+        await command(kit, "strict", Command(said, number, one.offset, one.body, one.key, one.id))
+    await run()
+    assert sorted(b.id for b in await kit.events(into)) == ([1, 2, 3] if action == "skip" else [0, 1, 2, 3])
+    assert sum(space == "letters" for space, _ in ledger(kit, "strict")) == 3
+
+
 async def test_results_of_a_run_past_the_limit_are_handled_in_several_steps(
     kit: Kit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
