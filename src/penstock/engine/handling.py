@@ -341,8 +341,10 @@ class HandlerWork(Handler):
 
     def _failed_again(self, place: Place, delivered: Delivered, head: Head, error: BaseException, made: Made) -> None:
         now = self._now()
-        first = head.attempts == 0
-        if place.open and place.policy.is_transient(error):  # it is the target that fails: nothing is charged
+        first, transient = head.attempts == 0, place.policy.is_transient(error)
+        if place.doubted or not transient:
+            place.failed(error)
+        if place.open and transient:  # it is the target that fails: nothing is charged
             place.lot.postpone(head, place.probed(self._spec.retries.for_error(error), now), now)
             return
         tried(head, error, now)
@@ -354,11 +356,13 @@ class HandlerWork(Handler):
             return
         made.retries += 1
         place.lot.postpone(head, pause_s, now)
-        if first or not place.policy.is_transient(error):
+        if first and transient:
             place.failed(error)
 
     def _lay_down(self, place: Place, delivered: Delivered, head: Head, cause: Cause, made: Made) -> None:
         """A parked event, which `delivered` has, is given up."""
+        if place.open:  # not for the target: that is tried with the next event, and there may be no other parked one
+            place.doubt()
         made.letter(delivered, head.offset, cause)
         if not cause.holds:
             self._settled(place, head, made, b"failed again", self._now())

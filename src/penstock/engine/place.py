@@ -48,6 +48,8 @@ class Place:
         self.commands = commands
         self.open = False
         """The breaker: the target fails, not the events."""
+        self.doubted = False
+        """Whether it may fail: that is known at the next event."""
         self.named: dict[Any, bytes] = {}
         """Keys that wait, as events hold them, by what they are told by in the lot."""
         self._unnamed: set[bytes] = set()
@@ -71,9 +73,9 @@ class Place:
                 marked.append((key, value))
         self.marks = Marks(assigned.floor, marked)
         self.lot = Lot.restore(parked, now)
-        # An owner before this one may have met a target that fails: that is known again at the first event.
         self._row = sum(head.attempts > 0 and not head.held for head in self.lot.heads.values())
-        self.open = self._row >= policy.breaker
+        if self._row >= policy.breaker:  # an owner before this one may have met a target that fails
+            self.doubt()
         self._unnamed.update(ident for ident in self.lot.heads if ident[:1] in b"kd")
 
     # -- who waits -------------------------------------------------------------------------------------------------
@@ -224,12 +226,17 @@ class Place:
             return
         self._row += 1
         if self._row >= self.policy.breaker:
-            self.open = True
+            self.open, self.doubted = True, False
 
     def succeeded(self) -> None:
         """An event was handled, or failed by itself: the target works."""
         self._row = self._probes = 0
-        self.open = False
+        self.open = self.doubted = False
+
+    def doubt(self) -> None:
+        """The target was failing, and nobody waits for it any more, or it is long ago: one more failure says it."""
+        self._row = self.policy.breaker - 1
+        self.open, self.doubted = False, True
 
     def probed(self, policy: Retry, now: Now) -> float:
         """The breaker let one event through, and it failed: so many seconds until the next one is tried."""

@@ -358,6 +358,63 @@ async def test_a_full_lot_pauses_the_partition_and_loses_nothing(kit: Kit) -> No
     assert all(of == sorted(of) for of in ids.values())
 
 
+@pytest.mark.parametrize("concurrency", [1, 4])
+@pytest.mark.parametrize("given_up", ["continue", "block"])
+async def test_when_all_that_waited_for_a_dead_target_is_given_up_the_partition_goes_on(
+    kit: Kit, given_up: str, concurrency: int
+) -> None:
+    source = await keyed(kit, [Order(n, f"c{n}", n) for n in range(10)])
+    calls: list[int] = []
+
+    async def post(order: Order, ctx: Context) -> None:
+        calls.append(order.id)
+        if order.id < 3:
+            raise ConnectionError("down") if ctx.attempt == 1 else PermanentError("no such account")
+
+    options: dict[str, Any] = {"given_up": given_up, "concurrency": concurrency, "on_failure": OnFailure(breaker=3)}
+    group = await kit.handler(post, source, retry=Retry(3, first_s=1), **options)
+    kit.clock.sleep = _stops_after(group, kit, 300)  # type: ignore[method-assign]
+    await group.run()
+    assert sorted(set(calls)) == list(range(10))
+    assert (group.state.events, group.state.dead, group.state.gauge.paused) == (10, 3, "")
+
+
+@pytest.mark.parametrize("error", [ValueError, ConnectionError])
+async def test_a_take_over_does_not_pause_for_keys_that_wait_long_and_charges_nobody_for_a_dead_target(
+    kit: Kit, error: type[Exception]
+) -> None:
+    """Whether the target fails is known at the first event, however long those that wait still have to."""
+    source = await keyed(kit, [Order(n, f"c{n}", n) for n in range(20)])
+    calls: list[tuple[int, float]] = []
+    down = True
+
+    def post(order: Order) -> None:
+        calls.append((order.id, kit.clock.monotonic_s()))
+        if len(calls) == 20:
+            group.stop()
+        if down:
+            raise error("no")
+
+    policy: dict[str, Any] = {"retry": Retry(schedule=(600, 600)), "on_failure": OnFailure(breaker=20)}
+    group = await kit.handler(post, source, ended=None, **policy)
+    await group.run()
+    assert len(calls) == 20
+    if error is ConnectionError:  # still down when the first of them is due: one is tried at a time
+        kit.clock.pass_s(700)
+        group = await kit.handler(post, source, **policy)
+        kit.clock.sleep = _stops_after(group, kit, 5)  # type: ignore[method-assign]
+        await group.run()
+        rows = [(key, value) for (space, key), value in ledger(kit, "post").items() if space == SPACE]
+        assert [head.attempts for head, _ in heads_of(rows)] == [1] * 20
+    down = False
+    await kit.publish(source, [Order(100, "good", 1)])
+    at, seen = kit.clock.monotonic_s(), len(calls)
+    group = await kit.handler(post, source, **policy)
+    kit.clock.sleep = _stops_after(group, kit, 5)  # type: ignore[method-assign]
+    await group.run()
+    assert [when - at < 1 for number, when in calls[seen:] if number == 100] == [True]
+
+
 @pytest.mark.parametrize("action", ["skip", "redrive"])
 async def test_a_command_about_a_letter_that_holds_nobody_does_not_shut_out_those_that_make_room(
     kit: Kit, action: Any
