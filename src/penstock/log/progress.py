@@ -103,16 +103,18 @@ def claim(db: apsw.Connection, request: Claim, *, seen_us: int = 0) -> list[Held
     return out
 
 
-def seek(db: apsw.Connection, group_id: int, pid: int, *, floor: int) -> None:
-    """Put the group's progress on the partition elsewhere, and forget what it remembers there.
+def seek(db: apsw.Connection, group_id: int, pid: int, *, floor: int, keep: Sequence[str] = ()) -> None:
+    """Put the group's progress on the partition elsewhere, and forget what it remembers there, but for these spaces.
 
     The epoch goes up: whoever owns the partition meanwhile is fenced off. Recorded steps stay, and their numbers go on.
     """
     found = _find(db, group_id, pid)
     row = found or _Row(ProgressRow(group_id, pid, 0, 0, ()), 0, 0)
-    db.execute("DELETE FROM ledger WHERE group_id = ? AND pid = ?", (group_id, pid))
+    for space in spaces_of(db, group_id, pid).keys() - set(keep):
+        db.execute("DELETE FROM ledger WHERE group_id = ? AND pid = ? AND space = ?", (group_id, pid, space))
+    checks: Any = db.execute("SELECT chk FROM ledger WHERE group_id = ? AND pid = ?", (group_id, pid)).fetchall()
     at = msgspec.structs.replace(row.progress, epoch=row.progress.epoch + 1, floor=floor, holes=(), oldest=None)
-    _write(db, msgspec.structs.replace(row, progress=at, entries=0))
+    _write(db, msgspec.structs.replace(row, progress=at, entries=sum(check for (check,) in checks)))
 
 
 def spaces_of(db: apsw.Connection, group_id: int, pid: int) -> dict[str, int]:

@@ -9,6 +9,7 @@ import msgspec
 
 from penstock.channel.api import GroupSpec
 from penstock.channel.rules import unknown_name
+from penstock.delivery.redrive import LETTERS_SPACE, POSITION_SPACE
 from penstock.errors import ConfigError, ConflictError
 from penstock.log import catalogue, placed, progress
 from penstock.log.extent import offset_at
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     import apsw
 
     from penstock.channel.drivers.embedded import EmbeddedChannel
+
+KEPT = (LETTERS_SPACE, POSITION_SPACE)
+"""What became of dead letters is no matter of where the group reads: forgotten, each would be redriven once more."""
 
 _group_spec = msgspec.json.Decoder(GroupSpec).decode
 
@@ -106,7 +110,9 @@ def shift_of(db: apsw.Connection, group_id: int, pid: int, number: int, aim: Aim
         raise ConfigError(msg, path="offset")
     again = max(0, floor - to) + sum(hole >= max(to, floor) for hole in holes)
     skipped = max(0, to - floor - sum(hole < to for hole in holes))
-    return Shift(number, floor, to, again, skipped, progress.spaces_of(db, group_id, pid))
+    spaces = progress.spaces_of(db, group_id, pid)
+    forgets = {space: count for space, count in spaces.items() if space not in KEPT}
+    return Shift(number, floor, to, again, skipped, forgets)
 
 
 async def carry_out(channel: EmbeddedChannel, seeking: Seeking) -> None:
@@ -123,7 +129,7 @@ async def carry_out(channel: EmbeddedChannel, seeking: Seeking) -> None:
             if (0 if found is None else found[0].floor) != shift.floor:
                 msg = f"group {seeking.group} has moved meanwhile; look again"
                 raise ConflictError(msg)
-            progress.seek(db, seeking.group_id, pid, floor=shift.to)
+            progress.seek(db, seeking.group_id, pid, floor=shift.to, keep=KEPT)
 
     await channel.port.write(work)
 

@@ -8,7 +8,7 @@ from typing import Any
 import apsw
 import pytest
 
-from penstock.channel.api import GroupSpec, Settle, Step, Subscription
+from penstock.channel.api import GroupSpec, LedgerWrite, Settle, Step, Subscription
 from penstock.errors import ConfigError, ConflictError
 from penstock.log import ages, catalogue, living, placed, progress, retention
 from penstock.log.api import Advance, Claim
@@ -70,6 +70,23 @@ async def test_settled_events_above_the_floor_are_not_skipped_again(filled: Kit)
     await intake.leave()
     counted = [plan(filled.channel, "check", Aim(to, partitions=[number])).shifts[0] for to in (0, 2, 5, 10)]
     assert [(s.again, s.skipped) for s in counted] == [(5, 0), (3, 0), (1, 1), (0, 5)]
+
+
+async def test_what_became_of_dead_letters_is_not_forgotten(filled: Kit) -> None:
+    """Or what people asked for once is done again: a letter that was redriven is redriven once more."""
+    told = [LedgerWrite("letters", bytes(8), b"handled"), LedgerWrite("commands", b"", (1).to_bytes(8))]
+    intake = await filled.channel.join(Subscription(GroupSpec("check", "flights"), "process 1"))
+    taken: Any = await intake.next(events_max=1, bytes_max=1 << 20, wait_s=1)
+    number, pid = taken.owned.partition, filled.channel.row("flights").pids[taken.owned.partition]
+    await intake.commit(Step("check", taken.owned, Settle(0, 2), ledger=[*told, LedgerWrite("once", b"a", bytes(8))]))
+    await intake.leave()
+    seeking = plan(filled.channel, "check", Aim(0, partitions=[number]))
+    assert seeking.shifts[0].forgets == {"once": 1}
+    await carry_out(filled.channel, seeking)
+    look = filled.channel.port.look
+    found = look(lambda db: progress.ledger_of(db, seeking.group_id, pid))
+    assert sorted(found) == sorted((one.space, one.key, one.value) for one in told)
+    assert look(lambda db: progress.whole_ledger(db, seeking.group_id, pid)) == 2
 
 
 def test_what_would_be_skipped_is_counted_fast() -> None:
