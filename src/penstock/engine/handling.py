@@ -238,7 +238,7 @@ class HandlerWork(Handler):
         now = started = self._now()
         due_s = place.next_due_s()
         while due_s is not None and due_s <= now.s and not stopping():
-            await self._retry_some(place, made, now)
+            await self._retry_some(place, made, now, stopping)
             due_s = place.next_due_s()
             if self._system.clock.monotonic_s() - started.s > STEP_S_MAX or made.size > STEP_BYTES_MAX:
                 yield self._draft(place, made, None)
@@ -249,7 +249,7 @@ class HandlerWork(Handler):
         if made or place.lot.dirty:
             yield self._draft(place, made, None)
 
-    async def _retry_some(self, place: Place, made: Made, now: Now) -> None:
+    async def _retry_some(self, place: Place, made: Made, now: Now, stopping: Stopping) -> None:
         """Heads that are due, each with what waits behind it, in one run of calls where nothing is in the way."""
         lines: list[Line] = []
         room = min(TOGETHER_MAX, self._size)
@@ -265,10 +265,12 @@ class HandlerWork(Handler):
             if room <= 0:
                 break
         if lines:
-            await self._retry_together(place, lines, made, now)
+            await self._retry_together(place, lines, made, now, stopping)
             await asyncio.sleep(0)
 
-    async def _retry_together(self, place: Place, lines: Sequence[Line], made: Made, now: Now) -> None:
+    async def _retry_together(
+        self, place: Place, lines: Sequence[Line], made: Made, now: Now, stopping: Stopping
+    ) -> None:
         source = self._topics.source
         again = Again(lines, await place.pickers(lines, source, self._read), source, now)
         made.inputs += again.inputs
@@ -285,7 +287,8 @@ class HandlerWork(Handler):
             if not isinstance(result, Raised):
                 break
             self._failed_among(place, again, result.offset, result.take(), made)
-            if place.open:
+            late = self._system.clock.monotonic_s() - start > STEP_S_MAX
+            if place.open or late or stopping():
                 break
         for line in lines:
             await self._line_ended(place, line, end, made, now)

@@ -648,6 +648,29 @@ async def test_what_waits_behind_a_parked_event_is_handled_with_it_up_to_one_tha
     assert (group.state.events, group.state.dead) == (8, 1)
 
 
+@pytest.mark.parametrize("slow_s", [0.0, 10.0])
+async def test_many_that_fail_again_together_do_not_hold_up_a_stop_or_a_step(kit: Kit, slow_s: float) -> None:
+    """A call may take as long as its time-out: hundreds of them in one step would be lost with the process."""
+    source = await keyed(kit, [Order(n, f"c{n}", n) for n in range(500)])
+    again = 0
+
+    def shaky(order: Order, ctx: Context) -> None:
+        nonlocal again
+        if ctx.attempt == 2:
+            again += 1
+            kit.clock.pass_s(slow_s)
+            if not slow_s or again == 20:
+                group.stop()
+        raise ValueError("no")
+
+    group = await kit.handler(shaky, source, retry=Retry(3, first_s=1), ended=None)
+    await group.run()
+    assert again == (20 if slow_s else 1)
+    assert group.state.steps >= again
+    rows = [(key, value) for (space, key), value in ledger(kit, "shaky").items() if space == SPACE]
+    assert sum(head.attempts for head, _ in heads_of(rows)) == 500 + again
+
+
 async def test_what_a_handler_raised_is_gone_when_it_is_dealt_with(kit: Kit) -> None:
     """An error's traceback leads to every event of its call: kept until the collector comes, that is the memory."""
     source = await keyed(kit, orders(*"abcdefgh" * 4))
