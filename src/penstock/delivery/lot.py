@@ -94,7 +94,7 @@ class Head(msgspec.Struct, array_like=True):
     `waited_s` is the sum of its pauses: how long ago it failed first, whatever the wall clock did meanwhile.
 
     `body` is what to handle instead of what lies in the log: a redriven event. `letter` is the dead letter it comes
-    from, -1 when it is none; `again` counts how often the event was redriven.
+    from, -1 when it is none; `again` counts how often the event was redriven. `transient`: its last failure was.
     """
 
     ident: bytes
@@ -110,6 +110,7 @@ class Head(msgspec.Struct, array_like=True):
     letter: int = -1
     again: int = 0
     id: str = ""
+    transient: bool = False
 
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -201,6 +201,7 @@ class HandlerWork(Handler):
         """A new event has failed, and is `head` of those that wait for it."""
         now = self._now()
         tried(head, error, now)
+        head.transient = place.policy.is_transient(error)
         head.attempts += 1
         pause_s = self._pause_s(error, head.attempts, head.waited_s)
         if pause_s is None:
@@ -347,6 +348,7 @@ class HandlerWork(Handler):
         first, transient = head.attempts == 0, place.policy.is_transient(error)
         if place.doubted or not transient:
             place.failed(error)
+        head.transient = transient
         if place.open and transient:  # it is the target that fails: nothing is charged
             place.lot.postpone(head, place.probed(self._spec.retries.for_error(error), now), now)
             return

@@ -73,9 +73,9 @@ class Place:
                 marked.append((key, value))
         self.marks = Marks(assigned.floor, marked)
         self.lot = Lot.restore(parked, now)
-        self._row = sum(head.attempts > 0 and not head.held for head in self.lot.heads.values())
-        if self._row >= policy.breaker:  # an owner before this one may have met a target that fails
-            self.doubt()
+        # An owner before this one may have met a target that fails: that is known again at the first event.
+        self._row = sum(head.transient and not head.held for head in self.lot.heads.values())
+        self.open = self._row >= policy.breaker
         self._unnamed.update(ident for ident in self.lot.heads if ident[:1] in b"kd")
 
     # -- who waits -------------------------------------------------------------------------------------------------
@@ -234,7 +234,7 @@ class Place:
         self.open = self.doubted = False
 
     def doubt(self) -> None:
-        """The target was failing, and nobody waits for it any more, or it is long ago: one more failure says it."""
+        """The target was failing, and it may be that nobody waits for it any more: one more failure says it."""
         self._row = self.policy.breaker - 1
         self.open, self.doubted = False, True
 
@@ -325,7 +325,7 @@ class Place:
     def _redriven(head: Head, command: Command) -> None:
         head.body, head.key, head.id = command.body, command.key, command.id
         head.letter, head.again = command.letter, command.again
-        head.attempts, head.waited_s, head.tries = 0, 0.0, []
+        head.attempts, head.waited_s, head.tries, head.transient = 0, 0.0, [], False
 
 
 def tried(head: Head, error: BaseException, now: Now) -> None:
