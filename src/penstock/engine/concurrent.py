@@ -165,7 +165,15 @@ class ConcurrentWork(HandlerWork):
     async def _one_by_one(
         self, place: Place, progress: _Progress, delivery: Delivery, stopping: Stopping
     ) -> AsyncGenerator[Draft]:
-        """Suspects: what was begun beside an event that killed the process."""
+        """Suspects: what was begun beside an event that killed the process; beside other partitions' events, too."""
+        while self._at and not stopping():
+            self._told.clear()
+            for draft in self._drafts(everything=False):
+                yield draft
+            if self._at:
+                await self._told.wait()
+        if stopping():
+            return
         async for draft in super().process(delivery, stopping):
             if draft.after is not None:
                 progress.floor = progress.taken = draft.after

@@ -151,6 +151,28 @@ async def test_after_a_death_those_in_flight_run_alone_and_only_the_killer_is_ch
     assert sorted(made.id for made in await kit.events(into)) == [n for n in range(30) if n != 7]
 
 
+async def test_a_suspect_is_alone_in_all_partitions(kit: Kit) -> None:
+    """Or it is charged for what an event of another partition does beside it."""
+    source = await kit.topic("orders", Order, partitions=2, key="customer")
+    await kit.publish(source, spread(400, 400))
+    words = bytearray(32)
+    memoryview(words).cast("Q")[:2] = memoryview(array("Q", [2, 0]))
+    at_work: set[tuple[int, int]] = set()
+    beside: list[set[tuple[int, int]]] = []
+
+    async def slow(order: Order, ctx: Context) -> None:
+        at_work.add((ctx.partition, ctx.offset))
+        for _ in range(20):
+            if (1, 0) in at_work and len(at_work) > 1:
+                beside.append(set(at_work))
+            await asyncio.sleep(0)
+        at_work.remove((ctx.partition, ctx.offset))
+
+    group = await kit.handler(slow, source, concurrency=8, slots=lambda *_: MemorySlot(words))
+    await group.run()
+    assert (group.state.events, beside) == (400, [])
+
+
 async def test_suspects_that_fail_are_parked_and_handled_while_the_others_still_run_alone(kit: Kit) -> None:
     source = await keyed(kit, spread(6, 6))
     into = await kit.topic("bills", Bill, partitions=1, key="customer")
