@@ -273,13 +273,15 @@ class HandlerWork(Handler):
         self, place: Place, lines: Sequence[Line], made: Made, now: Now, stopping: Stopping
     ) -> None:
         source = self._topics.source
-        again = Again(lines, await place.pickers(lines, source, self._read), source, now)
+        pickers, read, cut = await place.pickers(lines, source, self._read)
+        again = Again(lines, pickers, source, now)
         made.inputs += again.inputs
+        made.size += read  # it is kept until the step is made
         start, held = self._system.clock.monotonic_s(), made.size
         while True:
             calls = again.calls
             result = await self._call_retried(again, made, start=lines[0].head.offset)
-            end = result.offset if isinstance(result, Raised) else result
+            end = result.offset if isinstance(result, Raised) else cut if result is None else result
             for offset, rejection in made.take_rejected():
                 if end is None or offset < end:
                     self._failed_among(place, again, offset, rejection, made)

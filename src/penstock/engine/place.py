@@ -29,6 +29,8 @@ SPACES = (ATTEMPTS, lots.SPACE, POSITION_SPACE, LETTERS_SPACE, once.SPACE)
 KEPT_BYTES_MAX = 32_000_000
 """Of parts in which events wait."""
 READ_EVENTS = 5_000
+READ_BYTES_MAX = 32_000_000
+"""Of batches that are read from the log for one run of calls."""
 ASKED_MAX = 100_000
 
 
@@ -184,16 +186,25 @@ class Place:
                 offsets = list(takewhile(lambda offset: offset not in self.deaths, offsets))
         return Line(head, offsets)
 
-    async def pickers(self, lines: Sequence[Line], topic: TypedTopic[Any], read: Read) -> dict[int, Picker]:
-        """For each event of these lines, in offset order, a batch that holds it; see `picker`."""
+    async def pickers(
+        self, lines: Sequence[Line], topic: TypedTopic[Any], read: Read
+    ) -> tuple[dict[int, Picker], int, int | None]:
+        """For each event of these lines, in offset order, a batch that holds it, as far as there is room.
+
+        Returns them, how many bytes were read for that, and from which offset on there are none.
+        """
         found: dict[int, Picker] = {}
-        picker, end = None, 0
+        picker, end, size = None, 0, 0
         for offset in sorted(offset for line in lines for offset in line.offsets):
             if picker is None or offset >= end:
-                picker = await self.picker(offset, topic, read)
+                if size >= READ_BYTES_MAX:
+                    return found, size, offset
+                kept = self._kept_at(offset)
+                picker = kept or await self.picker(offset, topic, read)
                 end = picker.delivered.end
+                size += picker.size if kept is None else 0
             found[offset] = picker
-        return found
+        return found, size, None
 
     async def picker(self, offset: int, topic: TypedTopic[Any], read: Read) -> Picker:
         """A batch that holds the event of this offset.

@@ -20,7 +20,7 @@ from penstock.delivery.redrive import Command, encode
 from penstock.delivery.retry import Retry
 from penstock.engine.context import Context
 from penstock.engine.group import Group
-from penstock.engine.results import EVENT_RESULTS_BYTES_MAX
+from penstock.engine.results import EVENT_RESULTS_BYTES_MAX, Made
 from penstock.errors import PermanentError, Reject
 from penstock.event.batch import NewBatch, Rows
 from penstock.event.partition import partition_of
@@ -638,6 +638,36 @@ async def test_what_waits_behind_a_parked_event_is_handled_with_it_up_to_one_tha
     assert [n for n in found if n >= 4] == [4, 5, 7]
     assert [letter.offset for letter in await kit.letters("shaky")] == [6]
     assert (group.state.events, group.state.dead) == (8, 1)
+
+
+async def test_what_is_read_for_parked_events_is_bounded(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys whose events lie far apart: the batch that holds each of them is read, and kept until the step."""
+    monkeypatch.setattr("penstock.engine.place.READ_BYTES_MAX", 2_000)
+    monkeypatch.setattr("penstock.engine.place.KEPT_BYTES_MAX", 1)
+    monkeypatch.setattr("penstock.engine.handling.STEP_BYTES_MAX", 2_000)
+    source = await keyed(kit, [])
+    for start in range(0, 6_000, 20):
+        await kit.publish(source, [Order(n, f"c{n % 20 or n}", n) for n in range(start, start + 20)])
+    largest, calls = 0, list[tuple[int, int]]()
+    draft = Made.draft
+
+    def weighed(made: Made, after: int | None, *, oldest: int | None) -> Any:
+        nonlocal largest
+        if after is None:
+            largest = max(largest, sum(len(d.payload.body) for d in {id(d): d for d in made.inputs}.values()))  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownArgumentType]
+        return draft(made, after, oldest=oldest)
+
+    def shaky(order: Order, ctx: Context) -> None:
+        calls.append((order.id, ctx.attempt))
+        if order.id % 20 == 0 and ctx.attempt == 1:
+            raise ValueError("once")
+
+    monkeypatch.setattr(Made, "draft", weighed)
+    group = await kit.handler(shaky, source, retry=Retry(2, first_s=1_000))
+    await group.run()
+    assert sorted(calls) == sorted([(n, 1) for n in range(6_000)] + [(n, 2) for n in range(0, 6_000, 20)])
+    assert group.state.events == 6_000
+    assert 0 < largest < 6_000
 
 
 @pytest.mark.parametrize("slow_s", [0.0, 10.0])
