@@ -174,6 +174,9 @@ class ConcurrentWork(HandlerWork):
                 await self._told.wait()
         if stopping():
             return
+        while self._unsaid(progress):  # what was handled before stands in a step before
+            for draft in self._drafts(everything=True, only=place.partition):
+                yield draft
         async for draft in super().process(delivery, stopping):
             if draft.after is not None:
                 progress.floor = progress.taken = draft.after
@@ -290,6 +293,7 @@ class ConcurrentWork(HandlerWork):
             if queue:
                 self._next_of(lane, place, queue)
             return
+        self._take_all_finished(progress)  # some may be of this key, and were before it
         if not made.inputs or made.inputs[-1] is not waiting.part.delivered:
             made.inputs.append(waiting.part.delivered)
         if raised is None:
@@ -373,6 +377,7 @@ class ConcurrentWork(HandlerWork):
             if self._suspects or head.offset in place.deaths:
                 if self._at:
                     return
+                self._take_all_finished(progress)
                 await self._retry(place, head, progress.made, now)
                 continue
             part = await place.fetch(head, self._topics.source, self._read)
@@ -412,6 +417,10 @@ class ConcurrentWork(HandlerWork):
         for waiting, _, _ in finished[:count]:
             made.mark(waiting.place.marks.settle(waiting.offset))
             self._done(waiting)
+
+    def _take_all_finished(self, progress: _Progress) -> None:
+        while progress.finished:
+            self._take_finished(progress)
 
     def _drafts(self, *, everything: bool, only: int | None = None) -> Iterator[Draft]:
         """A step for each partition where something was settled; small ones wait for one another.

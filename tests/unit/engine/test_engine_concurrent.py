@@ -6,6 +6,7 @@ import asyncio
 import random
 from array import array
 from collections import defaultdict
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from penstock.engine.context import Context
 from penstock.errors import Reject
 from penstock.system.slots import SIDE_BY_SIDE, MemorySlot
 from tests.unit.engine.engine_kit import Bill, Kit, Order
-from tests.unit.engine.test_engine_parking import bill, command, keyed, ledger
+from tests.unit.engine.test_engine_parking import bill, command, keyed, ledger, stops_after
 
 
 @pytest.fixture
@@ -149,6 +150,81 @@ async def test_after_a_death_those_in_flight_run_alone_and_only_the_killer_is_ch
     (letter,) = await kit.letters("fatal")
     assert (letter.offset, letter.error, letter.attempts) == (7, "ProcessDied", 2)
     assert sorted(made.id for made in await kit.events(into)) == [n for n in range(30) if n != 7]
+
+
+@pytest.mark.parametrize("number", range(10))
+async def test_results_of_a_key_are_stored_in_the_order_of_its_events(kit: Kit, number: int) -> None:
+    """Also those of an event that waited, when others of its key are handled and not yet part of a step."""
+    dice = random.Random(number)
+    source = await keyed(kit, spread(200, 10))
+    into = await kit.topic("bills", Bill, partitions=1, key="customer")
+    fails = {n for n in range(200) if dice.random() < 0.5}
+
+    async def shaky(order: Order, ctx: Context) -> Bill:
+        for _ in range(dice.randrange(3)):
+            await asyncio.sleep(0)
+        if order.id in fails and ctx.attempt == 1:
+            raise ValueError("once")
+        return bill(order)
+
+    options: dict[str, Any] = {"retry": Retry(2, first_s=0), "on_failure": OnFailure(keys_max=1)}
+    group = await kit.handler(shaky, source, into, concurrency=4, **options)
+    await group.run()
+    by_key: dict[str, list[int]] = defaultdict(list)
+    for made in await kit.events(into):
+        by_key[made.customer].append(made.id)
+    assert sum(map(len, by_key.values())) == 200
+    assert all(ids == sorted(ids) for ids in by_key.values())
+
+
+@pytest.mark.parametrize("number", range(40))
+async def test_any_pattern_of_failures_deaths_and_owners_keeps_each_keys_order(kit: Kit, number: int) -> None:
+    """Owners with and without concurrency, and other bounds, follow one another; some come to a sudden end."""
+    dice = random.Random(number)
+    source, into = await keyed(kit, []), await kit.topic("bills", Bill, partitions=1, key="customer")
+    kinds = [*["fine"] * dice.choice([3, 30]), "once", "twice", "always", "reject", "odd", "dies", "dies once", "stops"]
+    kind, tries, keys = {n: dice.choice(kinds) for n in range(200)}, defaultdict[int, int](int), dice.choice([3, 20])
+    words, sleep, concurrency, sent = bytearray(32), kit.clock.sleep, 1, 0
+
+    async def shaky(order: Order, ctx: Context) -> Any:
+        tries[order.id] += 1
+        what, first = kind[order.id], tries[order.id] == 1
+        if dice.random() < 0.2:
+            await asyncio.sleep(0)
+        if dice.random() < 0.05:
+            kit.clock.pass_s(0.6)
+        if what == "dies" or (what == "dies once" and first):
+            raise SystemExit if concurrency == 1 else ValueError("as good as dead")
+        if what == "always" or (what == "once" and first) or (what == "twice" and tries[order.id] < 3):
+            raise ValueError("again")
+        if what == "reject":
+            raise Reject("no")
+        if what == "stops" and first:
+            group.stop()
+        return "odd" if what == "odd" else bill(order)
+
+    for _ in range(400):
+        size = min(200 - sent, dice.randrange(1, 80))
+        if size:
+            await kit.publish(source, [Order(n, f"c{dice.randrange(keys)}", n) for n in range(sent, sent + size)])
+        sent += size
+        concurrency = dice.choice([1, 1, 4])
+        bounds = OnFailure(keys_max=dice.choice([2, 1000]), events_max=dice.choice([5, 1000]))
+        options: dict[str, Any] = {"concurrency": concurrency, "on_failure": bounds, "retry": Retry(3, first_s=0.5)}
+        group = await kit.handler(shaky, source, into, slots=lambda *_: MemorySlot(words), **options)
+        kit.clock.sleep = sleep  # type: ignore[method-assign]
+        kit.clock.sleep = stops_after(group, kit, dice.choice([5, 400]))  # type: ignore[method-assign]
+        with suppress(SystemExit):
+            await group.run()
+            waits = [key for space, key in ledger(kit, "shaky") if space in ("parked", "attempts")]
+            if sent == 200 == kit.channel.memory.progress("shaky")[0].floor and not waits:
+                break
+    by_key: dict[str, list[int]] = defaultdict(list)
+    for made in await kit.events(into):
+        by_key[made.customer].append(made.id)
+    given = [letter.offset for letter in await kit.letters("shaky")]
+    assert sorted([*given, *(n for ids in by_key.values() for n in ids)]) == list(range(200)), "each event once"
+    assert all(ids == sorted(ids) for ids in by_key.values())
 
 
 async def test_a_suspect_is_alone_in_all_partitions(kit: Kit) -> None:

@@ -373,7 +373,7 @@ async def test_when_all_that_waited_for_a_dead_target_is_given_up_the_partition_
 
     options: dict[str, Any] = {"given_up": given_up, "concurrency": concurrency, "on_failure": OnFailure(breaker=3)}
     group = await kit.handler(post, source, retry=Retry(3, first_s=1), **options)
-    kit.clock.sleep = _stops_after(group, kit, 300)  # type: ignore[method-assign]
+    kit.clock.sleep = stops_after(group, kit, 300)  # type: ignore[method-assign]
     await group.run()
     assert sorted(set(calls)) == list(range(10))
     assert (group.state.events, group.state.dead, group.state.gauge.paused) == (10, 3, "")
@@ -400,7 +400,7 @@ async def test_a_take_over_pauses_for_a_dead_target_alone_and_charges_nobody_for
     await kit.publish(source, [Order(100, "good", 1)])
     kit.clock.pass_s(0 if error is ValueError else 700)  # due, and the target is still down
     group = await kit.handler(post, source, **policy)
-    kit.clock.sleep = _stops_after(group, kit, 5)  # type: ignore[method-assign]
+    kit.clock.sleep = stops_after(group, kit, 5)  # type: ignore[method-assign]
     await group.run()
     assert (100 in [number for number, _ in calls]) == (error is ValueError)
     rows = [(key, value) for (space, key), value in ledger(kit, "post").items() if space == SPACE]
@@ -425,7 +425,7 @@ async def test_a_command_about_a_letter_that_holds_nobody_does_not_shut_out_thos
     async def run() -> None:
         options: dict[str, Any] = {"retry": Retry(1), "given_up": "block", "on_failure": OnFailure(keys_max=2)}
         group = await kit.handler(strict, source, into, **options)
-        kit.clock.sleep = _stops_after(group, kit, 100)  # type: ignore[method-assign]
+        kit.clock.sleep = stops_after(group, kit, 100)  # type: ignore[method-assign]
         await group.run()
 
     await run()
@@ -490,7 +490,7 @@ async def test_what_is_parked_outlives_its_owner(kit: Kit) -> None:
         return bill(order)
 
     first = await kit.handler(wait, source, into, retry=Retry(100, first_s=1000), ended=None)
-    kit.clock.sleep = _stops_after(first, kit, 3)  # type: ignore[method-assign]
+    kit.clock.sleep = stops_after(first, kit, 3)  # type: ignore[method-assign]
     await first.run()
     (head,) = heads_of([(k, v) for (space, k), v in ledger(kit, "wait").items() if space == SPACE])
     assert (head[0].key, head[0].offset, head[0].attempts, head[1]) == (b"a", 0, 1, 2)
@@ -503,7 +503,7 @@ async def test_what_is_parked_outlives_its_owner(kit: Kit) -> None:
     assert [i for i in made if i % 2] == [1, 3, 5, 7]
 
 
-def _stops_after(group: Group, kit: Kit, sleeps: int) -> Any:
+def stops_after(group: Group, kit: Kit, sleeps: int) -> Any:
     real, left = kit.clock.sleep, sleeps
 
     async def sleep(seconds: float) -> None:
