@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import Flag
 from operator import attrgetter
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from penstock.schema.shapes import Shape, Type
 
@@ -75,7 +75,7 @@ def plainly(shape: Shape, quick: Callable[[Any], T], exact: Callable[[Any], T]) 
     names = [f.name for f in shape.fields if f.kind == "datetime"]
     if not names or _deep(shape):
         return None
-    get: Callable[[Any], Any] = attrgetter(*names)
+    get = cast("Callable[[Any], Any]", attrgetter(*names))
 
     def one(event: Any) -> T:
         time = get(event)
