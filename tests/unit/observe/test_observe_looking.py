@@ -227,9 +227,9 @@ async def test_what_the_probes_leave_of_the_durability(filled: Kit, monkeypatch:
     level, why = probed()
     assert level == "D2"
     assert "journal_mode wal, synchronous 2" in why
-    filled.channel.port.look(lambda db: db.execute("PRAGMA synchronous = 1"))
+    filled.channel.port.look(lambda db: db.execute("COMMIT; PRAGMA synchronous = 1"))
     assert probed()[0] == "D1"
-    filled.channel.port.look(lambda db: db.execute("PRAGMA synchronous = 2"))
+    filled.channel.port.look(lambda db: db.execute("COMMIT; PRAGMA synchronous = 2"))
     monkeypatch.setattr(health, "SYNC_S_HONEST", 10.0)
     level, why = probed()
     assert (level, "lie about power losses" in why) == ("D1", True)
