@@ -81,7 +81,7 @@ PLANTED = [
     Planted(
         "sim_claim_early",
         "workers:workers",
-        ("turned_away", "twin", "moved_back"),
+        ("claimed", "turned_away", "twin", "moved_back"),
         "a partition is claimed after its owner has left",
     ),
     Planted(

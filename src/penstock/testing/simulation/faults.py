@@ -36,7 +36,7 @@ from penstock.channel.rules import order_of
 from penstock.errors import LogFull
 from penstock.event.batch import Delivered
 from penstock.system.ports import Offload
-from penstock.testing.simulation.history import Sent, Stored, Took, TurnedAway
+from penstock.testing.simulation.history import Left, Sent, Stored, Took, TurnedAway
 from penstock.testing.simulation.network import Network
 from penstock.testing.simulation.tape import Fault, Operation
 
@@ -166,7 +166,7 @@ class FaultyIntake:
         await self._process.suffer(fault, before=True)
         if self._unsure:
             lost = self._unsure.pop(0)
-            await self._inner.leave(lost.owned)
+            await self.leave(lost.owned)
             return lost
         taken = await self._inner.next(events_max=events_max, bytes_max=bytes_max, wait_s=wait_s)
         if isinstance(taken, Assigned):
@@ -235,6 +235,7 @@ class FaultyIntake:
 
     async def leave(self, owned: Owned | None = None) -> None:
         """See `Intake`; no faults."""
+        self._network.note(Left(self._process.name, self._group, owned))
         await self._inner.leave(owned)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from penstock.channel.api import Acked, Assigned, Step
+from penstock.channel.api import Acked, Assigned, Owned, Step
 from penstock.event.batch import NewBatch
 
 Place = tuple[str, int]
@@ -48,13 +48,21 @@ class TurnedAway(msgspec.Struct, frozen=True):
     reason: str
 
 
+class Left(msgspec.Struct, frozen=True):
+    """A member gives a partition up, or (None) all of its group's; without a group, a process is given up or dead."""
+
+    process: str
+    group: str = ""
+    owned: Owned | None = None
+
+
 class Note(msgspec.Struct, frozen=True):
     """Anything else worth reading in a trace: a fault that struck, a restart."""
 
     text: str
 
 
-Entry = Sent | Took | Stored | TurnedAway | Note
+Entry = Sent | Took | Left | Stored | TurnedAway | Note
 
 
 class History:
@@ -105,6 +113,9 @@ def line_of(entry: Entry) -> str:
         case Took(process=process, assigned=assigned):
             owned = assigned.owned
             return f"{process} takes {owned.topic}/{owned.partition} epoch {owned.epoch} at floor {assigned.floor}"
+        case Left(process=process, group=group, owned=owned):
+            what = f"group {group}" if owned is None else f"{owned.topic}/{owned.partition} epoch {owned.epoch}"
+            return f"{process} leaves {what}" if group else f"{process} leaves everything"
         case TurnedAway(process=process, reason=reason):
             return f"{process} is turned away: {reason}"
         case Sent():

@@ -25,6 +25,7 @@ AnomalyKind = Literal[
     "twin",
     "failed",
     "stuck",
+    "claimed",
 ]
 
 

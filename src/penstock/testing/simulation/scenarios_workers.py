@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from penstock.app.app import App
-from penstock.testing.simulation.history import Took
+from penstock.testing.simulation.history import Left, Took, TurnedAway
 from penstock.testing.simulation.outcome import Anomaly, Outcome
 from penstock.testing.simulation.process import host
 from penstock.testing.simulation.scenario import Scenario
@@ -60,9 +60,39 @@ def shared(outcome: Outcome, twin: Outcome | None) -> Iterator[Anomaly]:
             last[partition] = entry.process
 
 
+def owned_by_one(outcome: Outcome, twin: Outcome | None) -> Iterator[Anomaly]:
+    """Nobody takes what another member has, who lives and has not left it: its work in hand would be for nothing.
+
+    Members that were given up once are left out: they may be told of what was theirs before, and is another's since.
+    """
+    owner: dict[tuple[str, int], Took] = {}
+    given_up: set[str] = set()
+    for _, entry in outcome.history.entries:
+        if isinstance(entry, Left):
+            if not entry.group:
+                given_up.add(entry.process)
+            for place, took in list(owner.items()):
+                theirs = took.process == entry.process and entry.group in ("", took.group)
+                if theirs and entry.owned in (None, took.assigned.owned):
+                    del owner[place]
+        elif isinstance(entry, TurnedAway):  # the member knows that it has lost it
+            place = (entry.step.group, entry.step.owned.partition)
+            if place in owner and owner[place].assigned.owned == entry.step.owned:
+                del owner[place]
+        elif isinstance(entry, Took):
+            place = (entry.group, entry.assigned.owned.partition)
+            before = owner.pop(place, None)
+            if entry.process in given_up:
+                continue
+            if before is not None and before.process != entry.process:
+                text = f"{entry.process} takes {entry.group}/{place[1]}, which {before.process} has not left"
+                yield Anomaly("claimed", text)
+            owner[place] = entry
+
+
 def workers() -> Scenario:
     """Up to three workers."""
     app = passing_twice()
     made = scenario_of(app, app.topics["jobs"], name="workers", outputs=("done", "begin.dead", "end.dead"))
     kinds = {**KINDS, "next": _COMING_AND_GOING}
-    return replace(made, members=3, keys=6, events=20, judges=(shared,), kinds=kinds)
+    return replace(made, members=3, keys=6, events=20, judges=(shared, owned_by_one), kinds=kinds)

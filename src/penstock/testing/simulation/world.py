@@ -15,7 +15,7 @@ from penstock.event.batch import Rows
 from penstock.system.chance import seeded
 from penstock.testing.simulation.backends import Backend, backend
 from penstock.testing.simulation.faults import FaultyChannel
-from penstock.testing.simulation.history import Note, Place, Sent
+from penstock.testing.simulation.history import Left, Note, Place, Sent
 from penstock.testing.simulation.loop import SimLoop, Stuck
 from penstock.testing.simulation.network import Network
 from penstock.testing.simulation.outcome import Event, Kept, Outcome
@@ -112,6 +112,7 @@ class World:
 
     def _give_up(self, process: Process) -> None:
         if process.handle is not None:
+            self._network.note(Left(process.name))
             self._store.gone(process.handle)
 
     def _finished(self, process: Process, task: asyncio.Task[None]) -> None:
