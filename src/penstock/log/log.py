@@ -357,10 +357,16 @@ class Log:
                 try:
                     return work(self._reader)
                 finally:
-                    if self._reader.in_transaction:
-                        self._reader.execute("COMMIT")
+                    self._end_reading()
             except (apsw.Error, UnicodeDecodeError) as exc:
                 raise translate(exc, self.directory) from exc
+
+    def _end_reading(self) -> None:
+        """There is nothing to commit: what meets damage is told by the read, and the next one begins anew."""
+        for end in ("COMMIT", "ROLLBACK"):
+            with suppress(apsw.Error):
+                if self._reader.in_transaction:
+                    self._reader.execute(end)
 
     @contextmanager
     def connection(self) -> Generator[apsw.Connection, None, None]:

@@ -396,7 +396,7 @@ def test_a_file_that_cannot_be_written(penstock: Penstock, project: Path) -> Non
     said = penstock("query", "-o", "out.csv", "FROM raw")
     assert said.code == exits.FAILED
     assert said.err.startswith("error: ")
-    assert ".out.csv.part" in said.err
+    assert "'out.csv'" in said.err
 
 
 def test_find_log_stops_at_the_project(tmp_path: Path) -> None:
