@@ -232,13 +232,14 @@ class Made:
         into, encoded = self._topics.into, self._encoded
         assert into is not None
         bodies, causes, refused = encoded.bodies, encoded.causes, encoded.refused
-        attributes: dict[str, Sequence[Any]] = {"cause": causes, **_inherited(self.inputs, causes)}
+        attributes: dict[str, Sequence[Any]] = {"cause": causes, **_inherited(self.inputs, causes, INHERITED)}
+        keys = self._keys(into)
         if any(encoded.numbers):
             attributes["number"] = encoded.numbers
         if self.redriven:
             marks = [{"redriven": "out of order"} if cause in self.redriven else None for cause in causes]
             attributes["headers"] = marks
-        packed = into.pack(bodies, attributes=attributes, seen=encoded.seen)
+        packed = into.pack(bodies, keys=keys, attributes=attributes, seen=encoded.seen)
         for index, reason in packed.refused.items():
             refused.setdefault(causes[index], reason)
         if not refused:
@@ -248,7 +249,14 @@ class Made:
         if not keep:
             return []
         kept = {name: chosen(values, keep) for name, values in attributes.items()}
-        return into.pack([bodies[index] for index in keep], attributes=kept).batches
+        keys = keys and chosen(keys, keep)
+        return into.pack([bodies[index] for index in keep], keys=keys, attributes=kept).batches
+
+    def _keys(self, into: TypedTopic[Any]) -> Sequence[Any] | None:
+        """A key that lies beside an event is its results', too, where they have none of their own."""
+        if into.spec.key is not None or self._topics.source.spec.key is not None:
+            return None
+        return _inherited(self.inputs, self._encoded.causes, ("key",)).get("key")
 
     def _refuse(self, refused: dict[int, str]) -> None:
         self._refused.update(refused)
@@ -302,10 +310,10 @@ class Made:
         return Draft(self.partition, after, outputs, self.ledger, oldest=oldest, events=self.events, dead=dead)
 
 
-def _inherited(inputs: Sequence[Delivered], causes: Sequence[int]) -> dict[str, Sequence[Any]]:
+def _inherited(inputs: Sequence[Delivered], causes: Sequence[int], names: Sequence[str]) -> dict[str, Sequence[Any]]:
     """What results take over from the events they came from: what they belong to, and the trace they are part of."""
     found: dict[str, Sequence[Any]] = {}
-    for name in INHERITED:
+    for name in names:
         if not any(name in delivered.payload.attributes for delivered in inputs):
             continue
         wanted = sorted(set(causes))

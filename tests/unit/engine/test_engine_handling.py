@@ -13,6 +13,7 @@ from penstock.engine.calling import shape_of
 from penstock.engine.context import Context, Identity
 from penstock.errors import ConfigError, Reject
 from penstock.event.batch import NewBatch, Rows
+from penstock.event.partition import partition_of
 from penstock.system.slots import MemorySlot
 from tests.unit.engine.engine_kit import Bill, Kit, Order
 
@@ -68,6 +69,36 @@ async def test_results_belong_to_what_their_events_belong_to(kit: Kit) -> None:
     assert [event.correlationid for event in found] == [None, "case-7", None]
     assert [event.traceparent for event in found] == [trace, None, None]
     assert [event.causationid for event in found] == ["orders/0/0", "orders/0/1", "orders/0/2"]
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+async def test_results_without_a_key_of_their_own_have_that_of_their_event(kit: Kit, concurrency: int) -> None:
+    """A key beside the event, as events of bytes have it; those that are tried again keep it, too."""
+    source = await kit.topic("texts", None, partitions=4)
+    into = await kit.topic("upper", None, partitions=4)
+    keys = [None if number % 5 == 0 else f"k{number % 9}" for number in range(60)]
+    await kit.publish_batches(source.pack([b"t%d" % number for number in range(60)], keys=keys).batches)
+    failed: set[bytes] = set()
+
+    async def upper(text: bytes) -> list[bytes]:
+        if text[-1:] == b"7" and text not in failed:
+            failed.add(text)
+            raise ValueError("once")
+        return [text.upper(), text]
+
+    await (await kit.handler(upper, source, into, retry=Retry(3, first_s=1), concurrency=concurrency)).run()
+    found: dict[bytes, list[bytes]] = {}
+    for partition in range(4):
+        for batch in await kit.channel.read("upper", partition, 0, events_max=1_000):
+            for index, body in enumerate(into.bodies(batch)):
+                key = Identity(batch, into).key(index) or b""
+                assert partition == partition_of(key or None, 4)
+                found.setdefault(key, []).append(body)
+    for key in {*keys} - {None}:
+        assert key is not None
+        mine = [b"t%d" % number for number, one in enumerate(keys) if one == key]
+        assert found[key.encode()] == [form for text in mine for form in (text.upper(), text)], "and their order"
+    assert len(found[b""]) == 24
 
 
 async def test_a_rejected_event_lies_among_the_dead_letters_with_its_bytes_and_the_reason(kit: Kit) -> None:
