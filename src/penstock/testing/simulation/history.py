@@ -49,11 +49,15 @@ class TurnedAway(msgspec.Struct, frozen=True):
 
 
 class Left(msgspec.Struct, frozen=True):
-    """A member gives a partition up, or (None) all of its group's; without a group, a process is given up or dead."""
+    """A member gives a partition up, or (None) all of its group's; without a group, a process is dead.
+
+    `lives`: or stands still, is given up by the others, and goes on some time.
+    """
 
     process: str
     group: str = ""
     owned: Owned | None = None
+    lives: bool = False
 
 
 class Note(msgspec.Struct, frozen=True):

@@ -63,14 +63,15 @@ def shared(outcome: Outcome, twin: Outcome | None) -> Iterator[Anomaly]:
 def owned_by_one(outcome: Outcome, twin: Outcome | None) -> Iterator[Anomaly]:
     """Nobody takes what another member has, who lives and has not left it: its work in hand would be for nothing.
 
-    Members that were given up once are left out: they may be told of what was theirs before, and is another's since.
+    Members that were given up while they stood still are left out for the rest of their lives: they may be told of what
+    was theirs before, and is another's since.
     """
     owner: dict[tuple[str, int], Took] = {}
     given_up: set[str] = set()
     for _, entry in outcome.history.entries:
         if isinstance(entry, Left):
             if not entry.group:
-                given_up.add(entry.process)
+                (given_up.add if entry.lives else given_up.discard)(entry.process)
             for place, took in list(owner.items()):
                 theirs = took.process == entry.process and entry.group in ("", took.group)
                 if theirs and entry.owned in (None, took.assigned.owned):

@@ -112,7 +112,7 @@ class World:
 
     def _give_up(self, process: Process) -> None:
         if process.handle is not None:
-            self._network.note(Left(process.name))
+            self._network.note(Left(process.name, lives=not process.dead))
             self._store.gone(process.handle)
 
     def _finished(self, process: Process, task: asyncio.Task[None]) -> None:
