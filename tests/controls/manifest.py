@@ -41,18 +41,20 @@ def copied(target: Path) -> None:
             shutil.copy(path, target / path.name)
 
 
-def apply(patch: Path, root: Path, *, check: bool = False) -> str:
+def apply(patch: Path, root: Path, *, check: bool = False, undo: bool = False) -> str:
     """Apply a patch to the copy in `root`, whole or not at all; what the tool complained of, empty when it applied.
 
     Args:
         patch: a patch of files under src.
         root: the copy.
         check: only say whether it would apply.
+        undo: take it back.
     """
+    back = ["-R"] if undo else []
     if shutil.which("git"):
-        command = ["git", "apply", "-p1", "--whitespace=nowarn", *(["--check"] if check else []), str(patch)]
+        command = ["git", "apply", "-p1", "--whitespace=nowarn", *back, *(["--check"] if check else []), str(patch)]
     else:
         dry = ["--dry-run"] if check else []
-        command = ["patch", "-p1", "--batch", "--fuzz=0", *dry, f"--input={patch}"]
+        command = ["patch", "-p1", "--batch", "--fuzz=0", *back, *dry, f"--input={patch}"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     return "" if done.returncode == 0 else (done.stdout + done.stderr).strip()

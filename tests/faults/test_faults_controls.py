@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,13 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_each_patch_applies(copy: Path, patch: str) -> None:
     """A patch that rots guards nothing: make it again against the code as it is now."""
     assert apply(HOME / patch, copy, check=True) == ""
+    text = (HOME / patch).read_text()
+    assert apply(HOME / patch, copy) == ""
+    try:
+        for file in re.findall(r"^\+\+\+ b/(.+)$", text, re.MULTILINE):
+            ast.parse((copy / file).read_text())  # elsewhere than it was meant for it may break the file
+    finally:
+        assert apply(HOME / patch, copy, undo=True) == ""
 
 
 def test_a_patch_that_does_not_fit_is_noticed(copy: Path, tmp_path: Path) -> None:

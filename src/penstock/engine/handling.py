@@ -351,8 +351,10 @@ class HandlerWork(Handler):
         if place.doubted or not transient:
             place.failed(error)
         head.transient = transient
-        if place.open and transient:  # it is the target that fails: nothing is charged
+        if place.open and transient:  # it is the target that fails: nothing is charged, neither attempt nor time
+            waited_s = head.waited_s
             place.lot.postpone(head, place.probed(self._spec.retries.for_error(error), now), now)
+            head.waited_s = waited_s
             return
         tried(head, error, now)
         head.attempts += place.deaths.get(head.offset, 0) + 1
