@@ -256,6 +256,7 @@ class _Member:
         self._clock = clock
         self._work = work
         self._state = state
+        self._said_s = clock.monotonic_s()
         self.refused = False
         self.paused: set[Owned] = set()
 
@@ -348,19 +349,22 @@ class _Member:
 
     async def due(self, *, everything: bool) -> None:
         """What the work has kept back, and what is kept back here: it is quiet."""
+        self._said_s = self._clock.monotonic_s()
         await self._each(self._work.due(everything=everything))
         while self._kept:
             _, draft = self._kept.popitem()
             await self._step(draft)
 
     async def parked(self) -> None:
-        """What waited for a time that has come, also while there is no quiet moment."""
+        """What waited for a time that has come, or for a quiet moment for too long."""
         wait_s = self._work.wait_s()
-        if wait_s is not None and wait_s <= 0:
+        late = self._clock.monotonic_s() - self._said_s >= WAIT_S
+        if late or (wait_s is not None and wait_s <= 0):
             await self.said()
 
     async def said(self) -> None:
         """What the work has to say by now."""
+        self._said_s = self._clock.monotonic_s()
         await self._each(self._work.due(everything=False))
 
     async def _each(self, drafts: AsyncGenerator[Draft]) -> None:

@@ -293,6 +293,26 @@ async def test_a_change_from_block_to_continue_lets_the_held_keys_go_on(kit: Kit
     assert [b.id for b in await kit.events(into)] == [1, 2]
 
 
+async def test_a_redrive_needs_no_quiet_moment(kit: Kit) -> None:
+    source = await keyed(kit, orders("a"))
+    broken, seen = {0}, list[int]()
+
+    async def busy(order: Order) -> None:
+        seen.append(order.id)
+        if order.id in broken:
+            raise Reject("not yet")
+        kit.clock.pass_s(0.2)
+        if order.id and len(seen) < 100:  # there is always one more
+            await kit.publish(source, [Order(order.id + 1, "b", 0)])
+
+    await (await kit.handler(busy, source)).run()
+    broken.clear()
+    await kit.publish(source, [Order(1, "b", 0)])
+    await command(kit, "busy", Command("redrive", 0, 0, msgspec.json.encode(orders("a")[0]), b"a"))
+    await (await kit.handler(busy, source)).run()
+    assert seen.index(0, 1) < 20
+
+
 async def test_under_block_a_result_that_cannot_be_published_holds_its_key(kit: Kit) -> None:
     source = await keyed(kit, orders(*"abab"))
     into = await kit.topic("bills", Bill, partitions=1, key="customer")
