@@ -343,7 +343,6 @@ class _Member:
         for owned in self.paused.difference(paused):
             self._intake.pause(owned, on=False)
         for owned in set(paused) - self.paused:
-            emit.count("penstock_handler_pauses_total", group=self._state.name)
             self._intake.pause(owned, on=True)
         self.paused = set(paused)
 

@@ -130,10 +130,14 @@ class HandlerWork(Handler):
             yield self._draft(place, made, done)
 
     def paused(self) -> Collection[Owned]:
-        """See `Work`."""
-        told = {place.owned: place.paused() for place in self._places.values()}
-        self.gauge.paused = next(filter(None, told.values()), "")
-        return [owned for owned, reason in told.items() if reason]
+        """See `Work`: nothing more is delivered either until what was put aside is taken on."""
+        told = [(place, place.paused()) for place in self._places.values()]
+        for place, reason in told:
+            if reason and not place.waits:
+                emit.count("penstock_handler_pauses_total", group=self._spec.name)
+            place.waits = bool(reason)
+        self.gauge.paused = next((reason for _, reason in told if reason), "")
+        return [place.owned for place, reason in told if reason or place.aside]
 
     def resumed(self) -> Delivery | None:
         """See `Work`."""

@@ -88,7 +88,7 @@ class Work(Protocol):
         ...
 
     def paused(self) -> Collection[Owned]:
-        """Partitions of which nothing more is taken on at the moment; what is delivered of them is put aside."""
+        """Partitions of which nothing more is wanted at the moment; what is delivered of them is put aside."""
         ...
 
     def resumed(self) -> Delivery | None:

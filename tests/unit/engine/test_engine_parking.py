@@ -8,11 +8,13 @@ import random
 import weakref
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from penstock import App
 from penstock.channel.api import Acked, Publish
 from penstock.channel.typed import TypedTopic
 from penstock.delivery.lot import SPACE, OnFailure, heads_of
@@ -20,9 +22,10 @@ from penstock.delivery.redrive import Command, encode
 from penstock.delivery.retry import Retry
 from penstock.engine.context import Context
 from penstock.engine.group import Group
+from penstock.engine.place import Place
 from penstock.engine.results import EVENT_RESULTS_BYTES_MAX, Made
 from penstock.errors import PermanentError, Reject
-from penstock.event.batch import NewBatch, Rows
+from penstock.event.batch import Delivered, NewBatch, Rows
 from penstock.event.partition import partition_of
 from penstock.system.slots import MemorySlot
 from tests.unit.engine.engine_kit import Bill, Kit, Order
@@ -610,6 +613,33 @@ async def test_a_partition_that_is_paused_does_not_hold_up_the_others(kit: Kit, 
         assert seen == [keys.index(key), keys.index(key) + 40], "the order of a key is kept"
     assert group.state.events == 80
     assert not group.state.gauge.paused
+
+
+def test_however_often_a_partition_is_paused_little_of_it_is_put_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penstock.engine.group.EVENTS_MAX", 10)
+    aside, put_aside = list[int](), Place.put_aside
+
+    def noted(self: Place, batches: Sequence[Delivered]) -> None:
+        aside.append(sum(batch.count for batch in batches))
+        put_aside(self, batches)
+
+    monkeypatch.setattr(Place, "put_aside", noted)
+    app = App("shop", path=tmp_path / "log")
+    source = app.topic("orders", Order, key="customer", partitions=1)
+    policy = OnFailure(keys_max=2)
+
+    @app.handle(source, retry=Retry(3, first_s=0.005), on_failure=policy, concurrency=2, name="shaky")
+    async def _(_: Order, ctx: Context) -> None:
+        if ctx.attempt == 1:
+            raise ValueError("once")
+
+    with app.client() as client:
+        client.publish_many(source, orders(*map(str, range(200))))
+    assert app.run(until_idle=True).part("shaky").events == 200
+    assert len(aside) > 20
+    assert max(aside) <= 20, "the rest of one delivery, and what was read ahead"
 
 
 async def test_a_death_at_an_event_that_waited_behind_a_parked_one_is_charged_to_it(kit: Kit) -> None:
