@@ -1,0 +1,106 @@
+"""A partition that is paused: the others go on, and little of it is kept in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from penstock import App
+from penstock.channel.typed import TypedTopic
+from penstock.delivery.lot import OnFailure
+from penstock.delivery.retry import Retry
+from penstock.engine.context import Context
+from penstock.engine.place import Place
+from penstock.event.batch import Delivered
+from penstock.event.partition import partition_of
+from tests.unit.engine.engine_kit import Kit, Order
+from tests.unit.engine.test_engine_parking import orders
+
+
+@pytest.fixture
+async def kit() -> Any:
+    made = Kit()
+    yield made
+    await made.close()
+
+
+async def spread(kit: Kit, *keys: str) -> tuple[TypedTopic[Any], dict[str, int]]:
+    """A topic of four partitions with one order per key, and which partition has which key."""
+    source = await kit.topic("orders", Order, partitions=4, key="customer")
+    await kit.publish(source, orders(*keys))
+    return source, {key: partition_of(key.encode(), 4) for key in keys}
+
+
+@pytest.mark.parametrize("concurrency", [1, 8])
+@pytest.mark.parametrize("cause", ["full", "breaker", "order"])
+async def test_a_partition_that_is_paused_does_not_hold_up_the_others(kit: Kit, cause: str, concurrency: int) -> None:
+    keys = [f"k{number}" for number in range(40)]
+    source, partition = await spread(kit, *keys, *keys)
+    bad = 0  # the one that is delivered first
+    policy = {
+        "full": OnFailure(keys_max=2),
+        "breaker": OnFailure(breaker=2),
+        "order": OnFailure(order="partition" if concurrency == 1 else "key", keys_max=1 if concurrency > 1 else 1_000),
+    }[cause]
+    well, calls = False, list[tuple[int, str]]()
+
+    def shaky(order: Order) -> None:
+        calls.append((order.id, order.customer))
+        if partition[order.customer] == bad and not well:
+            raise ConnectionError("down") if cause == "breaker" else ValueError("not now")
+
+    async def beside(order: Order) -> None:
+        shaky(order)
+
+    function = shaky if concurrency == 1 else beside
+    options: dict[str, Any] = {"retry": Retry(1_000, first_s=30), "on_failure": policy, "concurrency": concurrency}
+    group = await kit.handler(function, source, ended=lambda: group.state.events >= 80, **options)
+    running = asyncio.ensure_future(group.run())
+    others = {number for number, key in enumerate(keys * 2) if partition[key] != bad}
+    for _ in range(2_000):
+        done = {number for number, key in calls if partition[key] != bad} == others
+        if done and group.state.gauge.paused:
+            break
+        await asyncio.sleep(0)
+    else:
+        pytest.fail("other partitions wait too")
+    assert len({key for _, key in calls if partition[key] == bad}) <= 2 + (concurrency > 1) * 8
+    assert group.state.gauge.paused.startswith(f"partition {bad}: ")
+    well = True
+    await asyncio.wait_for(running, 60)
+    for key in keys:
+        seen = list(dict.fromkeys(number for number, called in calls if called == key))
+        assert seen == [keys.index(key), keys.index(key) + 40], "the order of a key is kept"
+    assert group.state.events == 80
+    assert not group.state.gauge.paused
+
+
+def test_however_often_a_partition_is_paused_little_of_it_is_put_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penstock.engine.group.EVENTS_MAX", 10)
+    aside, put_aside = list[int](), Place.put_aside
+
+    def noted(self: Place, batches: Sequence[Delivered]) -> None:
+        aside.append(sum(batch.count for batch in batches))
+        put_aside(self, batches)
+
+    monkeypatch.setattr(Place, "put_aside", noted)
+    app = App("shop", path=tmp_path / "log")
+    source = app.topic("orders", Order, key="customer", partitions=1)
+    policy = OnFailure(keys_max=2)
+
+    @app.handle(source, retry=Retry(3, first_s=0.005), on_failure=policy, concurrency=2, name="shaky")
+    async def _(_: Order, ctx: Context) -> None:
+        if ctx.attempt == 1:
+            raise ValueError("once")
+
+    with app.client() as client:
+        client.publish_many(source, orders(*map(str, range(200))))
+    assert app.run(until_idle=True).part("shaky").events == 200
+    assert len(aside) > 20
+    assert max(aside) <= 20, "the rest of one delivery, and what was read ahead"
