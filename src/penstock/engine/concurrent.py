@@ -45,7 +45,8 @@ class _Waiting(msgspec.Struct, eq=False):
 class _Progress(msgspec.Struct, eq=False):
     """One partition: everything below `floor` is settled, and each of `done` above; `taken` comes next.
 
-    `finished` events are handled, and their results not encoded yet: many at once cost less.
+    `finished` events are handled, and their results not encoded yet: many at once cost less. `full` are the drafts of
+    what was too much for one step, in order.
     """
 
     floor: int
@@ -53,6 +54,7 @@ class _Progress(msgspec.Struct, eq=False):
     made: Made
     done: set[int]
     finished: list[tuple[_Waiting, list[Any], list[int]]]
+    full: deque[Draft]
     alone_until: int = 0
     stepped_s: float = float("-inf")
 
@@ -98,7 +100,7 @@ class ConcurrentWork(HandlerWork):
         until = assigned.floor + WINDOW_MAX if self._suspects else max(place.deaths, default=-1) + 1
         made = self._made(place)
         self._progress[place.partition] = _Progress(
-            assigned.floor, assigned.floor, made, set(assigned.holes), [], until
+            assigned.floor, assigned.floor, made, set(assigned.holes), [], deque(), until
         )
         return writes
 
@@ -285,7 +287,7 @@ class ConcurrentWork(HandlerWork):
         """Take the results, or what was raised, and go on with the key's next event."""
         place, head = waiting.place, waiting.head
         progress = self._progress[place.partition]
-        made, whole = progress.made, self._spec.on_failure.given_up == "continue"
+        whole = self._spec.on_failure.given_up == "continue"
         if raised is None and head is None and whole:
             place.succeeded()
             progress.finished.append((waiting, out, causes))
@@ -294,6 +296,7 @@ class ConcurrentWork(HandlerWork):
                 self._next_of(lane, place, queue)
             return
         self._take_all_finished(progress)  # some may be of this key, and were before it
+        made = progress.made
         if not made.inputs or made.inputs[-1] is not waiting.part.delivered:
             made.inputs.append(waiting.part.delivered)
         if raised is None:
@@ -316,6 +319,7 @@ class ConcurrentWork(HandlerWork):
         else:
             self._failed_first(waiting, raised, made)
         place.marks.drop(waiting.offset)  # unless they are settled
+        self._fill(progress)
         if queue:
             self._next_of(lane, place, queue)
 
@@ -366,8 +370,9 @@ class ConcurrentWork(HandlerWork):
         """Begin the parked events that are due."""
         if stopping():
             return
-        progress = self._progress[place.partition]
-        await self._commanded(place, progress.made)
+        progress, said = self._progress[place.partition], self._made(place)
+        await self._commanded(place, said)
+        progress.made.ledger += said.ledger  # only now: what is handled meanwhile may fill a step
         now, due_s = self._now(), place.next_due_s()
         if due_s is None or due_s > now.s:
             return
@@ -383,7 +388,7 @@ class ConcurrentWork(HandlerWork):
             part = await place.fetch(head, self._topics.source, self._read)
             place.lot.lend(head)
             if head.offset in part.broken:
-                await self._retry(place, head, progress.made, now)
+                self._lay_down_broken(place, part, head, progress.made)
                 continue
             self._begin(_Waiting(place, part, head.offset, head))
             if place.open:
@@ -399,7 +404,8 @@ class ConcurrentWork(HandlerWork):
 
     def _unsaid(self, progress: _Progress) -> bool:
         place = self._places[progress.made.partition]
-        return bool(progress.finished or progress.made or progress.made.events or place.lot.dirty)
+        made = progress.made
+        return bool(progress.full or progress.finished or made or made.events or place.lot.dirty)
 
     def _take_finished(self, progress: _Progress) -> None:
         """Results of what is finished become part of the step, as many as it can hold."""
@@ -421,6 +427,17 @@ class ConcurrentWork(HandlerWork):
     def _take_all_finished(self, progress: _Progress) -> None:
         while progress.finished:
             self._take_finished(progress)
+            self._fill(progress)
+
+    def _fill(self, progress: _Progress) -> None:
+        """What is enough for a step becomes one, though nobody can send it yet: more would be too much."""
+        if progress.made.size >= STEP_BYTES_MAX:
+            progress.full.append(self._next_draft(progress))
+
+    def _next_draft(self, progress: _Progress) -> Draft:
+        place, made = self._places[progress.made.partition], progress.made
+        progress.made = self._made(place)
+        return msgspec.structs.replace(self._draft(place, made, progress.floor), holes=sorted(progress.done))
 
     def _drafts(self, *, everything: bool, only: int | None = None) -> Iterator[Draft]:
         """A step for each partition where something was settled; small ones wait for one another.
@@ -430,15 +447,14 @@ class ConcurrentWork(HandlerWork):
         if self._error is not None:
             raise self._error
         for partition in list(self._progress) if only is None else [only]:
+            while (filled := self._progress.get(partition)) is not None and filled.full:
+                yield filled.full.popleft()
             progress, now_s = self._progress.get(partition), self._system.clock.monotonic_s()
             if progress is None or not self._unsaid(progress):
                 continue
             early = now_s - progress.stepped_s < STEP_EVERY_S and progress.made.size < STEP_BYTES_MAX
             if early and self._at and not everything:
                 continue
-            place = self._places[partition]
             self._take_finished(progress)
-            made, progress.made = progress.made, self._made(place)
-            draft = self._draft(place, made, progress.floor)
             progress.stepped_s = now_s
-            yield msgspec.structs.replace(draft, holes=sorted(progress.done))
+            yield self._next_draft(progress)

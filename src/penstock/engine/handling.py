@@ -327,11 +327,11 @@ class HandlerWork(Handler):
         """Handle a parked event again, or for the first time when it waited behind another."""
         part = await place.fetch(head, self._topics.source, self._read)
         offset, delivered = head.offset, part.delivered
+        if offset in part.broken:
+            self._lay_down_broken(place, part, head, made)
+            return
         if not made.inputs or made.inputs[-1] is not delivered:
             made.inputs.append(delivered)
-        if offset in part.broken:
-            self._lay_down(place, delivered, head, Cause(part.broken[offset], "DecodeError", again=head.again), made)
-            return
         attempt = head.attempts + place.deaths.get(offset, 0) + 1
         if self._has_died_enough(place, head):
             self._lay_down(place, delivered, head, self._died(place.deaths[offset], head), made)
@@ -371,6 +371,11 @@ class HandlerWork(Handler):
         place.lot.postpone(head, pause_s, now)
         if first and transient:
             place.failed(error)
+
+    def _lay_down_broken(self, place: Place, part: Part, head: Head, made: Made) -> None:
+        """A parked event that cannot be decoded."""
+        cause = Cause(part.broken[head.offset], "DecodeError", again=head.again)
+        self._lay_down(place, part.delivered, head, cause, made)
 
     def _lay_down(self, place: Place, delivered: Delivered, head: Head, cause: Cause, made: Made) -> None:
         """A parked event, which `delivered` has, is given up."""

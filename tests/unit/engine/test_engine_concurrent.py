@@ -298,3 +298,29 @@ async def test_a_redriven_event_is_marked_however_many_steps_pass_while_it_is_ha
     heads = [h for batch in batches for h in batch.payload.attributes.get("headers", [None] * batch.count)]
     assert [made.id for made in await kit.events(into)] == [1, 2, 0]
     assert heads == [None, None, {"redriven": "out of order"}]
+
+
+@pytest.mark.parametrize("given_up", ["continue", "block"])
+async def test_results_that_are_too_much_together_are_several_steps(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch, given_up: str
+) -> None:
+    monkeypatch.setattr("penstock.engine.results.RUN_BYTES_MAX", 1_500)
+    monkeypatch.setattr("penstock.engine.concurrent.STEP_BYTES_MAX", 1_000)
+    source = await keyed(kit, spread(20, 20))
+    into = await kit.topic("bills", Bill, partitions=1, key="customer")
+    together = asyncio.Event()
+
+    async def large(order: Order) -> Bill:
+        if order.id < 19:
+            await together.wait()
+        together.set()  # all end before anybody can send anything
+        if order.id == 18:
+            raise Reject("not this one")
+        return Bill(order.id, f"{order.id}:" + "x" * 600, 0.0)
+
+    group = await kit.handler(large, source, into, given_up=given_up, concurrency=20)
+    monkeypatch.setattr("penstock.channel.rules.TOGETHER_BYTES_MAX", 6_000)
+    await group.run()
+    assert sorted(made.id for made in await kit.events(into)) == [*range(18), 19]
+    assert [letter.offset for letter in await kit.letters("large")] == [18]
+    assert (group.state.events, kit.channel.memory.progress("large")[0].floor) == (20, 20)
