@@ -18,7 +18,7 @@ from penstock.engine.place import Place
 from penstock.event.batch import Delivered
 from penstock.event.partition import partition_of
 from tests.unit.engine.engine_kit import Kit, Order
-from tests.unit.engine.test_engine_parking import orders
+from tests.unit.engine.test_engine_parking import keyed, orders
 
 
 @pytest.fixture
@@ -104,3 +104,21 @@ def test_however_often_a_partition_is_paused_little_of_it_is_put_aside(
     assert app.run(until_idle=True).part("shaky").events == 200
     assert len(aside) > 20
     assert max(aside) <= 20, "the rest of one delivery, and what was read ahead"
+
+
+async def test_an_outage_uses_up_neither_the_attempts_nor_the_time_of_an_event(kit: Kit) -> None:
+    source = await keyed(kit, orders(*"abcdef"))
+    down_until_s, hiccups = 600.0, 1
+
+    def fragile(order: Order) -> None:
+        nonlocal hiccups
+        if kit.clock.monotonic_s() < down_until_s:
+            raise ConnectionError("down")
+        if order.id == 0 and hiccups:
+            hiccups -= 1
+            raise ConnectionError("once more")
+
+    policy = Retry(10, first_s=0.2, factor=1, total_s=1.5)
+    group = await kit.handler(fragile, source, retry=policy, on_failure=OnFailure(breaker=2))
+    await group.run()
+    assert (group.state.events, group.state.dead) == (6, 0)
