@@ -117,6 +117,31 @@ def test_a_restored_log_is_another_history(tmp_path: Path, fault_report: FaultRe
     assert tally.clean, tally.told
 
 
+def test_only_a_log_is_ever_put_aside(tmp_path: Path) -> None:
+    """A mistyped directory is a project, a home, or the disk: it stays as it is."""
+    with logwork.opened(tmp_path / "log") as log:
+        back_up(log, tmp_path / "copy")
+    project, file = tmp_path / "project", tmp_path / "file"
+    project.mkdir()
+    (project / "mine").touch()
+    file.touch()
+    before = sorted(tmp_path.rglob("*"))
+    for target in (project, file, Path("/")):
+        with pytest.raises(ConfigError, match="no log"):
+            restore(tmp_path / "copy", target, logwork.system(), replace=True)
+    assert [path for path in sorted(tmp_path.rglob("*")) if path.parent.name != "copy"] == [
+        path for path in before if path.parent.name != "copy"
+    ]
+
+
+def test_a_log_without_its_database_is_put_aside(tmp_path: Path) -> None:
+    with logwork.opened(tmp_path / "log") as log:
+        back_up(log, tmp_path / "copy")
+    (tmp_path / "log" / "log.db").unlink()
+    restore(tmp_path / "copy", tmp_path / "log", logwork.system(), replace=True)
+    assert (tmp_path / "log.before-1" / "witness").exists()
+
+
 def test_no_backup_is_left_half_when_there_is_no_room(tmp_path: Path) -> None:
     logwork.run(tmp_path / "log", logwork.Job(), lambda _: None)
 

@@ -84,14 +84,13 @@ def restore(
         on_progress: see `Progress`.
 
     Raises:
-        ConfigError: there is something at `target` already, or the copy is none.
-        LogBusy: another process has the log at `target` open.
+        ConfigError: there is something at `target` already, which `replace` does not allow or is no log; or the copy is
+            none.
+        LogBusy: another process is writing to the log at `target`.
         CorruptionError: the copy is not whole.
     """
     target = target.absolute()
-    if not replace and not _is_free(target):
-        msg = f"{target} exists; name another directory, or let the log there be kept aside with replace (--replace)"
-        raise ConfigError(msg, path="log.path")
+    _require_target(target, replace=replace)
     log = Log.open(backup, system, LogConfig(create=False))
     try:
         above = max(log.identity.incarnation, _incarnation_of(target), system.clock.now_us() // 1_000_000)
@@ -110,6 +109,22 @@ def restore(
     finally:
         log.close()
     return Copied(target, identity, commits, size)
+
+
+def _require_target(target: Path, *, replace: bool) -> None:
+    """Only a log is ever put aside: not a file, nor the directory of a project, a home, or the root of a disk.
+
+    Raises:
+        ConfigError: there is something else, or it is to stay.
+    """
+    if _is_free(target):
+        return
+    if not replace:
+        msg = f"{target} exists; name another directory, or let the log there be kept aside with replace (--replace)"
+        raise ConfigError(msg, path="log.path")
+    if not any((target / name).is_file() for name in (DATABASE, WITNESS)):  # either may be what was lost
+        msg = f"{target} exists and holds no log that could be kept aside; name another directory"
+        raise ConfigError(msg, path="log.path")
 
 
 def _begin(target: Path, *, replace: bool = False) -> Path:
