@@ -117,6 +117,27 @@ def test_a_restored_log_is_another_history(tmp_path: Path, fault_report: FaultRe
     assert tally.clean, tally.told
 
 
+def test_a_second_copy_to_the_same_place_lets_the_first_one_end(tmp_path: Path) -> None:
+    """As two runs of a job that overlap: the second one says so, and takes nothing from under the first."""
+    copy, refused = tmp_path / "copy", list[str]()
+    with logwork.opened(tmp_path / "log") as log, logwork.opened(tmp_path / "log") as other:
+        [pid] = logwork.declare(log, "t", 1)
+        logwork.publish(log, pid, 0, [b"a"])
+
+        def meet(point: str) -> None:
+            if point in ("log.backup.step", "log.backup.rename"):
+                with hooked(lambda _: None), pytest.raises(ConfigError, match="another process") as error:
+                    back_up(other, copy)
+                refused.append(str(error.value))
+
+        with hooked(meet):
+            back_up(log, copy)
+    with logwork.opened(copy) as made:
+        assert logwork.contents(made, pid) == [b"a"]
+    assert len(refused) >= 2, refused
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "log"]
+
+
 def test_only_a_log_is_ever_put_aside(tmp_path: Path) -> None:
     """A mistyped directory is a project, a home, or the disk: it stays as it is."""
     with logwork.opened(tmp_path / "log") as log:

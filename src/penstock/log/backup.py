@@ -10,8 +10,8 @@ A copy is made under another name and then renamed: it is there whole, or it is 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import apsw
@@ -26,7 +26,7 @@ from penstock.log.store import Identity, Store
 from penstock.log.witness import NAME as WITNESS
 from penstock.log.witness import Seen, Witness
 from penstock.system.files import remove, sync_directory, sync_file
-from penstock.system.locks import FairLock
+from penstock.system.locks import DirectoryLock, FairLock
 from penstock.system.points import reached
 from penstock.system.ports import System
 
@@ -49,23 +49,16 @@ def back_up(log: Log, target: Path, on_progress: Progress | None = None) -> Copi
     """Copy an open log, while others publish, into the new directory `target`.
 
     Raises:
-        ConfigError: there is something at `target` already, or it cannot be made.
+        ConfigError: there is something at `target` already, it cannot be made, or another process is just making it.
         LogFull: there is no room for it; nothing is left behind.
         CorruptionError, IOFailed: the log cannot be read; nothing is left behind.
     """
     target = target.absolute()
-    unfinished = _begin(target)
-    try:
+    with _begun(target) as unfinished:
         identity, commits = _copy(log, unfinished, on_progress)
         Witness.create(unfinished, Seen(identity.log, identity.incarnation, commits))
         size = (unfinished / DATABASE).stat().st_size
         _finish(unfinished, target)
-    except (apsw.Error, OSError) as exc:
-        _discard(unfinished)
-        raise translate(exc, target) from exc
-    except BaseException:
-        _discard(unfinished)
-        raise
     return Copied(target, identity, commits, size)
 
 
@@ -94,18 +87,13 @@ def restore(
     log = Log.open(backup, system, LogConfig(create=False))
     try:
         above = max(log.identity.incarnation, _incarnation_of(target), system.clock.now_us() // 1_000_000)
-        unfinished = _begin(target, replace=replace)
-        try:
+        with _begun(target, replace=replace) as unfinished:
             _copy(log, unfinished, on_progress)
             identity, commits = _raise_incarnation(unfinished, above)
             Witness.create(unfinished, Seen(identity.log, identity.incarnation, commits))
             size = (unfinished / DATABASE).stat().st_size
             _put_aside(target)
             _finish(unfinished, target)
-        except (apsw.Error, OSError) as exc:
-            raise translate(exc, target) from exc
-        finally:
-            _discard(unfinished)
     finally:
         log.close()
     return Copied(target, identity, commits, size)
@@ -127,19 +115,41 @@ def _require_target(target: Path, *, replace: bool) -> None:
         raise ConfigError(msg, path="log.path")
 
 
-def _begin(target: Path, *, replace: bool = False) -> Path:
-    """The directory in which the copy is made; what an earlier one has left there is removed."""
-    if target.is_symlink() or not (replace or _is_free(target)):
-        msg = f"{target} exists and is not an empty directory; name a new one"
-        raise ConfigError(msg, path="log.backup")
+@contextmanager
+def _begun(target: Path, *, replace: bool = False) -> Generator[Path]:
+    """The directory in which the copy is made, for one at a time; what is left of an earlier one is removed.
+
+    The lock is the directory's own, so it goes with it when it gets its name, and with whoever dies.
+    """
+    if target.is_symlink() or not replace:
+        _require_free(target)
     unfinished = target.with_name(target.name + _UNFINISHED)
-    _discard(unfinished)
     try:
-        unfinished.mkdir(parents=True)
+        unfinished.mkdir(parents=True, exist_ok=True)
+        lock = DirectoryLock(unfinished)
     except OSError as exc:
         msg = f"{unfinished} cannot be made ({exc.strerror}); name another directory"
         raise ConfigError(msg, path="log.backup") from exc
-    return unfinished
+    try:
+        if not lock.try_acquire():
+            msg = f"another process is just making a copy at {target}; wait for it, or name another directory"
+            raise ConfigError(msg, path="log.backup")
+        try:
+            _empty(unfinished)
+            yield unfinished
+        except (apsw.Error, OSError) as exc:
+            raise translate(exc, target) from exc
+        finally:
+            if lock.is_at(unfinished):  # not when it got its name, and somebody makes another one
+                _discard(unfinished)
+    finally:
+        lock.close()
+
+
+def _require_free(target: Path) -> None:
+    if target.is_symlink() or not _is_free(target):
+        msg = f"{target} exists and is not an empty directory; name a new one"
+        raise ConfigError(msg, path="log.backup")
 
 
 def _is_free(target: Path) -> bool:
@@ -191,6 +201,7 @@ def _only_the_database(directory: Path) -> None:
 
 def _finish(unfinished: Path, target: Path) -> None:
     sync_directory(unfinished)
+    _require_free(target)  # another copy may have got the name meanwhile
     if target.exists():
         target.rmdir()
     reached("log.backup.rename")
@@ -199,14 +210,16 @@ def _finish(unfinished: Path, target: Path) -> None:
 
 
 def _discard(unfinished: Path) -> None:
-    """What a copy consists of, and nothing else: somebody's own files stay."""
-    if not unfinished.exists():
-        return
+    _empty(unfinished)
+    with suppress(OSError):
+        unfinished.rmdir()
+
+
+def _empty(unfinished: Path) -> None:
+    """Remove what a copy consists of, and nothing else: somebody's own files stay, and end it."""
     for pattern in (f"{DATABASE}*", f"{WITNESS}*"):
         for path in unfinished.glob(pattern):
             remove(path)
-    with suppress(OSError):
-        unfinished.rmdir()
 
 
 def _incarnation_of(target: Path) -> int:

@@ -150,7 +150,38 @@ class FileLock:
             os.close(fd)
 
 
-_OPEN: set[FairLock | FileLock] = set()
+class DirectoryLock:
+    """A plain exclusive flock on a directory itself: it leaves nothing behind, and follows the directory's renames."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        _OPEN.add(self)
+
+    def try_acquire(self) -> bool:
+        """Take it if it is free, and if the directory still has the name it was opened by; never blocks."""
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return self.is_at(self._path)
+
+    def is_at(self, path: Path) -> bool:
+        """Whether `path` names this directory now."""
+        try:
+            return os.path.samestat(os.fstat(self._fd), path.stat())
+        except FileNotFoundError:
+            return False
+
+    def close(self) -> None:
+        """Release and close; may be called twice."""
+        _OPEN.discard(self)
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+
+_OPEN: set[FairLock | FileLock | DirectoryLock] = set()
 
 
 def _after_fork_in_child() -> None:
