@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
@@ -53,19 +54,24 @@ def look_at_disk(directory: Path, system: System) -> Iterator[Finding]:
         yield Finding("file system", "ok", kind)
     yield _room(directory)
     yield _sync(directory, system)
-    lock = FairLock(directory)
+    yield _holder(directory)
+    yield _upkeep(directory)
+
+
+def _holder(directory: Path) -> Finding:
+    """Who has the writers' lock."""
     try:
+        lock = FairLock(directory)
+    except OSError as exc:
+        return Finding("writers' lock", "bad", f"its files cannot be opened for writing: {exc.strerror}")
+    with closing(lock):
         free = lock.try_acquire()
         pid, held_s = lock.holder()
         if free:
             lock.release()
-            yield Finding("writers' lock", "ok", "free")
-        else:
-            detail = f"held by process {pid} for {held_s:.1f} s; a stopped process holds it until it goes on or dies"
-            yield Finding("writers' lock", "ok" if held_s < 1 else "warning", detail)
-    finally:
-        lock.close()
-    yield _upkeep(directory)
+            return Finding("writers' lock", "ok", "free")
+    detail = f"held by process {pid} for {held_s:.1f} s; a stopped process holds it until it goes on or dies"
+    return Finding("writers' lock", "ok" if held_s < 1 else "warning", detail)
 
 
 def _room(directory: Path) -> Finding:
@@ -88,7 +94,8 @@ def _sync(directory: Path, system: System) -> Finding:
     except OSError as exc:
         return Finding("sync", "bad", f"a file could not be written and synced there: {exc.strerror}")
     finally:
-        remove(scratch)
+        with suppress(OSError):  # on a read-only file system not even that which is not there can be removed
+            remove(scratch)
     middle = median(taken)
     if middle < SYNC_S_HONEST:
         detail = f"{middle * 1e6:.0f} us per sync: no disk is that fast; it may lie about power losses (D1)"
@@ -151,11 +158,11 @@ def _write_ahead_log(directory: Path) -> Finding:
 
 def _upkeep(directory: Path) -> Finding:
     """Who looks after the log: trims, compacts, gives pages back."""
-    lock = FileLock(directory / UPKEEP)
-    try:
-        free = not (directory / UPKEEP).exists() or lock.try_acquire()
-    finally:
-        lock.close()
+    with closing(FileLock(directory / UPKEEP)) as lock:
+        try:
+            free = not (directory / UPKEEP).exists() or lock.try_acquire()
+        except OSError as exc:
+            return Finding("upkeep", "bad", f"its lock cannot be opened for writing: {exc.strerror}")
     return Finding("upkeep", "ok", "nobody at it just now" if free else "a process is at it")
 
 

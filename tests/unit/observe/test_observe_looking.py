@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import AsyncIterator
 from contextlib import closing
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -249,3 +251,32 @@ async def test_a_lying_disk_is_suspected(filled: Kit, monkeypatch: pytest.Monkey
 def test_kit_events_are_in_the_order_of_time() -> None:
     times: list[datetime] = [flight.due for flight in flights(3)]
     assert times == sorted(times)
+
+
+@pytest.mark.parametrize("name", ["turn", "upkeep"])
+async def test_a_place_that_cannot_be_written_is_a_finding(
+    filled: Kit, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A read-only file system refuses every open for writing, and every removal, also of what is not there."""
+    (filled.directory / "upkeep").touch()
+    opens, unlinks = os.open, Path.unlink
+
+    def refuse(path: object) -> None:
+        if str(path).endswith((name, "doctor.tmp")):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    def opening(path: str | Path, flags: int, mode: int = 0o777) -> int:
+        refuse(path)
+        return opens(path, flags, mode)
+
+    def unlinking(path: Path, missing_ok: bool = False) -> None:
+        refuse(path)
+        unlinks(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(os, "open", opening)
+    monkeypatch.setattr(Path, "unlink", unlinking)
+    found = {finding.check: finding for finding in health.look_at_disk(filled.directory, filled.system)}
+    check = {"turn": "writers' lock", "upkeep": "upkeep"}[name]
+    for one in ("sync", check):
+        assert found[one].state == "bad"
+        assert "Read-only" in found[one].detail
