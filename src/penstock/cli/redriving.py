@@ -64,7 +64,7 @@ async def _carried_out(log: Log, choice: Choice, *, many: bool) -> None:
 
     named = [] if many else await _named(log, choice.wanted)
     groups = list(choice.wanted) if many else sorted({one.letter.group for one in named})
-    states = {group: await redriving.dealt_with(log.channel, group) for group in groups}
+    states = await redriving.dealt_with(log.channel, groups)
     found = await _chosen(log, choice, states[groups[0]]) if many else named
     askers = {group: redriving.Asker(log.channel, group, log.system) for group in groups}
     open_: list[Found] = []

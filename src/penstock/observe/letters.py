@@ -69,9 +69,9 @@ async def letters(channel: Columnar, topics: Mapping[str, Topic], group: str) ->
 
 
 def _topic_of(topics: Mapping[str, Topic], group: str) -> str:
-    known = dead_letter_groups(topics)
-    if group not in known:
-        raise ConfigError(unknown_name(group, known, what="group"), path="dlq")
+    topic = topics.get(group + SUFFIX)
+    if topic is None or not is_dead_letters(topic):
+        raise ConfigError(unknown_name(group, dead_letter_groups(topics), what="group"), path="dlq")
     return group + SUFFIX
 
 

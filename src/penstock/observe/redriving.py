@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import apsw
 
     from penstock.channel.drivers.embedded import EmbeddedChannel
+    from penstock.log.api import GroupRow
     from penstock.system import System
 
 State = Literal["queued", "handled", "skipped", "failed again"]
@@ -43,24 +44,28 @@ def takes_back(topics: Mapping[str, Topic], group: str) -> bool:
     return group + SUFFIX in topics
 
 
-async def dealt_with(channel: EmbeddedChannel, group: str) -> dict[Place, State]:
-    """Letters that are not open any more: asked for and not taken yet, or what became of them."""
+async def dealt_with(channel: EmbeddedChannel, groups: Sequence[str]) -> dict[str, dict[Place, State]]:
+    """Of each group the letters that are not open any more: asked for and not taken yet, or what became of them."""
+    topics = channel.topics()
+    rows = {row.name: row for row in channel.port.look(catalogue.groups)}
+    return {
+        group: await _dealt_with(channel, rows[group]) if group in rows and takes_back(topics, group) else {}
+        for group in groups
+    }
+
+
+async def _dealt_with(channel: EmbeddedChannel, group: GroupRow) -> dict[Place, State]:
     states: dict[Place, State] = {}
-    if not takes_back(channel.topics(), group):
-        return states
-    found = next((row for row in channel.port.look(catalogue.groups) if row.name == group), None)
-    if found is None:
-        return states
-    topic = msgspec.json.decode(found.spec, type=GroupSpec).topic
+    topic = msgspec.json.decode(group.spec, type=GroupSpec).topic
     for partition, pid in enumerate(channel.row(topic).pids):
         position = 0
-        entries = channel.port.look(lambda db, pid=pid: _told(db, found.id, pid))
+        entries = channel.port.look(lambda db, pid=pid: _told(db, group.id, pid))
         for space, key, value in entries:
             if space == POSITION_SPACE:
                 position = int.from_bytes(value)
             else:
                 states[Place(partition, int.from_bytes(key))] = _state(value)
-        while batches := await channel.read(group + SUFFIX, partition, position, events_max=COMMANDS_AT_ONCE):
+        while batches := await channel.read(group.name + SUFFIX, partition, position, events_max=COMMANDS_AT_ONCE):
             for batch in batches:
                 assert isinstance(batch.payload, Rows)
                 for body in batch.payload.bodies():

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from penstock.channel.api import TopicSpec
+from penstock.channel.drivers.embedded import EmbeddedChannel
 from penstock.errors import ConfigError
 from penstock.event.envelope import RecordedEvent
 from penstock.log.verify import verify
-from penstock.observe import health, inventory, letters
+from penstock.observe import health, inventory, letters, redriving
 from penstock.observe.events import TopicEvents
 from penstock.observe.reading import typed
 from penstock.schema import schema_of
@@ -251,6 +252,24 @@ async def test_a_lying_disk_is_suspected(filled: Kit, monkeypatch: pytest.Monkey
 def test_kit_events_are_in_the_order_of_time() -> None:
     times: list[datetime] = [flight.due for flight in flights(3)]
     assert times == sorted(times)
+
+
+async def test_what_became_of_letters_is_asked_for_all_groups_at_once(
+    filled: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The topics of a log are learnt once, not once for each of its groups."""
+    learnt = 0
+    refresh = type(filled.channel).refresh
+
+    def learning(channel: EmbeddedChannel) -> None:
+        nonlocal learnt
+        learnt += 1
+        refresh(channel)
+
+    monkeypatch.setattr(type(filled.channel), "refresh", learning)
+    groups = ["check", *(f"group-{number}" for number in range(20))]
+    assert await redriving.dealt_with(filled.channel, groups) == {group: {} for group in groups}
+    assert learnt == 1
 
 
 @pytest.mark.parametrize("name", ["turn", "upkeep"])

@@ -40,7 +40,7 @@ def list_causes(*, groups: tuple[str, ...], everything: bool) -> None:
 
         topics = opened.channel.topics()
         chosen = list(groups) or letters.dead_letter_groups(topics)
-        dealt = {group: await redriving.dealt_with(opened.channel, group) for group in chosen}
+        dealt = await redriving.dealt_with(opened.channel, chosen)
 
         def dealt_with(found: Found) -> bool:
             return redriving.place_of(found) in dealt[found.letter.group]
