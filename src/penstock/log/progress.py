@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from json import dumps
 from math import inf
 from typing import Any, TypeVar
 
@@ -376,15 +377,36 @@ def _change_row(db: apsw.Connection, row: ProgressRow) -> None:
     _write(db, msgspec.structs.replace(found, progress=row))
 
 
-def all_progress(db: apsw.Connection) -> list[ProgressRow]:
-    """Progress of every group on every partition.
+def begun(db: apsw.Connection) -> dict[int, list[int]]:
+    """On which partitions each group has begun."""
+    found: dict[int, list[int]] = {}
+    for group_id, pid in db.execute("SELECT group_id, pid FROM progress ORDER BY group_id, pid"):
+        found.setdefault(group_id, []).append(pid)
+    return found
+
+
+_KEYS = "SELECT group_id, pid FROM progress ORDER BY group_id, pid"
+_KEYS_ON = (
+    "SELECT group_id, pid FROM progress WHERE group_id IN "
+    "(SELECT group_id FROM progress WHERE pid IN (SELECT value FROM json_each(?))) ORDER BY group_id, pid"
+)
+
+
+def all_progress(db: apsw.Connection, *, pids: Sequence[int] | None = None) -> list[ProgressRow]:
+    """Progress of every group on every partition; with `pids` only of groups that have begun on one of these.
 
     Raises:
         RecordDamaged: a row fails its checksum.
     """
-    keys: list[Any] = db.execute("SELECT group_id, pid FROM progress ORDER BY group_id, pid").fetchall()
+    keys: list[Any] = db.execute(*((_KEYS,) if pids is None else (_KEYS_ON, (dumps(list(pids)),)))).fetchall()
     rows = [progress_of(db, group_id, pid) for group_id, pid in keys]
     if None in rows:
         msg = "a progress row vanished while it was read; expected none to be removed"
         raise RecordDamaged(msg)
     return [row[0] for row in rows if row is not None]
+
+
+def groups_on(db: apsw.Connection, pids: Sequence[int]) -> list[int]:
+    """The ids of the groups that have begun on one of these partitions."""
+    select = "SELECT DISTINCT group_id FROM progress WHERE pid IN (SELECT value FROM json_each(?)) ORDER BY group_id"
+    return [group_id for (group_id,) in db.execute(select, (dumps(list(pids)),))]

@@ -84,13 +84,15 @@ def verify(look: Look[Any], on_progress: Progress | None = None) -> Verified:
     for topic in topics:  # blocks name the schemas that they were written with, old ones among them
         _kept(found, lambda topic=topic: look(lambda db: catalogue.descriptions(db, topic.id)))
     places = [Place(topic.name, number, pid) for topic in topics for number, pid in enumerate(topic.pids)]
+    by_pid = {place.pid: place for place in places}
     for place in places:
         _partition(look, place, found)
         if on_progress is not None:
             on_progress(found.blocks, found.events)
+    begun = _kept(found, lambda: look(progress.begun)) or {}
     for group in _kept(found, lambda: look(catalogue.groups)) or []:
         found.rows += 1
-        for place in places:
+        for place in [by_pid[pid] for pid in begun.get(group.id, ()) if pid in by_pid]:
             _progress(look, group.id, f"group {group.name}, {place}", place.pid, found)
     _producers(look, found)
     _kept(found, lambda: look(ages.known))

@@ -9,7 +9,7 @@ from typing import Any
 import apsw
 import pytest
 
-from penstock.log import compaction, placed
+from penstock.log import catalogue, compaction, placed, progress
 from penstock.log.store import Store
 from penstock.log.verify import verify
 from tests.unit.log.logs import append, block, in_memory
@@ -88,3 +88,26 @@ def test_what_the_clocks_were_is_checked(key: str) -> None:
     store.db.execute("UPDATE meta SET value = ? WHERE key = ?", (b"\x93\x01\x02\x03", key))
     damages = verify(lambda read: read(store.db)).damages
     assert len(damages) == 1
+
+
+def test_each_group_is_looked_at_where_it_has_begun_and_nowhere_else() -> None:
+    """A thousand topics with a handler each would be millions of looks otherwise."""
+
+    def looks_of(count: int) -> int:
+        store, pids = in_memory(count)
+        for number, pid in enumerate(pids):
+            row = store.write(lambda db, n=number: catalogue.declare_group(db, f"g{n}", b"{}", partitions=1))[0]
+            store.write(lambda db, i=row.id, p=pid: progress.begin(db, i, p, floor=0))
+        looks = 0
+
+        def look(work: Callable[[apsw.Connection], Any]) -> Any:
+            nonlocal looks
+            looks += 1
+            return work(store.db)
+
+        found = verify(look)
+        assert found.damages == []
+        assert found.rows >= 3 * count  # partitions, groups, progress
+        return looks
+
+    assert looks_of(40) < 2.5 * looks_of(20)
