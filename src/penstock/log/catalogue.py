@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from json import dumps
 from typing import Any
 
 import apsw
@@ -101,11 +103,13 @@ def descriptions(db: apsw.Connection, topic_id: int) -> list[bytes]:
     return out
 
 
-def groups(db: apsw.Connection) -> list[GroupRow]:
-    """Every declared consumer group, by name."""
+def groups(db: apsw.Connection, *, ids: Sequence[int] | None = None) -> list[GroupRow]:
+    """Every declared consumer group, or those of these ids, by name."""
     out: list[GroupRow] = []
     for identity, name, spec, partitions, warned_us, check in db.execute(
-        "SELECT id, name, spec, partitions, warned_us, chk FROM grp ORDER BY name"
+        "SELECT id, name, spec, partitions, warned_us, chk FROM grp "
+        "WHERE ?1 IS NULL OR id IN (SELECT value FROM json_each(?1)) ORDER BY name",
+        (None if ids is None else dumps(list(ids)),),
     ):
         verify_row(f"group {name}", check, identity, name, spec, partitions, warned_us)
         out.append(GroupRow(identity, name, spec, warned_us))

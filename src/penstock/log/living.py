@@ -51,17 +51,17 @@ def state_of(seen_us: int, warned_us: int, *, now_us: int, expiry: Expiry) -> St
     return "expired" if now_us - warned_us >= expiry.warned_us else "warned"
 
 
-def standings(db: apsw.Connection, *, now_us: int, expiry: Expiry) -> list[Standing]:
-    """Every group that has begun, by name; `now_us` is the log's own time.
+def standings(db: apsw.Connection, *, now_us: int, expiry: Expiry, pids: Sequence[int] | None = None) -> list[Standing]:
+    """Every group, by name; with `pids` those that have begun on one of these. `now_us` is the log's own time.
 
     Raises:
         RecordDamaged: a row is not what was written.
     """
     rows: dict[int, list[ProgressRow]] = {}
-    for row in progress.all_progress(db):
+    for row in progress.all_progress(db, pids=pids):
         rows.setdefault(row.group_id, []).append(row)
     found: list[Standing] = []
-    for group in catalogue.groups(db):
+    for group in catalogue.groups(db, ids=None if pids is None else list(rows)):
         mine = rows.get(group.id, [])
         times = [row.seen_us for row in mine]
         seen_us = max(times, default=0)

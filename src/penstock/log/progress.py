@@ -398,7 +398,8 @@ def all_progress(db: apsw.Connection, *, pids: Sequence[int] | None = None) -> l
     Raises:
         RecordDamaged: a row fails its checksum.
     """
-    keys: list[Any] = db.execute(*((_KEYS,) if pids is None else (_KEYS_ON, (dumps(list(pids)),)))).fetchall()
+    found = db.execute(_KEYS) if pids is None else db.execute(_KEYS_ON, (dumps(list(pids)),))
+    keys: list[Any] = found.fetchall()
     rows = [progress_of(db, group_id, pid) for group_id, pid in keys]
     if None in rows:
         msg = "a progress row vanished while it was read; expected none to be removed"

@@ -99,7 +99,8 @@ def plan(db: apsw.Connection, task: Task, *, ages: Ages, expiry: Expiry, bytes_n
         CorruptionError: a row is not what was written.
     """
     now_us = ages.now_us
-    groups = [] if task.force else [s for s in standings(db, now_us=now_us, expiry=expiry) if s.holds]
+    found = [] if task.force else standings(db, now_us=now_us, expiry=expiry, pids=task.pids)
+    groups = [standing for standing in found if standing.holds]
     needed = {pid: _needed(groups, pid) for pid in task.pids}
     slice_ = _Slice(task.limits, now_us, bytes_now, needed)
     begins = {pid: placed.known(db, pid).begin for pid in task.pids}

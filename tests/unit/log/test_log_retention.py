@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import apsw
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from penstock.errors import BlockDamaged, OffsetOutOfRange
 from penstock.log import ages, catalogue, compaction, living, placed, progress, quarantine, retention
 from penstock.log.api import Advance, Claim, Claimed, Span
+from penstock.log.checks import verify_row
 from penstock.log.ddl import OFFSET_MAX
 from penstock.log.living import Expiry
 from penstock.log.retention import Limits, Task
@@ -211,3 +213,24 @@ def test_a_young_block_before_an_old_one_keeps_both() -> None:
     store.apply([append(1, block(pid, b"b"))], now_us=5 * DAY + S)
     store.db.execute("DELETE FROM meta WHERE key = 'aged'")
     assert trimmed(store, pid, limits=Limits(age_us=DAY), now_us=5 * DAY + HOUR).events == 0
+
+
+def test_groups_of_other_topics_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each topic's turn would take as long as there are groups otherwise, a thousand times a thousand in a pass."""
+    store, (pid, *others) = in_memory(20)
+    filled(store, pid)
+    mine = group(store, "mine", pid)
+    for other in others:
+        group(store, f"of-{other}", other)
+    checked: list[str] = []
+
+    def checking(name: str, *values: Any) -> None:
+        checked.append(name)
+        verify_row(name, *values)
+
+    for module in (progress, catalogue):
+        monkeypatch.setattr(module, "verify_row", checking)
+    done = trimmed(store, pid, limits=Limits(age_us=HOUR), now_us=9 * HOUR)
+    assert [held.group for held in done.held] == ["mine"]
+    assert checked == [f"progress of group id {mine}, partition id {pid}", "group mine"]
+    assert progress.groups_on(store.db, [pid]) == [mine]

@@ -17,7 +17,7 @@ import msgspec
 from penstock.channel.api import Topic
 from penstock.channel.drivers.embedded.port import LogPort
 from penstock.errors import CorruptionError, LogFull, PenstockError
-from penstock.log import ages, ballast, catalogue, compaction, living, placed, relief, retention
+from penstock.log import ages, ballast, compaction, living, placed, progress, relief, retention
 from penstock.log.api import TopicRow
 from penstock.system.locks import FileLock
 from penstock.system.ports import System
@@ -208,7 +208,7 @@ class Upkeep:
         return total
 
     async def _trim_steps(self, pids: Sequence[int]) -> int:
-        groups = [group.id for group in self._host.port.look(catalogue.groups)]
+        groups = self._host.port.look(lambda db: progress.groups_on(db, pids))
         total = 0
         while self._host.port.look(lambda db: retention.steps_due(db, pids, groups)):
             total += await self._slice(lambda db: retention.trim_steps(db, pids, groups))
