@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 from collections.abc import Generator
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 
@@ -195,3 +196,26 @@ def test_a_reader_that_does_not_end_stops_publishing_and_not_the_disk(
         logwork.publish(log, pid, sequence, [body(sequence)])
         assert len(logwork.contents(log, pid)) == sequence + 1
     assert tally.clean, tally.told
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_log_is_opened_on_a_full_disk_in_the_room_of_its_ballast(small_disk: Path, held: bool) -> None:
+    """The index of the write-ahead log may have to be made first: an I/O error, says SQLite, when it has no room."""
+    directory = small_disk / "log"
+    with logwork.opened(directory) as log:
+        [pid] = logwork.declare(log, "t", 1)
+        logwork.publish(log, pid, 0, [b"a"])
+        if held:
+            assert ballast.hold(directory)
+    (directory / "log.db-shm").unlink()  # as of a log that was restored, or copied
+    with suppress(OSError), (small_disk / "full").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    if not held:
+        system = logwork.system()
+        with pytest.raises(LogFull, match="the disk is full"):
+            Log.open(directory, system)
+        (small_disk / "full").unlink()
+    with logwork.opened(directory) as log:
+        assert logwork.contents(log, pid) == [b"a"]
+    assert not ballast.held(directory)

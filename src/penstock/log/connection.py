@@ -110,6 +110,11 @@ def checkpoint(db: apsw.Connection) -> bool:
     return pages == copied
 
 
+def wants_room(exc: Exception) -> bool:
+    """Whether the index of the write-ahead log found no room; SQLite calls that an I/O error. Nothing was written."""
+    return isinstance(exc, apsw.IOError) and getattr(exc, "extendedresult", 0) == apsw.SQLITE_IOERR_SHMSIZE
+
+
 _TABLE: list[tuple[type[Exception], type[PenstockError], str]] = [
     (apsw.FullError, LogFull, "the disk is full: nothing was stored, readers go on; free room, then publish again"),
     (apsw.BusyError, LogBusy, "another program holds the log's file: close it (only Penstock may write there)"),
@@ -134,6 +139,8 @@ _ERRNO: dict[int, tuple[type[PenstockError], str]] = {
 
 def translate(exc: Exception, where: Path) -> PenstockError:
     """Our error for one of SQLite's or the operating system's: the one table of them."""
+    if wants_room(exc):
+        return LogFull(f"{where}: the disk is full: the log cannot be opened; free room, then try again")
     for theirs, ours, text in _TABLE:
         if isinstance(exc, theirs):
             return ours(f"{where}: {text} ({type(exc).__name__}: {exc})")

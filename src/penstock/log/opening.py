@@ -9,7 +9,8 @@ from pathlib import Path
 import apsw
 
 from penstock.errors import ConfigError, LogBusy, LogTruncated, WitnessDamaged
-from penstock.log.connection import Durability, connect, mark, translate
+from penstock.log import ballast
+from penstock.log.connection import Durability, connect, mark, translate, wants_room
 from penstock.log.ddl import FORMAT_VERSION
 from penstock.log.guard import DATABASE, FILES, compare
 from penstock.log.store import CREATED, Identity, Store
@@ -177,7 +178,7 @@ def open_checked(directory: Path, durability: Durability) -> tuple[apsw.Connecti
         witness = Witness.open(directory)
         undo.callback(witness.close)
         seen = witness.read()
-        db = connect(database, durability)
+        db = _connected(directory, durability)
         undo.callback(db.close)
         store = Store(db)
         identity = store.identity()
@@ -191,6 +192,17 @@ def open_checked(directory: Path, durability: Durability) -> tuple[apsw.Connecti
             identity = store.identity()
         undo.pop_all()
     return db, identity, witness
+
+
+def _connected(directory: Path, durability: Durability) -> apsw.Connection:
+    """A connection; on a full disk in the room of the ballast, for whoever removes something must open it first."""
+    try:
+        return connect(directory / DATABASE, durability)
+    except apsw.IOError as exc:
+        if not wants_room(exc) or not ballast.held(directory):
+            raise
+    ballast.release(directory)
+    return connect(directory / DATABASE, durability)
 
 
 def accept_loss(directory: Path, *, wait_s: float = 10.0) -> Identity:
