@@ -108,15 +108,17 @@ def test_however_often_a_partition_is_paused_little_of_it_is_put_aside(
 
 async def test_an_outage_uses_up_neither_the_attempts_nor_the_time_of_an_event(kit: Kit) -> None:
     source = await keyed(kit, orders(*"abcdef"))
-    down_until_s, hiccups = 600.0, 1
+    well = list[int]()
+    hiccups = 2
 
     def fragile(order: Order) -> None:
         nonlocal hiccups
-        if kit.clock.monotonic_s() < down_until_s:
+        if kit.clock.monotonic_s() < 600 or (order.id == 0 and not well):
             raise ConnectionError("down")
         if order.id == 0 and hiccups:
             hiccups -= 1
             raise ConnectionError("once more")
+        well.append(order.id)
 
     policy = Retry(10, first_s=0.2, factor=1, total_s=1.5)
     group = await kit.handler(fragile, source, retry=policy, on_failure=OnFailure(breaker=2))
