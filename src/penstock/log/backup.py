@@ -70,7 +70,7 @@ def restore(
     Groups go on where they were when the copy was made; sinks whose target knows more than that stop.
 
     Args:
-        backup: the copy; it is not changed.
+        backup: the copy; what it holds is not changed, but it is opened as a log is: its directory must be writable.
         target: the directory of the log that is to be.
         system: the machine.
         replace: when there is a log at `target` already, keep it beside it under another name first.
