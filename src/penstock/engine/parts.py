@@ -88,7 +88,7 @@ class Part:
         if not keys:
             return
         waits = bytearray(map(keys.__contains__, self.keys))
-        if any(waits):
+        if 1 in waits:
             self._mask = waits.translate(_TURNED)
 
     def hold_behind(self, offset: int) -> None:
