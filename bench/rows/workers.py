@@ -52,11 +52,11 @@ def program(directory: Path) -> tuple[Path, App]:
 def worker(path: Path) -> subprocess.Popen[bytes]:
     """One worker of it; what it says is in a file beside the program."""
     line = [sys.executable, "-m", "penstock.cli", "run", str(path)]
-    with (path.parent / f"worker-{time.monotonic_ns()}.txt").open("wb") as said:
-        return subprocess.Popen(line, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+    with (path.parent / f"worker-{time.monotonic_ns()}.txt").open("wb") as out:
+        return subprocess.Popen(line, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
 
 
-def said(path: Path, workers: Iterable[subprocess.Popen[bytes]]) -> str:
+def state_of(path: Path, workers: Iterable[subprocess.Popen[bytes]]) -> str:
     """How the workers are and what they said, for when they do not do what they are measured at."""
     states = [f"{process.pid}: {process.poll()}" for process in workers]
     texts = [file.read_text()[-2000:] for file in sorted(path.parent.glob("worker-*.txt"))]
@@ -113,7 +113,7 @@ class TakeOver(Row):
                 try:
                     self._until(lambda: publish() or len(set(self._pids(path))) == 2)
                 except TimeoutError as exc:
-                    raise TimeoutError(said(path, workers.values())) from exc
+                    raise TimeoutError(state_of(path, workers.values())) from exc
                 time.sleep(0.5)
                 before = len(self._results(path))
                 victim, heir = workers

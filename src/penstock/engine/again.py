@@ -27,7 +27,7 @@ class Line(msgspec.Struct, eq=False):
 
     def called(self, end: int | None) -> int:
         """Where the events end that were called, when nothing from `end` on was."""
-        return min(self.offsets[-1] + 1, *(at for at in (self.stop, end) if at is not None), 1 << 62)
+        return min([self.offsets[-1] + 1, *(at for at in (self.stop, end) if at is not None)])
 
 
 class Again:

@@ -133,9 +133,9 @@ class HandlerWork(Handler):
         """See `Work`: nothing more is delivered either until what was put aside is taken on."""
         told = [(place, place.paused()) for place in self._places.values()]
         for place, reason in told:
-            if reason and not place.waits:
+            if reason and not place.was_paused:
                 emit.count("penstock_handler_pauses_total", group=self._spec.name)
-            place.waits = bool(reason)
+            place.was_paused = bool(reason)
         self.gauge.paused = next((reason for _, reason in told if reason), "")
         return [place.owned for place, reason in told if reason or place.aside]
 

@@ -43,7 +43,7 @@ class Place:
         self.policy = policy
         self.aside: Sequence[Delivered] = ()
         """What was delivered and not taken on, for the partition is paused."""
-        self.waits = False
+        self.was_paused = False
         """Whether it was paused when the engine last asked."""
         self.deaths: dict[int, int] = {}
         """By offset: how often the process died while it was handled; such an event runs alone."""

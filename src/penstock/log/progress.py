@@ -380,16 +380,14 @@ def _change_row(db: apsw.Connection, row: ProgressRow) -> None:
 def begun(db: apsw.Connection) -> dict[int, list[int]]:
     """On which partitions each group has begun."""
     found: dict[int, list[int]] = {}
-    for group_id, pid in db.execute("SELECT group_id, pid FROM progress ORDER BY group_id, pid"):
+    for group_id, pid in db.execute(_KEYS):
         found.setdefault(group_id, []).append(pid)
     return found
 
 
 _KEYS = "SELECT group_id, pid FROM progress ORDER BY group_id, pid"
-_KEYS_ON = (
-    "SELECT group_id, pid FROM progress WHERE group_id IN "
-    "(SELECT group_id FROM progress WHERE pid IN (SELECT value FROM json_each(?))) ORDER BY group_id, pid"
-)
+_GROUPS_ON = "SELECT DISTINCT group_id FROM progress WHERE pid IN (SELECT value FROM json_each(?))"
+_KEYS_ON = f"SELECT group_id, pid FROM progress WHERE group_id IN ({_GROUPS_ON}) ORDER BY group_id, pid"
 
 
 def all_progress(db: apsw.Connection, *, pids: Sequence[int] | None = None) -> list[ProgressRow]:
@@ -409,5 +407,4 @@ def all_progress(db: apsw.Connection, *, pids: Sequence[int] | None = None) -> l
 
 def groups_on(db: apsw.Connection, pids: Sequence[int]) -> list[int]:
     """The ids of the groups that have begun on one of these partitions."""
-    select = "SELECT DISTINCT group_id FROM progress WHERE pid IN (SELECT value FROM json_each(?)) ORDER BY group_id"
-    return [group_id for (group_id,) in db.execute(select, (dumps(list(pids)),))]
+    return sorted(group_id for (group_id,) in db.execute(_GROUPS_ON, (dumps(list(pids)),)))

@@ -8,6 +8,7 @@ import random
 import weakref
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import msgspec
@@ -534,13 +535,18 @@ def stops_after(group: Group, kit: Kit, sleeps: int) -> Any:
     return sleep
 
 
+async def lives(kit: Kit, source: TypedTopic[Any], handler: Any, *, deaths: int) -> None:
+    """So many lives of the handler end with a SystemExit, which stands for a death; the next one goes to its end."""
+    words = bytearray(32)
+    for life in range(deaths + 1):
+        group = await kit.handler(handler, source, retry=Retry(3, first_s=1), slots=lambda *_: MemorySlot(words))
+        with pytest.raises(SystemExit) if life < deaths else nullcontext():
+            await group.run()
+
+
 async def test_a_death_while_a_parked_event_is_tried_again_is_charged_to_it(kit: Kit) -> None:
     source = await keyed(kit, orders(*"aab"))
-    words = bytearray(32)
     calls: list[int] = []
-
-    class Died(BaseException):
-        """Stands for the end of the process."""
 
     def fatal(order: Order, ctx: Context) -> None:
         calls.append(order.id)
@@ -549,11 +555,7 @@ async def test_a_death_while_a_parked_event_is_tried_again_is_charged_to_it(kit:
         if order.id == 0:
             raise SystemExit
 
-    for _ in range(2):
-        group = await kit.handler(fatal, source, retry=Retry(3, first_s=1), slots=lambda *_: MemorySlot(words))
-        with pytest.raises(SystemExit):
-            await group.run()
-    await (await kit.handler(fatal, source, retry=Retry(3, first_s=1), slots=lambda *_: MemorySlot(words))).run()
+    await lives(kit, source, fatal, deaths=2)
     (letter,) = await kit.letters("fatal")
     assert (letter.offset, letter.error, letter.attempts) == (0, "ProcessDied", 3)
     assert calls == [0, 2, 0, 0, 1]
@@ -561,7 +563,6 @@ async def test_a_death_while_a_parked_event_is_tried_again_is_charged_to_it(kit:
 
 async def test_a_death_at_an_event_that_waited_behind_a_parked_one_is_charged_to_it(kit: Kit) -> None:
     source = await keyed(kit, orders(*"aaab"))
-    words = bytearray(32)
     calls: list[tuple[int, int]] = []
 
     def fatal(order: Order, ctx: Context) -> None:
@@ -571,11 +572,7 @@ async def test_a_death_at_an_event_that_waited_behind_a_parked_one_is_charged_to
         if order.id == 1:
             raise SystemExit
 
-    for _ in range(3):
-        group = await kit.handler(fatal, source, retry=Retry(3, first_s=1), slots=lambda *_: MemorySlot(words))
-        with pytest.raises(SystemExit):
-            await group.run()
-    await (await kit.handler(fatal, source, retry=Retry(3, first_s=1), slots=lambda *_: MemorySlot(words))).run()
+    await lives(kit, source, fatal, deaths=3)
     (letter,) = await kit.letters("fatal")
     assert (letter.offset, letter.error, letter.attempts) == (1, "ProcessDied", 3)
     assert [one for one in calls if one[0] != 0] == [(3, 1), (1, 1), (1, 2), (1, 3), (2, 1)]
