@@ -11,17 +11,15 @@ import msgspec
 from penstock.app.outcome import Acked, Outcome, Rejected, Unknown
 from penstock.channel import api
 from penstock.channel.ids import without
-from penstock.channel.typed import Packed, TypedTopic, time_us
+from penstock.channel.typed import Packed, TypedTopic
 from penstock.errors import PermanentError
 from penstock.event.batch import NewBatch
-from penstock.event.checks import check_event
+from penstock.event.beside import Beside
 from penstock.event.envelope import NewEvent
 from penstock.event.partition import Key, canonical_key
 
 CHUNK_EVENTS = 5_000
 CHUNK_BYTES = 1_000_000
-
-_TEXTS = ("id", "type", "source", "subject", "correlationid", "causationid", "traceparent", "tracestate")
 
 
 class Sealed(msgspec.Struct, gc=False):
@@ -42,10 +40,7 @@ def seal(topic: TypedTopic[Any], event: Any) -> Sealed:
             return Sealed(topic.encode(event))
         if event.headers:  # a copy: what is changed after it was sent is not what was sent
             event = msgspec.structs.replace(event, headers=dict(event.headers))
-        check_event(event)
-        if event.key is not None and topic.spec.key is not None:
-            msg = f"a key beside the event, and topic {topic.name} takes it from field {topic.spec.key}"
-            raise ValueError(msg)
+        topic.check_envelope(event)
         return Sealed(topic.encode(event.data), event)
     except (PermanentError, TypeError, ValueError) as exc:
         return Sealed(b"", None, str(exc))
@@ -55,7 +50,7 @@ class Parcel:
     """Encoded events for one topic, in order, and once published, their outcomes."""
 
     __slots__ = (
-        "_attributes",
+        "_beside",
         "_bodies",
         "_kept",
         "_known",
@@ -75,7 +70,7 @@ class Parcel:
         self.count = 0
         self.size = 0
         self._bodies: list[bytes] = []
-        self._attributes: dict[str, list[Any]] = {}
+        self._beside = Beside()
         self._refused: dict[int, str] = {}
         self._known: dict[int, int | Acked] = {}  # by its id it is in the log already, or the same as this earlier one
         self._kept: dict[int, int] | None = None
@@ -116,7 +111,7 @@ class Parcel:
         if sealed.refused:
             self._refused[index] = sealed.refused
         elif sealed.event is not None:
-            self._note(sealed.event, index)
+            self._beside.note(sealed.event, index)
         return sealed.body
 
     def _append(self, body: bytes) -> int:
@@ -126,32 +121,13 @@ class Parcel:
         self.size += len(body)
         return index
 
-    def _note(self, event: NewEvent, index: int) -> None:
-        """Keep what the envelope says beside the bytes."""
-        if event.key is not None:
-            self._column("", index).append(event.key)
-        for name in _TEXTS:
-            value = getattr(event, name)
-            if value is not None:
-                self._column(name, index).append(value)
-        if event.time is not None:
-            self._column("time_us", index).append(time_us(event.time))
-        if event.headers:
-            self._column("headers", index).append(dict(event.headers))
-
-    def _column(self, name: str, index: int) -> list[Any]:
-        """The attribute's values up to `index`; earlier events have none."""
-        values = self._attributes.setdefault(name, [])
-        values.extend([None] * (index - len(values)))
-        return values
-
     # -- publishing ------------------------------------------------------------------------------------------------
 
     def pack(self) -> Sequence[NewBatch]:
         """Validate everything and lay it out by partition; what is refused is left out. The bytes go with it."""
         bodies, self._bodies = self._bodies, []
-        attributes = {name: self._column(name, self.count) for name in self._attributes}
-        keys = attributes.pop("", None)
+        attributes = self._beside.columns(self.count)
+        keys = attributes.pop("key", None)
         if self.topic.spec.dedupe is not None and "id" in attributes:
             self._look_for_twins(attributes["id"], bodies, keys)
         if self._refused or self._known:

@@ -92,11 +92,8 @@ class Processes:
         self._idle.append(child)
         if isinstance(said, remote.Raised):
             raise said.error(self._named)
-        into = self._topics.into
-        if into is None:
-            return list(said.bodies)
         try:
-            return [into.decode(body) for body in said.bodies]
+            return said.results(self._topics.into)
         except PermanentError as exc:
             raise OutputRefused(str(exc)) from exc
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import msgspec
 
 from penstock.channel.api import Topic
-from penstock.errors import ConfigError, DecodeError, PermanentError
+from penstock.errors import ConfigError, DecodeError, PermanentError, Rejected
 from penstock.event.batch import Attributes, Columns, Delivered, NewBatch, Rows, chosen
+from penstock.event.beside import time_us
+from penstock.event.checks import check_event
+from penstock.event.envelope import NewEvent
 from penstock.event.partition import KEY_BYTES_MAX, Key, canonical_key, partition_of, partitions_of
 from penstock.schema import ColumnsSchema, Invalid, Schema
 
@@ -20,7 +23,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 SLICE = 1000
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Packed(msgspec.Struct):
@@ -62,12 +64,6 @@ class Seen(msgspec.Struct):
         self.refused = {index: reason for index, reason in self.refused.items() if index < count}
 
 
-def time_us(moment: datetime) -> int:
-    """Microseconds since 1970 in UTC; exact for every aware datetime."""
-    delta = moment - _EPOCH
-    return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
-
-
 _QUICK_KEYS: dict[str, Callable[[Any], bytes]] = {"str": str.encode, "int": b"%d".__mod__, "bytes": bytes}
 
 
@@ -106,6 +102,16 @@ class TypedTopic(Generic[T]):
             return event
         msg = f"topic {self.name} has no type and takes bytes; found {type(event).__name__}"
         raise DecodeError(msg)
+
+    def check_envelope(self, event: NewEvent) -> None:
+        """Whether events of this topic may come in such an envelope; the data is looked at when it is encoded.
+
+        Raises:
+            Rejected: names the attribute, what was found and what was expected.
+        """
+        check_event(event)
+        if event.key is not None and self.spec.key is not None:
+            raise Rejected(f"a key beside the event, and topic {self.name} takes it from field {self.spec.key}")
 
     def pack(
         self,

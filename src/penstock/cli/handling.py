@@ -98,7 +98,7 @@ def _handle(
         trace = exc.__traceback__  # its first frame is this function
         return remote.Raised.of(exc.with_traceback(trace and trace.tb_next), text_of(exc))
     try:
-        return remote.Given([b"" if into is None else into.encode(one) for one in results])
+        return remote.Given.of(results, into)
     except Exception as exc:  # noqa: BLE001 - what was returned may be anything
         refused = OutputRefused(text_of(exc))
         return remote.Raised.of(refused, str(refused))

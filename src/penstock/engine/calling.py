@@ -6,6 +6,7 @@ import asyncio
 import inspect
 from array import array
 from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import msgspec
@@ -161,15 +162,23 @@ def _settled(result: Any) -> tuple[type | None, Any]:
     return (None, list(result)) if isinstance(result, Iterator) else (type(result), result)
 
 
-def flatten(out: list[Any], causes: list[int]) -> tuple[list[Any], array[int], array[int] | None]:
-    """Spread handlers' lists and tuples into single results.
+class Flat(msgspec.Struct, frozen=True):
+    """Single results; the offset of each one's event; each one's number among those of its event; their types.
 
-    Returns:
-        The results, the offset of each one's event, and each one's number among the results of its event (None when
-        no event gave more than one).
+    `numbers` is None when no event gave more than one.
     """
-    if not any(issubclass(kind, list | tuple) for kind in set(map(type, out))):
-        return out, array("q", causes), None
+
+    results: list[Any]
+    causes: array[int]
+    numbers: array[int] | None
+    types: AbstractSet[type]
+
+
+def flatten(out: list[Any], causes: list[int]) -> Flat:
+    """Spread handlers' lists and tuples into single results."""
+    types = set(map(type, out))
+    if not any(issubclass(kind, list | tuple) for kind in types):
+        return Flat(out, array("q", causes), None, types)
     results: list[Any] = []
     offsets = array("q")
     numbers = array("q")
@@ -179,4 +188,4 @@ def flatten(out: list[Any], causes: list[int]) -> tuple[list[Any], array[int], a
             results.append(one)
             offsets.append(cause)
             numbers.append(number)
-    return results, offsets, numbers if any(numbers) else None
+    return Flat(results, offsets, numbers if any(numbers) else None, set(map(type, results)))

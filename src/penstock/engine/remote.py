@@ -12,9 +12,11 @@ import msgspec
 from penstock.channel.typed import TypedTopic
 from penstock.delivery.once import Marks
 from penstock.engine.context import Context
-from penstock.engine.results import stack_of
+from penstock.engine.results import check_result, stack_of
 from penstock.errors import Reject
 from penstock.event.batch import Delivered, Rows
+from penstock.event.envelope import NewEvent
+from penstock.event.partition import canonical_key
 
 
 class Call(msgspec.Struct, frozen=True, array_like=True):
@@ -59,9 +61,38 @@ class Call(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Given(msgspec.Struct, frozen=True, tag="given"):
-    """The handler's results, encoded; how many there were where there is no topic for them."""
+    """The handler's results, encoded; how many there were where there is no topic for them.
+
+    `beside` has what the handler put around some of them, by their indexes.
+    """
 
     bodies: Sequence[bytes]
+    beside: Mapping[int, Mapping[str, Any]] = {}
+
+    @classmethod
+    def of(cls, results: Sequence[Any], into: TypedTopic[Any] | None) -> Given:
+        """What the handler returned.
+
+        Raises:
+            PenstockError: some of it cannot be published.
+        """
+        if into is None:
+            return cls([b""] * len(results))
+        beside = {index: _beside(into, one) for index, one in enumerate(results) if type(one) is NewEvent}
+        return cls([into.encode(one.data if type(one) is NewEvent else one) for one in results], beside)
+
+    def results(self, into: TypedTopic[Any] | None) -> list[Any]:
+        """The same where they are published.
+
+        Raises:
+            PenstockError: they are no results of topic `into`.
+        """
+        if into is None:
+            return list(self.bodies)
+        found = [into.decode(body) for body in self.bodies]
+        for index, said in self.beside.items():
+            found[index] = NewEvent(data=found[index], **said)
+        return found
 
 
 class Asks(msgspec.Struct, frozen=True, tag="asks"):
@@ -153,6 +184,13 @@ def _told_as(kind: type[Exception], name: str) -> type[Exception]:
         return self.__dict__["told"]
 
     return type(name, (kind,), {"__module__": kind.__module__, "__new__": new, "__init__": init, "__str__": text})
+
+
+def _beside(into: TypedTopic[Any], event: NewEvent) -> dict[str, Any]:
+    check_result(into, event)
+    said = {name: getattr(event, name) for name in event.__struct_fields__ if name not in {"data", "key"}}
+    said["key"] = canonical_key(event.key)
+    return {name: value for name, value in said.items() if value is not None}
 
 
 def results_of(result: Any) -> Iterator[Any]:

@@ -16,11 +16,13 @@ from penstock.delivery.deadletter import DeadLetter, text_of, to_batch
 from penstock.delivery.lot import Try
 from penstock.delivery.once import SPACE as ONCE
 from penstock.delivery.once import Mark, Marks
-from penstock.engine.calling import flatten
+from penstock.engine.calling import Flat, flatten
 from penstock.engine.context import Identity
 from penstock.engine.work import Draft
-from penstock.errors import PermanentError, Reject
+from penstock.errors import PermanentError, Reject, Rejected
 from penstock.event.batch import Delivered, NewBatch, chosen
+from penstock.event.beside import Beside
+from penstock.event.envelope import NewEvent
 
 RUN_BYTES_MAX = 64_000_000
 """Results of one run of calls past it are let go, and their events handled again in the next: nothing was settled."""
@@ -77,6 +79,20 @@ class Cut(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
+def check_result(into: TypedTopic[Any], event: NewEvent) -> None:
+    """Whether a handler may return this envelope for topic `into`.
+
+    Raises:
+        Rejected: names the attribute and the rule.
+    """
+    if event.id is not None:
+        raise Rejected(
+            f"id: {event.id!r}; a result's id is made from its event's, and is the same whenever that is handled: "
+            "leave it out, and put yours into the data or a header"
+        )
+    into.check_envelope(event)
+
+
 def stack_of(error: BaseException) -> str:
     """The traceback from the handler on: how it came to be called is the same for all."""
     trace = error.__traceback__
@@ -86,12 +102,16 @@ def stack_of(error: BaseException) -> str:
 
 
 class _Encoded(msgspec.Struct):
-    """Results as bytes; the offset of each one's event, its number among that event's results; what has no bytes."""
+    """Results as bytes; the offset of each one's event, its number among that event's results; what has no bytes.
+
+    `beside` has what the handler put around them.
+    """
 
     bodies: list[bytes] = msgspec.field(default_factory=list[bytes])
     causes: array[int] = msgspec.field(default_factory=lambda: array("q"))
     numbers: array[int] = msgspec.field(default_factory=lambda: array("q"))
     refused: dict[int, str] = msgspec.field(default_factory=dict[int, str])
+    beside: Beside = msgspec.field(default_factory=Beside)
     seen: Seen = msgspec.field(default_factory=Seen)
 
 
@@ -160,21 +180,17 @@ class Made:
             else:
                 cut = Cut(self.causes[0], reason)
         else:
-            cut = self._encode(into, *flatten(self.out, self.causes), whole=whole)
+            cut = self._encode(into, flatten(self.out, self.causes), whole=whole)
         self.out.clear()
         self.causes.clear()
         return cut
 
-    def _encode(
-        self,
-        into: TypedTopic[Any],
-        results: list[Any],
-        causes: array[int],
-        numbers: array[int] | None,
-        *,
-        whole: bool,
-    ) -> Cut | None:
+    def _encode(self, into: TypedTopic[Any], flat: Flat, *, whole: bool) -> Cut | None:
         encoded, cut = self._encoded, None
+        results, causes, numbers = flat.results, flat.causes, flat.numbers
+        envelopes: dict[int, NewEvent] = {}
+        if NewEvent in flat.types:
+            results, envelopes = self._opened(into, results, causes)
         try:
             bodies = list(map(into.encode_quick, results))
         except Exception:  # noqa: BLE001 - the reasons are found one by one
@@ -195,11 +211,28 @@ class Made:
             encoded.seen.forget(before)
             bodies, causes, size = bodies[:count], causes[:count], sum(map(len, bodies[:count]))
             into.look(bodies, encoded.seen)
+        for index, event in envelopes.items():
+            if index < len(bodies):
+                encoded.beside.note(event, len(encoded.bodies) + index)
         encoded.bodies += bodies
         encoded.causes.extend(causes)
         encoded.numbers.extend(array("q", bytes(8 * len(causes))) if numbers is None else numbers[: len(causes)])
         self.size += size
         return cut
+
+    def _opened(
+        self, into: TypedTopic[Any], results: list[Any], causes: Sequence[int]
+    ) -> tuple[list[Any], dict[int, NewEvent]]:
+        """Results as data alone, and the envelopes by index; of one that may not be, its event's reason is noted."""
+        envelopes: dict[int, NewEvent] = {}
+        for index, result in enumerate(results):
+            if type(result) is NewEvent:
+                try:
+                    check_result(into, result)
+                    envelopes[index] = result
+                except PermanentError as exc:
+                    self._encoded.refused.setdefault(causes[index], str(exc))
+        return [result.data if type(result) is NewEvent else result for result in results], envelopes
 
     def _encoded_each(self, into: TypedTopic[Any], results: list[Any], causes: Sequence[int]) -> list[bytes]:
         """One body per result; of one that cannot be encoded it is empty, and its event's reason noted."""
@@ -208,7 +241,7 @@ class Made:
             try:
                 bodies.append(into.encode(result))
             except (PermanentError, TypeError) as exc:
-                self._encoded.refused[cause] = str(exc)
+                self._encoded.refused.setdefault(cause, str(exc))
                 bodies.append(b"")
         return bodies
 
@@ -232,13 +265,8 @@ class Made:
         into, encoded = self._topics.into, self._encoded
         assert into is not None
         bodies, causes, refused = encoded.bodies, encoded.causes, encoded.refused
-        attributes: dict[str, Sequence[Any]] = {"cause": causes, **_inherited(self.inputs, causes, INHERITED)}
-        keys = self._keys(into)
-        if any(encoded.numbers):
-            attributes["number"] = encoded.numbers
-        if self.redriven:
-            marks = [{"redriven": "out of order"} if cause in self.redriven else None for cause in causes]
-            attributes["headers"] = marks
+        attributes = self._attributes()
+        keys = attributes.pop("key", None)
         packed = into.pack(bodies, keys=keys, attributes=attributes, seen=encoded.seen)
         for index, reason in packed.refused.items():
             refused.setdefault(causes[index], reason)
@@ -252,11 +280,29 @@ class Made:
         keys = keys and chosen(keys, keep)
         return into.pack([bodies[index] for index in keep], keys=keys, attributes=kept).batches
 
-    def _keys(self, into: TypedTopic[Any]) -> Sequence[Any] | None:
-        """A key that lies beside an event is its results', too, where they have none of their own."""
-        if into.spec.key is not None or self._topics.source.spec.key is not None:
-            return None
-        return _inherited(self.inputs, self._encoded.causes, ("key",)).get("key")
+    def _attributes(self) -> dict[str, Sequence[Any]]:
+        """What lies beside the results: what the handler said, else what they take over from their events.
+
+        A key that lies beside an event is its results', too, where they have none of their own.
+        """
+        assert self._topics.into is not None
+        encoded, causes = self._encoded, self._encoded.causes
+        beside = (self._topics.source.spec.key, self._topics.into.spec.key) == (None, None)
+        found = _inherited(self.inputs, causes, (*INHERITED, "key") if beside else INHERITED)
+        for name, said in encoded.beside.columns(len(causes)).items():
+            other = found.get(name)
+            found[name] = said if other is None else [o if s is None else s for s, o in zip(said, other, strict=True)]
+        found["cause"] = causes
+        if any(encoded.numbers):
+            found["number"] = encoded.numbers
+        if self.redriven:
+            headers = found.get("headers") or [None] * len(causes)
+            mark = {"redriven": "out of order"}
+            found["headers"] = [
+                {**(said or {}), **mark} if cause in self.redriven else said
+                for said, cause in zip(headers, causes, strict=True)
+            ]
+        return found
 
     def _refuse(self, refused: dict[int, str]) -> None:
         self._refused.update(refused)

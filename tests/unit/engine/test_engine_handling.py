@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
 
 import pytest
 
 from penstock.channel.api import Committed, FencedOff, Intake, Publish, Step, Subscription, Unknown
+from penstock.delivery.lot import GivenUp, OnFailure
 from penstock.delivery.retry import Retry
 from penstock.engine.calling import shape_of
 from penstock.engine.context import Context, Identity
 from penstock.errors import ConfigError, Reject
 from penstock.event.batch import NewBatch, Rows
+from penstock.event.envelope import NewEvent, RecordedEvent
 from penstock.event.partition import partition_of
 from penstock.system.slots import MemorySlot
 from tests.unit.engine.engine_kit import Bill, Kit, Order
@@ -99,6 +104,73 @@ async def test_results_without_a_key_of_their_own_have_that_of_their_event(kit: 
         mine = [b"t%d" % number for number, one in enumerate(keys) if one == key]
         assert found[key.encode()] == [form for text in mine for form in (text.upper(), text)], "and their order"
     assert len(found[b""]) == 24
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+async def test_a_handler_puts_an_envelope_around_a_result(kit: Kit, concurrency: int) -> None:
+    """What it says stands; what it does not say is taken over from the event as before."""
+    source = await kit.topic("orders", Order, partitions=1)
+    into = await kit.topic("bills", Bill, partitions=4)
+    bodies = [source.encode(order) for order in orders(4)]
+    await kit.publish_batches(source.pack(bodies, attributes={"correlationid": [f"case-{n}" for n in range(4)]}).batches)
+    when = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+    async def bill(order: Order) -> object:
+        plain = Bill(order.id, order.customer, 1.0)
+        match order.id:
+            case 0:
+                return plain
+            case 1:
+                return NewEvent(data=plain, key=UUID(int=1), headers={"channel": "web"}, time=when)
+            case 2:
+                return [plain, NewEvent(data=plain, correlationid="another", subject="bills/2", type="bill")]
+            case _:
+                return NewEvent(data=plain)
+
+    await (await kit.handler(bill, source, into, concurrency=concurrency)).run()
+    found: dict[int, list[RecordedEvent]] = {}
+    for partition in range(4):
+        for batch in await kit.channel.read("bills", partition, 0, events_max=10):
+            for index in range(batch.count):
+                event = Identity(batch, into).event(index)
+                found.setdefault(event.data.id, []).append(event)
+    (zero,), (one,), (plain, two), (three,) = (found[number] for number in range(4))
+    assert (one.key, one.headers, one.time, one.correlationid) == (str(UUID(int=1)).encode(), {"channel": "web"}, when, "case-1")
+    assert one.partition == partition_of(one.key, 4)
+    assert (two.correlationid, two.subject, two.type) == ("another", "bills/2", "bill")
+    for event in (zero, plain, three):
+        assert (event.key, event.headers, event.time, event.type) == (None, {}, None, zero.type)
+        assert event.correlationid == f"case-{event.data.id}"
+    assert len({event.id for events in found.values() for event in events}) == 5
+    assert [event.causationid for event in (one, two)] == ["orders/0/1", "orders/0/2"]
+
+
+@pytest.mark.parametrize("given_up", ["continue", "block"])
+async def test_an_envelope_that_may_not_be_makes_its_event_a_dead_letter(kit: Kit, given_up: GivenUp) -> None:
+    """By itself: what stands beside it is published."""
+    source = await kit.topic("orders", Order, key="customer", partitions=1)
+    into = await kit.topic("bills", Bill, key="customer", partitions=1)
+    await kit.publish(source, [Order(number, f"c{number}", 1) for number in range(8)])
+    bad: dict[int, dict[str, Any]] = {
+        1: {"id": "mine"},
+        2: {"key": "c2"},
+        4: {"time": datetime(2026, 3, 1)},  # noqa: DTZ001 - naive, which is the point
+        6: {"headers": {"a b": "x"}},
+        7: {"traceparent": "00"},
+    }
+
+    def bill(order: Order) -> list[object]:
+        made = Bill(order.id, order.customer, 1.0)
+        return [NewEvent(data=made, **bad.get(order.id, {"subject": f"s{order.id}"}))]
+
+    await (await kit.handler(bill, source, into, on_failure=OnFailure(given_up=given_up))).run()
+    (batch,) = await kit.channel.read("bills", 0, 0, events_max=10)
+    stored = [Identity(batch, into).event(index) for index in range(batch.count)]
+    assert [(event.data.id, event.subject) for event in stored] == [(0, "s0"), (3, "s3"), (5, "s5")]
+    letters = {letter.offset: letter.reason for letter in await kit.letters("bill")}
+    assert {*letters} == {*bad}
+    words = {1: "id: 'mine'", 2: "topic bills takes it from field customer", 4: "time zone", 6: "headers", 7: "traceparent"}
+    assert all(words[offset] in reason for offset, reason in letters.items()), letters
 
 
 async def test_a_rejected_event_lies_among_the_dead_letters_with_its_bytes_and_the_reason(kit: Kit) -> None:
