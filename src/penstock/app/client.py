@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from penstock.app.declared import AnyTopic, Program
 from penstock.app.opened import Opened, tell_when_forked
-from penstock.app.outbox import CHUNK_EVENTS, Parcel, Receipt, laid_out, resolved, seal, together
+from penstock.app.outbox import CHUNK_EVENTS, FrameReceipt, Parcel, Receipt, laid_out, resolved, seal, together
 from penstock.app.outcome import Acked, Outcome, Rejected, Unknown
 from penstock.app.publisher import NOT_OPEN, Publisher
 from penstock.channel.typed import TypedTopic
@@ -183,11 +183,9 @@ class Client:
         from penstock.app.frames import frame_batches  # noqa: PLC0415
 
         opened = self._open_topic(topic)
-        batches = frame_batches(opened, frame)
-        if isinstance(batches, Rejected):
-            return [batches]
-        parcel = laid_out(opened, batches)
-        self._publish((parcel,))
+        parcel = laid_out(opened, frame_batches(opened, frame))
+        if not parcel.known:
+            self._publish((parcel,))
         return parcel.outcomes()
 
     def resolve(self, unknown: Unknown) -> Outcome:
@@ -226,6 +224,30 @@ class Client:
         if len(lane.sent) * (SENT_OVERHEAD_BYTES + len(held)) > SENT_BYTES_MAX:  # `full`, without the call
             self._pipe.put(lane)
             lane.wait_for_room(len(held))
+        lane.sent.append(receipt)
+        if not lane.called:
+            lane.called = True
+            self._pipe.put(lane)
+        return receipt
+
+    def send_frame(self, topic: AnyTopic, frame: Any) -> FrameReceipt:
+        """Publish a frame, as `publish_frame`, without waiting for its answer; `flush` waits.
+
+        The next frame is made ready and compressed while this one is stored. Blocks while too much is unanswered. The
+        frame's columns must not be changed before it has its answer.
+
+        Raises:
+            Closed: the client is not open.
+        """
+        from penstock.app.frames import frame_batches  # noqa: PLC0415
+
+        lane = self._lanes.get(topic) or self._lane(topic)
+        receipt = FrameReceipt(laid_out(lane.topic, frame_batches(lane.topic, frame)))
+        if receipt.held.known:
+            return receipt
+        if lane.full(receipt.held.size):
+            self._pipe.put(lane)
+            lane.wait_for_room(receipt.held.size)
         lane.sent.append(receipt)
         if not lane.called:
             lane.called = True
@@ -281,10 +303,10 @@ class Client:
         item.called = False
         left = len(item.sent)
         while left:
-            parcel = item.take(left)
-            left -= parcel.count
+            parcel, taken = item.take(left)
+            left -= taken
             try:
-                parcel.pack()
+                parcel.prepare()
             except Exception as exc:  # noqa: BLE001 - it is raised to whoever asks for the outcome
                 parcel.error = exc
             self._ahead.acquire()
@@ -311,7 +333,7 @@ class _Lane:
     def __init__(self, topic: TypedTopic[Any]) -> None:
         self.topic = topic
         self.encode = topic.encode_quick
-        self.sent: deque[Receipt] = deque()
+        self.sent: deque[Receipt | FrameReceipt] = deque()
         self.called = False  # the thread has been told and has not looked yet
         self.working = False  # some of it is being packed
         self.packed = self.answered = 0  # chunks; each is counted by one thread only
@@ -344,12 +366,18 @@ class _Lane:
         """Nobody takes any more: what other threads sent while the client was closed is answered so."""
         self._ended = True
         while self.sent:
-            self.take(len(self.sent)).error = Closed(NOT_OPEN)
+            self.take(len(self.sent))[0].error = Closed(NOT_OPEN)
         self._room.set()
 
-    def take(self, limit: int) -> Parcel:
-        """A chunk of what was sent, at most `limit` events of it; there are as many."""
-        parcel = Parcel(self.topic)
-        parcel.take(self.sent, min(limit, CHUNK_EVENTS))
+    def take(self, limit: int) -> tuple[Parcel, int]:
+        """A chunk of what was sent, and how much of it that is: one frame, or `limit` events; there are as many."""
+        first = self.sent[0]
+        if isinstance(first, FrameReceipt):
+            parcel, taken = first.held, 1
+            self.sent.popleft()
+        else:
+            parcel = Parcel(self.topic)
+            parcel.take(self.sent, min(limit, CHUNK_EVENTS))
+            taken = parcel.count
         self._room.set()
-        return parcel
+        return parcel, taken

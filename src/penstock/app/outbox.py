@@ -13,7 +13,7 @@ from penstock.channel import api
 from penstock.channel.ids import without
 from penstock.channel.typed import Packed, TypedTopic
 from penstock.errors import PermanentError
-from penstock.event.batch import NewBatch
+from penstock.event.batch import Columns, NewBatch
 from penstock.event.beside import Beside
 from penstock.event.envelope import NewEvent
 from penstock.event.partition import Key, canonical_key
@@ -92,11 +92,14 @@ class Parcel:
                 pass
         return self._append(self._unsealed(seal(self.topic, event), self.count))
 
-    def take(self, sent: deque[Receipt], count_max: int) -> None:
-        """Take on what was sent, in order: `count_max` events of it, fewer when they pass CHUNK_BYTES."""
+    def take(self, sent: deque[Receipt | FrameReceipt], count_max: int) -> None:
+        """Take on what was sent, in order: up to `count_max` events, up to the next frame, or past CHUNK_BYTES."""
         bodies, size = self._bodies, 0
         for index in range(count_max):
             receipt = sent.popleft()
+            if type(receipt) is FrameReceipt:
+                sent.appendleft(receipt)  # nobody else takes
+                break
             held = receipt.held
             body = held if type(held) is bytes else self._unsealed(held, index)
             bodies.append(body)
@@ -122,6 +125,15 @@ class Parcel:
         return index
 
     # -- publishing ------------------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Whatever can be done before it is published."""
+        if self.packed is None:
+            self.pack()
+            return
+        for batch in self.packed.batches:
+            if isinstance(batch.payload, Columns):
+                batch.payload.message()
 
     def pack(self) -> Sequence[NewBatch]:
         """Validate everything and lay it out by partition; what is refused is left out. The bytes go with it."""
@@ -279,10 +291,30 @@ class Receipt(msgspec.Struct, gc=False, eq=False):
         return held.outcome(self.index) if isinstance(held, Parcel) and held.known else None
 
 
-def laid_out(topic: TypedTopic[Any], batches: Sequence[NewBatch]) -> Parcel:
+class FrameReceipt(msgspec.Struct, gc=False, eq=False):
+    """Stands for one frame that was sent: `outcomes` after a `flush`."""
+
+    held: Parcel
+
+    @property
+    def outcomes(self) -> list[Outcome] | None:
+        """What became of it, as `Client.publish_frame` says it; None while nobody knows yet.
+
+        Raises:
+            PenstockError: as `Client.publish_frame`.
+        """
+        return self.held.outcomes() if self.held.known else None
+
+
+def laid_out(topic: TypedTopic[Any], batches: Sequence[NewBatch] | Rejected) -> Parcel:
     """A parcel of columns that are laid out by partition already; one outcome per batch, that of its first row."""
     parcel = Parcel(topic)
+    if isinstance(batches, Rejected):
+        parcel.count = 1
+        parcel.refuse_all(batches.reason)
+        return parcel
     parcel.count = len(batches)
+    parcel.size = sum(batch.payload.table.nbytes for batch in batches if isinstance(batch.payload, Columns))
     parcel.packed = Packed(list(batches), {}, [[index] for index in range(len(batches))])
     return parcel
 

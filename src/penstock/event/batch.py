@@ -56,6 +56,27 @@ class Columns(msgspec.Struct, frozen=True):
 
     table: pa.RecordBatch
     attributes: Attributes = NO_ATTRIBUTES
+    _message: bytes | None = None
+
+    def message(self) -> bytes:
+        """The table as one Arrow IPC message, its buffers LZ4-compressed, without its schema; made once.
+
+        Most of what storing columns costs the processor: who has time before they are published may ask ahead.
+        """
+        if self._message is None:
+            msgspec.structs.force_setattr(self, "_message", _ipc_message(self.table))
+        assert self._message is not None
+        return self._message
+
+
+def _ipc_message(table: pa.RecordBatch) -> bytes:
+    import pyarrow as pa  # noqa: PLC0415
+
+    out = pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(compression="lz4")
+    with pa.ipc.new_stream(out, table.schema, options=options) as writer:
+        writer.write_batch(table)
+    return bytes(memoryview(out.getvalue())[table.schema.serialize().size :])
 
 
 class NewBatch(msgspec.Struct, frozen=True):

@@ -116,23 +116,10 @@ def unpack_bundle(data: bytes) -> tuple[bytes, bytes, int]:
 
 def encode_columns(columns: Columns) -> tuple[bytes, int]:
     """The block of this record batch, and its size before compression."""
-    import pyarrow as pa  # noqa: PLC0415
-
-    table = columns.table
-    out = pa.BufferOutputStream()
-    options = pa.ipc.IpcWriteOptions(compression="lz4")
-    with pa.ipc.new_stream(out, table.schema, options=options) as writer:
-        writer.write_batch(table)
-    stream = out.getvalue()
-    start = _schema_message(table.schema).size
-    payload = memoryview(stream)[start:]
+    table, payload = columns.table, columns.message()
     attributes = _attributes(columns.attributes)
     head = _HEADER.pack(_COLUMNS, _PLAIN, len(attributes), len(payload), table.num_rows)
     return b"".join((head, attributes, payload)), table.nbytes
-
-
-def _schema_message(schema: pa.Schema) -> pa.Buffer:
-    return schema.serialize()
 
 
 def decode(data: bytes, *, arrow: bytes | None, columns: Sequence[str] | None = None) -> Payload:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import pytest
 from penstock import Acked, App, Rejected
 from penstock.app.declared import TopicHandle
 from penstock.app.plan import plan_app
-from penstock.errors import ConfigError, PermanentError
+from penstock.errors import ConfigError, PenstockError, PermanentError
 from penstock.event.partition import KEY_BYTES_MAX
 from penstock.flow.frames import to_batch
 from penstock.system.pipe import LOOK_S, Signal
@@ -52,6 +54,79 @@ def published(app: App, topic: TopicHandle[Any], what: Any) -> Acked | str:
         return outcome.reason
     assert isinstance(outcome, Acked)
     return outcome
+
+
+def test_sent_frames_and_sent_events_keep_their_order(app: App, readings: TopicHandle[Reading]) -> None:
+    """In whatever turns they come, small and large: within a key everything is stored in the order it was sent in."""
+    turns: list[int] = [1, 700, 3, 6_000, 1, 1, 40, 9_000]
+    with app.client() as client:
+        receipts: list[Any] = []
+        sent = 0
+        for turn, count in enumerate(turns * 3):
+            events = [Reading("ab"[n % 2], AT, n, 0.5) for n in range(sent, sent + count)]
+            sent += count
+            if turn % 2:
+                receipts.append(client.send_frame(readings, pl.DataFrame([msgspec.structs.asdict(e) for e in events])))
+            else:
+                receipts += [client.send(readings, event) for event in events]
+        client.flush()
+        for receipt in receipts:
+            known = receipt.outcomes if hasattr(receipt, "outcomes") else [receipt.outcome]
+            assert known
+            assert all(isinstance(outcome, Acked) for outcome in known)
+    stored = app.read(readings)
+    assert stored.height == sent
+    for key in "ab":
+        numbers = stored.filter(pl.col("key") == key).sort("_partition", "_offset")["n"].to_list()
+        assert numbers == [n for n in range(sent) if "ab"[n % 2] == key]
+
+
+def test_a_sent_frame_that_does_not_fit_is_rejected_alone(app: App, readings: TopicHandle[Reading]) -> None:
+    with app.client() as client:
+        good = client.send_frame(readings, frame())
+        bad = client.send_frame(readings, frame(n=["1"]))
+        none = client.send_frame(readings, frame().clear())
+        assert none.outcomes == []
+        client.flush()
+        assert isinstance((bad.outcomes or [None])[0], Rejected)
+        assert isinstance((good.outcomes or [None])[0], Acked)
+        assert client.publish_frame(readings, frame().clear()) == []
+    assert app.read(readings).height == 1
+
+
+def test_frames_that_nobody_stores_yet_are_bounded(app: App, readings: TopicHandle[Reading]) -> None:
+    """While the disk is slow the sender waits, and what it has sent is not kept without end."""
+    large = frame(key=["k" * 60_000] * 40, at=[AT] * 40, n=list(range(40)), x=[0.5] * 40)
+    hold, sent = Signal(), list[Any]()
+    with app.client() as client:
+        publisher = client._publisher  # noqa: SLF001
+        assert publisher is not None
+        publisher.put(lambda: hold.wait(30))
+
+        def send() -> None:
+            for _ in range(60):
+                sent.append(client.send_frame(readings, large))
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        waited = 0
+        while waited != len(sent):
+            waited = len(sent)
+            time.sleep(10 * LOOK_S)
+        assert 0 < waited < 20, waited
+        hold.set()
+        sender.join(60)
+        client.flush()
+        assert all(isinstance(o, Acked) for receipt in sent for o in receipt.outcomes or [None])
+    assert app.read(readings, columns=["n"]).height == 60 * 40
+
+
+def test_frames_sent_to_a_client_that_closes_are_stored(app: App, readings: TopicHandle[Reading]) -> None:
+    with app.client() as client:
+        receipts = [client.send_frame(readings, frame(n=[n])) for n in range(50)]
+    assert all(isinstance(o, Acked) for receipt in receipts for o in receipt.outcomes or [None])
+    with pytest.raises(PenstockError, match="not open"):
+        client.send_frame(readings, frame())
 
 
 @pytest.mark.parametrize(
