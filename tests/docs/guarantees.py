@@ -128,7 +128,7 @@ WORDS: dict[str, str] = {
     "D11": "headers with line breaks, too many, too long, not ASCII: refused",
     "D12": "times beyond bounds, without a zone, far away: refused, or stored as they are",
     "D16": "one event id, two contents: the second is refused and named, neither wins in silence",
-    "D17": "all events have one key: no step gets slower the more of them wait",
+    "D17": "all events have one key: no step gets slower the more of them wait, and `penstock topics` shows the skew",
     "E1": "the wall clock jumps a day either way: nothing ages, expires or is taken over early",
     "E6": "event ids age in offsets and event time, never by the wall clock",
     "E9": "a replay from the start gives the same results, byte by byte, ids included",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Generator
@@ -26,6 +27,8 @@ from penstock import (
     files,
     parquet,
 )
+from penstock.cli.entry import outcome
+from penstock.delivery.lot import Lot, Write
 from penstock.errors import DecodeError, PenstockError
 from penstock.event.partition import canonical_key
 from penstock.schema import Schema, schema_of
@@ -365,11 +368,26 @@ def test_headers_that_would_be_more_than_headers(
     assert tally.clean, tally.told
 
 
-def test_all_events_have_one_key(tmp_path: Path, fault_report: FaultReport) -> None:
-    """One key in one partition, its first event parked: what waits behind it costs no more per event the more it is."""
+def test_all_events_have_one_key(
+    tmp_path: Path, fault_report: FaultReport, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One key in one partition, its first event parked: what waits behind it costs no more per event the more it is.
+
+    Neither time nor what the ledger is told; and whoever looks at the topic is shown why.
+    """
     tally = fault_report("D17")
     seconds: list[float] = []
+    told: list[int] = []
+    said = Lot.writes
+
+    def writes(lot: Lot) -> list[Write]:
+        out = said(lot)
+        told[-1] += sum(len(value or b"") for _, value in out)
+        return out
+
+    monkeypatch.setattr(Lot, "writes", writes)
     for count in (5_000, 40_000):
+        told.append(0)
         app = App("skew", path=tmp_path / f"{count}")
         topic = app.topic("readings", Plain, key="key")
         done: list[int] = []
@@ -389,5 +407,10 @@ def test_all_events_have_one_key(tmp_path: Path, fault_report: FaultReport) -> N
         seconds.append(time.perf_counter() - began)
         tally.compare(list(range(count)), done)
         tally.points += 1
+        capsys.readouterr()
+        assert outcome(["topics", "--json", "--log", str(tmp_path / f"{count}")]) == 0
+        (facts,) = [fact for fact in json.loads(capsys.readouterr().out)["topics"] if fact["name"] == "readings"]
+        assert facts["skew"] == facts["partitions"] > 1
+    assert told[1] < 16 * told[0], told  # eight times as many; were all written again with each step, thirty times
     assert seconds[1] < 30 * seconds[0], seconds  # eight times as many; were it quadratic, sixty-four times
     assert tally.clean, tally.told

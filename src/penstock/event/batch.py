@@ -56,9 +56,9 @@ class Columns(msgspec.Struct, frozen=True):
 
     table: pa.RecordBatch
     attributes: Attributes = NO_ATTRIBUTES
-    _message: bytes | None = None
+    _message: memoryview | None = None
 
-    def message(self) -> bytes:
+    def message(self) -> memoryview:
         """The table as one Arrow IPC message, its buffers LZ4-compressed, without its schema; made once.
 
         Most of what storing columns costs the processor: who has time before they are published may ask ahead.
@@ -69,14 +69,14 @@ class Columns(msgspec.Struct, frozen=True):
         return self._message
 
 
-def _ipc_message(table: pa.RecordBatch) -> bytes:
+def _ipc_message(table: pa.RecordBatch) -> memoryview:
     import pyarrow as pa  # noqa: PLC0415
 
     out = pa.BufferOutputStream()
     options = pa.ipc.IpcWriteOptions(compression="lz4")
     with pa.ipc.new_stream(out, table.schema, options=options) as writer:
         writer.write_batch(table)
-    return bytes(memoryview(out.getvalue())[table.schema.serialize().size :])
+    return memoryview(out.getvalue())[table.schema.serialize().size :]
 
 
 class NewBatch(msgspec.Struct, frozen=True):

@@ -30,7 +30,9 @@ _group_spec = msgspec.json.Decoder(GroupSpec).decode
 class TopicFacts(msgspec.Struct, frozen=True):
     """A topic and what is recorded of it. Times are microseconds since 1970: of events, and of recording.
 
-    `type` is the name of the recorded type, empty for raw bytes; `bytes` what the blocks take on the disk.
+    `type` is the name of the recorded type, empty for raw bytes; `bytes` what the blocks take on the disk. `skew` is how
+    many times the events of an even share the fullest partition holds: 1.0 when all hold as many, the number of
+    partitions when one holds everything, as when all events have one key; None where there is nothing to compare.
     """
 
     name: str
@@ -38,6 +40,7 @@ class TopicFacts(msgspec.Struct, frozen=True):
     internal: bool
     partitions: int
     events: int
+    skew: float | None
     blocks: int
     bytes: int
     schema_id: int
@@ -117,12 +120,14 @@ def _topic_facts(channel: EmbeddedChannel, topic: Topic) -> TopicFacts:
     row = channel.row(topic.spec.name)
     parts = channel.port.look(lambda db: [extent(db, pid) for pid in row.pids])
     ends = channel.port.look(lambda db: [placed.known(db, pid) for pid in row.pids])
+    events = [end.offset - end.begin for end in ends]
     return TopicFacts(
         name=topic.spec.name,
         type=type_name(topic),
         internal=topic.spec.internal,
         partitions=topic.spec.partitions,
-        events=sum(end.offset - end.begin for end in ends),
+        events=sum(events),
+        skew=round(max(events) * len(events) / sum(events), 2) if len(events) > 1 and any(events) else None,
         blocks=sum(part.blocks for part in parts),
         bytes=sum(part.bytes for part in parts),
         schema_id=topic.schema_id,

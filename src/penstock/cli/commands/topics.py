@@ -33,9 +33,9 @@ def command(ctx: click.Context, *, all_topics: bool) -> None:
         return
     output.note(f"log {found['log']}")
     shown = [topic for topic in found["topics"] if all_topics or not topic["internal"]]
-    names = ("topic", "type", "partitions", "events", "size", "first", "last", "schema")
+    names = ("topic", "type", "partitions", "events", "skew", "size", "first", "last", "schema")
     rows = [
-        (t["name"], t["type"] or "bytes", t["partitions"], t["events"], output.size(t["bytes"]),
+        (t["name"], t["type"] or "bytes", t["partitions"], t["events"], t["skew"], output.size(t["bytes"]),
          t["first"], t["last"], t["schema_id"])
         for t in shown
     ]  # fmt: skip
@@ -78,7 +78,7 @@ def show(*, topic: str) -> None:
     if wants_json():
         output.document(found)
         return
-    for name in ("name", "log", "type", "events", "first", "last", "key", "time", "disorder_s", "event_bytes_max"):
+    for name in ("name", "log", "type", "events", "skew", "first", "last", "key", "time", "disorder_s", "event_bytes_max"):
         output.say(f"{name + ':':<17}{output.cell(found[name])}")
     output.say()
     output.table(
