@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, final
 
 import msgspec
 
@@ -291,6 +291,7 @@ class Receipt(msgspec.Struct, gc=False, eq=False):
         return held.outcome(self.index) if isinstance(held, Parcel) and held.known else None
 
 
+@final
 class FrameReceipt(msgspec.Struct, gc=False, eq=False):
     """Stands for one frame that was sent: `outcomes` after a `flush`."""
 

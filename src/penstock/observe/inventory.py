@@ -30,9 +30,9 @@ _group_spec = msgspec.json.Decoder(GroupSpec).decode
 class TopicFacts(msgspec.Struct, frozen=True):
     """A topic and what is recorded of it. Times are microseconds since 1970: of events, and of recording.
 
-    `type` is the name of the recorded type, empty for raw bytes; `bytes` what the blocks take on the disk. `skew` is how
-    many times the events of an even share the fullest partition holds: 1.0 when all hold as many, the number of
-    partitions when one holds everything, as when all events have one key; None where there is nothing to compare.
+    `type` is the name of the recorded type, empty for raw bytes; `bytes` what the blocks take on the disk. `skew` says
+    how many times an even share the fullest partition holds: 1.0 when all hold as many, the number of partitions when
+    one holds everything, as when all events have one key; None where there is nothing to compare.
     """
 
     name: str

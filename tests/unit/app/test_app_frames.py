@@ -99,7 +99,7 @@ def test_frames_that_nobody_stores_yet_are_bounded(app: App, readings: TopicHand
     large = frame(key=["k" * 60_000] * 40, at=[AT] * 40, n=list(range(40)), x=[0.5] * 40)
     hold, sent = Signal(), list[Any]()
     with app.client() as client:
-        publisher = client._publisher  # noqa: SLF001
+        publisher = client._publisher
         assert publisher is not None
         publisher.put(lambda: hold.wait(30))
 

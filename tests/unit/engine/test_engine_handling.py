@@ -112,7 +112,9 @@ async def test_a_handler_puts_an_envelope_around_a_result(kit: Kit, concurrency:
     source = await kit.topic("orders", Order, partitions=1)
     into = await kit.topic("bills", Bill, partitions=4)
     bodies = [source.encode(order) for order in orders(4)]
-    await kit.publish_batches(source.pack(bodies, attributes={"correlationid": [f"case-{n}" for n in range(4)]}).batches)
+    await kit.publish_batches(
+        source.pack(bodies, attributes={"correlationid": [f"case-{n}" for n in range(4)]}).batches
+    )
     when = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
     async def bill(order: Order) -> object:
@@ -135,7 +137,12 @@ async def test_a_handler_puts_an_envelope_around_a_result(kit: Kit, concurrency:
                 event = Identity(batch, into).event(index)
                 found.setdefault(event.data.id, []).append(event)
     (zero,), (one,), (plain, two), (three,) = (found[number] for number in range(4))
-    assert (one.key, one.headers, one.time, one.correlationid) == (str(UUID(int=1)).encode(), {"channel": "web"}, when, "case-1")
+    assert (one.key, one.headers, one.time, one.correlationid) == (
+        str(UUID(int=1)).encode(),
+        {"channel": "web"},
+        when,
+        "case-1",
+    )
     assert one.partition == partition_of(one.key, 4)
     assert (two.correlationid, two.subject, two.type) == ("another", "bills/2", "bill")
     for event in (zero, plain, three):
@@ -169,7 +176,13 @@ async def test_an_envelope_that_may_not_be_makes_its_event_a_dead_letter(kit: Ki
     assert [(event.data.id, event.subject) for event in stored] == [(0, "s0"), (3, "s3"), (5, "s5")]
     letters = {letter.offset: letter.reason for letter in await kit.letters("bill")}
     assert {*letters} == {*bad}
-    words = {1: "id: 'mine'", 2: "topic bills takes it from field customer", 4: "time zone", 6: "headers", 7: "traceparent"}
+    words = {
+        1: "id: 'mine'",
+        2: "topic bills takes it from field customer",
+        4: "time zone",
+        6: "headers",
+        7: "traceparent",
+    }
     assert all(words[offset] in reason for offset, reason in letters.items()), letters
 
 

@@ -22,6 +22,7 @@ from tests.unit.engine.engine_kit import Kit, Order
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
+
 class Odd(Exception):
     """With arguments that it needs."""
 
@@ -66,12 +67,18 @@ async def test_results_and_what_lies_beside_them_arrive(kit: Kit) -> None:
     when = datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
     results = [
         Order(1, "ann", 1),
-        NewEvent(data=Order(2, "bob", 2), key=UUID(int=7), time=when, headers={"a": "b"}, subject="s", traceparent=TRACE),
+        NewEvent(
+            data=Order(2, "bob", 2), key=UUID(int=7), time=when, headers={"a": "b"}, subject="s", traceparent=TRACE
+        ),
         NewEvent(data=Order(3, "cid", 3)),
     ]
     said = remote.decode_said(remote.encode_said(remote.Given.of(results, into)))
     assert isinstance(said, remote.Given)
-    assert said.results(into) == [results[0], msgspec.structs.replace(results[1], key=str(UUID(int=7)).encode()), results[2]]
+    assert said.results(into) == [
+        results[0],
+        msgspec.structs.replace(results[1], key=str(UUID(int=7)).encode()),
+        results[2],
+    ]
     with pytest.raises(PermanentError, match="id: 'mine'"):
         remote.Given.of([NewEvent(data=Order(1, "ann", 1), id="mine")], into)
     none = remote.decode_said(remote.encode_said(remote.Given.of(results, None)))

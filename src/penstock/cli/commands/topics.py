@@ -35,8 +35,8 @@ def command(ctx: click.Context, *, all_topics: bool) -> None:
     shown = [topic for topic in found["topics"] if all_topics or not topic["internal"]]
     names = ("topic", "type", "partitions", "events", "skew", "size", "first", "last", "schema")
     rows = [
-        (t["name"], t["type"] or "bytes", t["partitions"], t["events"], t["skew"], output.size(t["bytes"]),
-         t["first"], t["last"], t["schema_id"])
+        (t["name"], t["type"] or "bytes", t["partitions"], t["events"], t["skew"],
+         output.size(t["bytes"]), t["first"], t["last"], t["schema_id"])
         for t in shown
     ]  # fmt: skip
     output.table(names, rows)
@@ -78,7 +78,8 @@ def show(*, topic: str) -> None:
     if wants_json():
         output.document(found)
         return
-    for name in ("name", "log", "type", "events", "skew", "first", "last", "key", "time", "disorder_s", "event_bytes_max"):
+    shown = "name log type events skew first last key time disorder_s event_bytes_max"
+    for name in shown.split():
         output.say(f"{name + ':':<17}{output.cell(found[name])}")
     output.say()
     output.table(
