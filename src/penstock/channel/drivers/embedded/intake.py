@@ -82,7 +82,8 @@ class Host(Protocol):
 class _Held(msgspec.Struct, eq=False):
     """One owned partition: where the next delivery starts, and why it is not owned any more.
 
-    `revoked`: it is asked back, and nothing more of it is delivered; `paused`: nothing is at the moment.
+    `revoked`: it is asked back, and nothing more of it is delivered; `paused`: nothing is at the moment. `bulky`: the
+    last delivery was large, so the next one is read off the loop.
     `stumble` is the place of a step that was not stored and may be committed again, and the error it met.
     """
 
@@ -92,6 +93,7 @@ class _Held(msgspec.Struct, eq=False):
     dead: str = ""
     revoked: bool = False
     paused: bool = False
+    bulky: bool = False
     stumble: tuple[tuple[int, int], TransientError] | None = None
 
 
@@ -331,16 +333,22 @@ class EmbeddedIntake:
         topic, partition, start = held.owned.topic, held.owned.partition, held.position
         span = Span(held.pid, start, rules.OFFSET_MAX)
         name = f"topic {topic}/{partition}"
-        stored = self._channel.port.look(
-            lambda db: placed.read(db, span, events_max=events_max, bytes_max=bytes_max, name=name)
-        )
 
-        def decode() -> list[Delivered]:
+        def read() -> list[Stored]:
+            return self._channel.port.look(
+                lambda db: placed.read(db, span, events_max=events_max, bytes_max=bytes_max, name=name)
+            )
+
+        def decode(stored: Sequence[Stored]) -> list[Delivered]:
+            held.bulky = sum(len(block.data) for block in stored) >= INLINE_BYTES
             return rules.cut(self._channel.decode(stored, topic, partition), start, events_max)
 
+        if held.bulky:
+            return await self._system.offload.run(lambda: decode(read()))
+        stored = read()
         if sum(len(block.data) for block in stored) < INLINE_BYTES:
-            return decode()
-        return await self._system.offload.run(decode)
+            return decode(stored)
+        return await self._system.offload.run(lambda: decode(stored))
 
     # -- settling --------------------------------------------------------------------------------------------------
 
