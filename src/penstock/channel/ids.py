@@ -87,6 +87,6 @@ def without(batches: Sequence[NewBatch], duplicates: Sequence[Duplicate]) -> lis
         assert isinstance(batch.payload, Rows)
         kept = [index for index in range(batch.count) if index not in indexes]
         attributes = {name: chosen(values, kept) for name, values in batch.payload.attributes.items()}
-        payload = Rows.of(chosen(batch.payload.bodies(), kept), attributes)
+        payload = Rows.of(chosen(batch.payload.bodies(), kept), attributes, valid=batch.payload.valid)
         out[number] = msgspec.structs.replace(batch, count=len(kept), payload=payload) if kept else None
     return out

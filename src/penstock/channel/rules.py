@@ -446,9 +446,9 @@ def head(delivered: Delivered, count: int) -> Delivered:
     if count >= delivered.count:
         return delivered
     attributes = {name: values[:count] for name, values in delivered.payload.attributes.items()}
-    if isinstance(delivered.payload, Rows):
-        lengths = delivered.payload.lengths[:count]
-        payload: Rows | Columns = Rows(delivered.payload.body[: sum(lengths) + count - 1], lengths, attributes)
+    if isinstance(rows := delivered.payload, Rows):
+        lengths = rows.lengths[:count]
+        payload: Rows | Columns = Rows(rows.body[: sum(lengths) + count - 1], lengths, attributes, rows.valid)
     else:
         payload = Columns(delivered.payload.table.slice(0, count), attributes)
     return msgspec.structs.replace(delivered, count=count, payload=payload)

@@ -209,7 +209,8 @@ class TypedTopic(Generic[T]):
     ) -> NewBatch:
         known = [t for t in times if t is not None] if times else []
         low, high = (time_us(min(known)), time_us(max(known))) if known else (None, None)
-        return NewBatch(self.name, number, len(bodies), Rows.of(bodies, attributes), low, high)
+        rows = Rows.of(bodies, attributes, valid=self.schema is not None)
+        return NewBatch(self.name, number, len(bodies), rows, low, high)
 
     def pack_columns(self, table: pa.RecordBatch, attributes: Attributes | None = None) -> list[NewBatch]:
         """Lay out columns by partition, keeping the rows' order within each. The columns are valid already."""
@@ -256,7 +257,8 @@ class TypedTopic(Generic[T]):
             assert isinstance(payload, Rows)
             return payload.bodies()  # type: ignore[return-value]
         if isinstance(payload, Rows):
-            return cast("Sequence[T]", self.schema.decode_lines(payload.body, delivered.count))
+            decode = self.schema.decode_valid_lines if payload.valid else self.schema.decode_lines
+            return cast("Sequence[T]", decode(payload.body, delivered.count))
         return cast("Sequence[T]", self.schema.from_columns(payload.table))
 
     def keys(self, delivered: Delivered, events: Sequence[Any]) -> Sequence[Any] | None:

@@ -28,17 +28,19 @@ class Rows(msgspec.Struct, frozen=True):
     """Events as the bytes they came as.
 
     `body` is every event's bytes, each but the last followed by one newline byte; `lengths` holds each event's length
-    (an event may contain newlines: the lengths rule).
+    (an event may contain newlines: the lengths rule). `valid`: whoever recorded them has read each one as exactly one
+    JSON value of the topic's type, so the body read as a sequence of values is the events, wherever its newlines are.
     """
 
     body: bytes
     lengths: array[int]
     attributes: Attributes = NO_ATTRIBUTES
+    valid: bool = False
 
     @classmethod
-    def of(cls, bodies: Sequence[bytes], attributes: Attributes = NO_ATTRIBUTES) -> Rows:
+    def of(cls, bodies: Sequence[bytes], attributes: Attributes = NO_ATTRIBUTES, *, valid: bool = False) -> Rows:
         """Rows of these bodies, in this order."""
-        return cls(b"\n".join(bodies), array("I", map(len, bodies)), attributes)
+        return cls(b"\n".join(bodies), array("I", map(len, bodies)), attributes, valid)
 
     def bodies(self) -> list[bytes]:
         """Each event's bytes, in order."""
@@ -130,7 +132,9 @@ class Delivered(msgspec.Struct, frozen=True):
             if isinstance(self.payload, Rows):
                 lengths = self.payload.lengths[start:stop]
                 size = sum(lengths) + len(lengths) - 1
-                payload: Rows | Columns = Rows(self.payload.body[begin : begin + size], lengths, attributes)
+                payload: Rows | Columns = Rows(
+                    self.payload.body[begin : begin + size], lengths, attributes, self.payload.valid
+                )
                 begin += size + 1
             else:
                 payload = Columns(self.payload.table.slice(start, stop - start), attributes)
@@ -144,7 +148,9 @@ class Delivered(msgspec.Struct, frozen=True):
         attributes = {name: values[cut:] for name, values in self.payload.attributes.items()}
         if isinstance(self.payload, Rows):
             skip = sum(self.payload.lengths[:cut]) + cut
-            payload: Rows | Columns = Rows(self.payload.body[skip:], self.payload.lengths[cut:], attributes)
+            payload: Rows | Columns = Rows(
+                self.payload.body[skip:], self.payload.lengths[cut:], attributes, self.payload.valid
+            )
         else:
             payload = Columns(self.payload.table.slice(cut), attributes)
         return msgspec.structs.replace(self, first=offset, count=self.count - cut, payload=payload)

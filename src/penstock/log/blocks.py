@@ -1,10 +1,11 @@
 """The two kinds of block on disk: `rows` (original bytes) and `columns` (an Arrow record batch), told by a byte.
 
-Layout: kind (1 byte: R or C), codec (1 byte: 0 none, 1 LZ4 frame), two zero bytes, then three little-endian u32:
-size of the attributes, size of the payload before compression, number of events; then the attributes (msgpack; an
-array of 64-bit integers as extension 1, its little-endian bytes), then the payload. A rows payload is one u32 length
-per event followed by the bodies joined by newlines; a columns payload is one Arrow IPC record batch message, whose
-buffers Arrow compresses itself, without its schema. A third kind, B, holds other blocks: see `bundles`.
+Layout: kind (1 byte: R or C), codec (1 byte: 0 none, 1 LZ4 frame), marks (1 byte; 1: each of the rows was read as one
+event before it was recorded, see `Rows`; older versions wrote 0), a zero byte, then three little-endian u32: size of
+the attributes, size of the payload before compression, number of events; then the attributes (msgpack; an array of
+64-bit integers as extension 1, its little-endian bytes), then the payload. A rows payload is one u32 length per event
+followed by the bodies joined by newlines; a columns payload is one Arrow IPC record batch message, whose buffers Arrow
+compresses itself, without its schema. A third kind, B, holds other blocks: see `bundles`.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ from penstock.event.batch import NO_ATTRIBUTES, Attributes, Columns, Rows
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_HEADER = struct.Struct("<cBxxIII")
+_HEADER = struct.Struct("<cBBxIII")
 _ROWS, _COLUMNS, _BUNDLE = b"R", b"C", b"B"
 _PLAIN, _LZ4 = 0, 1
+_VALID = 1
 COMPRESS_FROM = 512
 _INTS = 1
 _pack = msgspec.msgpack.Encoder().encode
@@ -79,23 +81,24 @@ def encode_rows(rows: Rows) -> tuple[bytes, int]:
         packed = _codec().compress(raw, asbytes=True)
         if len(packed) < len(raw):
             codec, payload = _LZ4, packed
-    head = _HEADER.pack(_ROWS, codec, len(attributes), len(raw), len(rows.lengths))
+    marks = _VALID if rows.valid else 0
+    head = _HEADER.pack(_ROWS, codec, marks, len(attributes), len(raw), len(rows.lengths))
     return b"".join((head, attributes, payload)), len(raw)
 
 
 def plain(data: bytes) -> bytes:
     """The block without a compression of its own, where it is of rows."""
-    kind, codec, attributes_size, size, count = _HEADER.unpack_from(data)
+    kind, codec, marks, attributes_size, size, count = _HEADER.unpack_from(data)
     if kind != _ROWS or codec != _LZ4:
         return data
     start = _HEADER.size + attributes_size
     raw = _codec().decompress(memoryview(data)[start:], size, asbytes=True)
-    return b"".join((_HEADER.pack(_ROWS, _PLAIN, attributes_size, size, count), data[_HEADER.size : start], raw))
+    return b"".join((_HEADER.pack(_ROWS, _PLAIN, marks, attributes_size, size, count), data[_HEADER.size : start], raw))
 
 
 def pack_bundle(index: bytes, payload: bytes, count: int) -> bytes:
     """A block that holds `count` others; see `bundles`."""
-    head = _HEADER.pack(_BUNDLE, _LZ4, len(index), len(payload), count)
+    head = _HEADER.pack(_BUNDLE, _LZ4, 0, len(index), len(payload), count)
     return b"".join((head, index, _codec().compress(payload, asbytes=True)))
 
 
@@ -105,7 +108,7 @@ def unpack_bundle(data: bytes) -> tuple[bytes, bytes, int]:
     Raises:
         BlockDamaged: it is none.
     """
-    kind, _, index_size, size, count = _HEADER.unpack_from(data)
+    kind, _, _, index_size, size, count = _HEADER.unpack_from(data)
     if kind != _BUNDLE:
         msg = f"a block of kind {kind!r} where a bundle was expected"
         raise BlockDamaged(msg)
@@ -118,7 +121,7 @@ def encode_columns(columns: Columns) -> tuple[bytes, int]:
     """The block of this record batch, and its size before compression."""
     table, payload = columns.table, columns.message()
     attributes = _attributes(columns.attributes)
-    head = _HEADER.pack(_COLUMNS, _PLAIN, len(attributes), len(payload), table.num_rows)
+    head = _HEADER.pack(_COLUMNS, _PLAIN, 0, len(attributes), len(payload), table.num_rows)
     return b"".join((head, attributes, payload)), table.nbytes
 
 
@@ -133,7 +136,7 @@ def decode(data: bytes, *, arrow: bytes | None, columns: Sequence[str] | None = 
     Raises:
         BlockDamaged: the layout contradicts itself.
     """
-    kind, codec, attributes_size, size, count = _HEADER.unpack_from(data)
+    kind, codec, marks, attributes_size, size, count = _HEADER.unpack_from(data)
     start = _HEADER.size + attributes_size
     attributes: Attributes = _unpack(data[_HEADER.size : start]) if attributes_size else NO_ATTRIBUTES
     if kind == _COLUMNS:
@@ -147,7 +150,7 @@ def decode(data: bytes, *, arrow: bytes | None, columns: Sequence[str] | None = 
     if sum(lengths) + max(count - 1, 0) != len(body):
         msg = f"a block of {count} rows whose lengths sum to {sum(lengths)} but hold {len(body)} bytes"
         raise BlockDamaged(msg)
-    return Rows(body, lengths, attributes)
+    return Rows(body, lengths, attributes, bool(marks & _VALID))
 
 
 @lru_cache(maxsize=256)

@@ -28,6 +28,10 @@ class RecordedSchema(Schema[dict[str, Any]]):
         """See `Schema.decode_lines`."""
         return list(map(_as_dict, super().decode_lines(body, count)))
 
+    def decode_valid_lines(self, body: bytes, count: int) -> list[dict[str, Any]]:
+        """See `Schema.decode_valid_lines`."""
+        return list(map(_as_dict, super().decode_valid_lines(body, count)))
+
     def from_columns(self, batch: pa.RecordBatch) -> list[dict[str, Any]]:
         """The rows as dicts, as they stand in JSON."""
         return list(map(_as_dict, super().from_columns(batch)))

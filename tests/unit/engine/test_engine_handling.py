@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import pytest
 
 from penstock.channel.api import Committed, FencedOff, Intake, Publish, Step, Subscription, Unknown
@@ -184,6 +185,47 @@ async def test_an_envelope_that_may_not_be_makes_its_event_a_dead_letter(kit: Ki
         7: "traceparent",
     }
     assert all(words[offset] in reason for offset, reason in letters.items()), letters
+
+
+@pytest.mark.parametrize(
+    "bodies",
+    [
+        [b"", b'{"id":1,"customer":"c","amount":1} {"id":2,"customer":"c","amount":1}'],
+        [
+            b'{"id":1,"customer":"c","amount":1}\n{"id":2,"customer":"c","amount":1}',
+            b" ",
+            b'{"id":3,"customer":"c","amount":1}',
+        ],
+        [b'{"id":1,"customer":"c",', b'"amount":1} {"id":2,"customer":"c","amount":1}'],
+    ],
+)
+async def test_bodies_that_nobody_has_read_before_are_told_apart(kit: Kit, bodies: list[bytes]) -> None:
+    """What others have recorded may be as many values as there are bodies, and still not one in each."""
+    source = await kit.topic("orders", Order, partitions=1)
+    await kit.publish_batches([NewBatch("orders", 0, len(bodies), Rows.of(bodies))])
+    seen: list[int] = []
+
+    def see(order: Order) -> None:
+        seen.append(order.id)
+
+    await (await kit.handler(see, source)).run()
+    good = [number for number, body in enumerate(bodies) if body.startswith(b'{"id":3')]
+    assert seen == [3] * len(good)
+    letters = {letter.offset: letter.body for letter in await kit.letters("see")}
+    assert letters == {number: body for number, body in enumerate(bodies) if number not in good}
+
+
+async def test_bodies_with_newlines_that_were_read_before_are_handled(kit: Kit) -> None:
+    source = await kit.topic("orders", Order, partitions=1)
+    pretty = [msgspec.json.format(source.encode(order)) for order in orders(2_500)]
+    await kit.publish_batches(source.pack(pretty).batches)
+    seen: list[int] = []
+
+    def see(order: Order) -> None:
+        seen.append(order.id)
+
+    await (await kit.handler(see, source)).run()
+    assert seen == list(range(2_500))
 
 
 async def test_a_rejected_event_lies_among_the_dead_letters_with_its_bytes_and_the_reason(kit: Kit) -> None:

@@ -26,11 +26,14 @@ def test_rows_come_back_as_they_were(bodies: list[bytes], data: st.DataObject) -
     values = data.draw(st.lists(VALUES, min_size=count, max_size=count))
     integers = data.draw(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=count, max_size=count))
     attributes: dict[str, Any] = {"x": values, "cause": array("q", integers)}
-    encoded, size = blocks.encode_rows(Rows.of(bodies, attributes))
-    decoded = blocks.decode(encoded, arrow=None)
-    assert isinstance(decoded, Rows)
-    assert decoded.bodies() == bodies
-    assert decoded.attributes == attributes
+    valid = data.draw(st.booleans())
+    encoded, size = blocks.encode_rows(Rows.of(bodies, attributes, valid=valid))
+    for block in (encoded, blocks.plain(encoded)):
+        decoded = blocks.decode(block, arrow=None)
+        assert isinstance(decoded, Rows)
+        assert decoded.bodies() == bodies
+        assert decoded.attributes == attributes
+        assert decoded.valid == valid
     assert size == sum(map(len, bodies)) + count - 1 + 4 * count
 
 
