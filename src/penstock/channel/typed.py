@@ -257,8 +257,7 @@ class TypedTopic(Generic[T]):
             assert isinstance(payload, Rows)
             return payload.bodies()  # type: ignore[return-value]
         if isinstance(payload, Rows):
-            decode = self.schema.decode_valid_lines if payload.valid else self.schema.decode_lines
-            return cast("Sequence[T]", decode(payload.body, delivered.count))
+            return cast("Sequence[T]", self.schema.decode_lines(payload.body, delivered.count, valid=payload.valid))
         return cast("Sequence[T]", self.schema.from_columns(payload.table))
 
     def keys(self, delivered: Delivered, events: Sequence[Any]) -> Sequence[Any] | None:

@@ -109,9 +109,9 @@ class ColumnsSchema(msgspec.Struct, frozen=True, eq=False):
         """Raises `Unsupported`: rows are published as columns."""
         return self._refuse(bodies)
 
-    def decode_lines(self, body: bytes, count: int) -> list[dict[str, Any]]:
+    def decode_lines(self, body: bytes, count: int, *, valid: bool = False) -> list[dict[str, Any]]:
         """Raises `Unsupported`: such a topic has no lines."""
-        return self._refuse(body, count)
+        return self._refuse(body, count, valid)
 
     def lines_to_columns(self, body: bytes, count: int) -> pa.RecordBatch:
         """Raises `Unsupported`: such a topic has no lines."""

@@ -24,13 +24,9 @@ class RecordedSchema(Schema[dict[str, Any]]):
         """The event as a dict, as it stands in JSON; checked against the recorded type."""
         return _as_dict(super().decode(body))
 
-    def decode_lines(self, body: bytes, count: int) -> list[dict[str, Any]]:
+    def decode_lines(self, body: bytes, count: int, *, valid: bool = False) -> list[dict[str, Any]]:
         """See `Schema.decode_lines`."""
-        return list(map(_as_dict, super().decode_lines(body, count)))
-
-    def decode_valid_lines(self, body: bytes, count: int) -> list[dict[str, Any]]:
-        """See `Schema.decode_valid_lines`."""
-        return list(map(_as_dict, super().decode_valid_lines(body, count)))
+        return list(map(_as_dict, super().decode_lines(body, count, valid=valid)))
 
     def from_columns(self, batch: pa.RecordBatch) -> list[dict[str, Any]]:
         """The rows as dicts, as they stand in JSON."""

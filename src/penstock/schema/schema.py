@@ -169,13 +169,23 @@ class Schema(Generic[T]):
                 raise DecodeError(msg) from exc
         return self.decode(body)
 
-    def decode_lines(self, body: bytes, count: int) -> list[T]:
+    def decode_lines(self, body: bytes, count: int, *, valid: bool = False) -> list[T]:
         """The events of `count` bodies joined by newlines, in order.
+
+        Args:
+            body: the bodies.
+            count: how many they are.
+            valid: `validate_lines` let each of them through; then it does not matter where there are newlines.
 
         Raises:
             DecodeError: one is not what the type says, or holds a newline itself: decode them one by one, by length.
         """
-        # A line at a time costs less than a parser for many lines and the proof that each line was one event.
+        if valid:  # one value each, so as a sequence of values they are the events
+            events = self._sequence(body)
+            if len(events) == count:
+                return events
+        # A parser for many values passes over empty lines, and reads two of one line; a line at a time costs less than
+        # the proof that each line was one event.
         lines = body.split(b"\n") if body else []
         if len(lines) != count:
             msg = f"{self.name}: {len(lines)} lines, expected {count} events of one line each: decode them one by one"
@@ -185,17 +195,12 @@ class Schema(Generic[T]):
         except Exception as exc:
             raise self._error(exc) from exc
 
-    def decode_valid_lines(self, body: bytes, count: int) -> list[T]:
-        """As `decode_lines`, for bodies that `validate_lines` let through, newlines in them or not.
-
-        A parser for many values tells no line from the next: it passes over empty ones, and reads two of one line. Of
-        bodies that are one value each it makes their events, and in less time than it takes to tell the lines apart.
-        """
+    def _sequence(self, body: bytes) -> list[T]:
+        """The events that follow each other in `body`; none where one is not what the type says any more."""
         try:
-            events = self._decoder.decode_lines(body)
-        except Exception:  # noqa: BLE001 - the type has changed since, and the other one finds out which line
-            return self.decode_lines(body, count)
-        return events if len(events) == count else self.decode_lines(body, count)
+            return self._decoder.decode_lines(body)
+        except Exception:  # noqa: BLE001 - which of them it was is found line by line
+            return []
 
     def validate_lines(self, bodies: list[bytes]) -> list[T] | Invalid[T]:
         """The events of these bodies, each an instance of a subclass of the type; or what a consumer could not decode.

@@ -281,12 +281,12 @@ def test_pretty_bodies_are_valid_and_decoded_one_by_one() -> None:
         ORDER.decode_lines(b"\n".join(bodies), 3)
     with pytest.raises(DecodeError, match="one by one"):
         ORDER.lines_to_columns(b"\n".join(bodies), 3)
-    assert [e.id for e in ORDER.decode_valid_lines(b"\n".join(bodies), 3)] == [1, 2, 3], "for each is one value"
+    assert [e.id for e in ORDER.decode_lines(b"\n".join(bodies), 3, valid=True)] == [1, 2, 3], "for each is one value"
     for wrong in (2, 4):
         with pytest.raises(DecodeError, match="one by one"):
-            ORDER.decode_valid_lines(b"\n".join(bodies), wrong)
+            ORDER.decode_lines(b"\n".join(bodies), wrong, valid=True)
     with pytest.raises(DecodeError, match=r"Order.*\bid\b"):
-        ORDER.decode_valid_lines(b'{"id":1}\n{"id":"x"}', 2)
+        ORDER.decode_lines(b'{"id":1}\n{"id":"x"}', 2, valid=True)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 999, 1000, 1001, 2000, 2001, 5003])
@@ -296,7 +296,7 @@ def test_many_lines_in_slices(count: int) -> None:
     events = [Order(i, note="x" * rng.choice([0, 1, 300])) for i in range(count)]
     bodies = ORDER.encode_all(events)
     assert ORDER.decode_lines(b"\n".join(bodies), count) == events
-    assert ORDER.decode_valid_lines(b"\n".join(bodies), count) == events
+    assert ORDER.decode_lines(b"\n".join(bodies), count, valid=True) == events
     assert [e.id for e in ORDER.validate_lines(bodies)] == list(range(count))  # type: ignore[union-attr]
     if count:
         for wrong in (count - 1, count + 1):
