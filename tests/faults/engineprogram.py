@@ -2,6 +2,7 @@
 
 slow: an async handler stops at event 5 until a line comes on standard input, and says when it is there.
 deadly: the handler leaves the process by `os._exit` whenever it gets event 5.
+slower: a plain handler that is quick, until it says so; then each event takes it PAUSE_S, while nobody has said free.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import msgspec
@@ -20,6 +22,9 @@ from tests.faults.logwork import ROOT
 EVENTS = 12
 SPECIAL = 5
 ATTEMPTS = 2
+MANY = 30_000
+QUICK = 20_100
+PAUSE_S = 0.5
 
 
 class Item(msgspec.Struct):
@@ -39,6 +44,14 @@ def made(place: Path, kind: str = "slow") -> App:
             if item.number == SPECIAL and not (place / "free").exists():
                 print("in hand", flush=True)
                 await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
+            return item
+    elif kind == "slower":
+
+        @app.handle(items, into=done, name="work")
+        def slower(item: Item) -> Item:
+            if item.number >= QUICK and not (place / "free").exists():
+                print("slow now", flush=True)
+                time.sleep(PAUSE_S)
             return item
     else:
 

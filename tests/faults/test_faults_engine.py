@@ -20,25 +20,25 @@ from tests.faults import engineprogram as program
 from tests.faults.report import FaultReport, Tally
 
 
-def published(place: Path) -> None:
+def published(place: Path, count: int = program.EVENTS) -> None:
     """Put the program's events into its log."""
     with program.made(place).client() as client:
-        client.publish_many("items", [program.Item(number) for number in range(program.EVENTS)])
+        client.publish_many("items", [program.Item(number) for number in range(count)])
 
 
-def finished(place: Path, tally: Tally, dead: list[int] | None = None) -> None:
+def finished(place: Path, tally: Tally, dead: list[int] | None = None, count: int = program.EVENTS) -> None:
     """Run it to its end: every event is done once, in order, but for those that are dead letters."""
     dead = dead or []
     topics = appwork.contents(place / "log")
-    wanted = [number for number in range(program.EVENTS) if number not in dead]
+    wanted = [number for number in range(count) if number not in dead]
     tally.compare(wanted, [event["number"] for event in topics["done"]])
     tally.compare(dead, [event["number"] for event in topics.get("work.dead", [])])
 
 
-def run_to_the_end(place: Path) -> None:
+def run_to_the_end(place: Path, kind: str = "slow") -> None:
     """Another process goes on where the last one was ended."""
     (place / "free").touch()
-    with program.start("slow", place) as again:
+    with program.start(kind, place) as again:
         assert again.wait(60) == 0
 
 
@@ -58,6 +58,25 @@ def test_told_to_stop_with_an_event_in_hand(tmp_path: Path, number: int, fault_r
     run_to_the_end(tmp_path)
     finished(tmp_path, tally)
     tally.points += 1
+    assert tally.clean, tally.told
+
+
+def test_told_to_stop_when_events_have_become_slow(tmp_path: Path, fault_report: FaultReport) -> None:
+    """Whatever it was about to do while it was quick, it ends soon, and has committed what it did."""
+    tally = fault_report("B8")
+    published(tmp_path, program.MANY)
+    with program.start("slower", tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "slow now\n"
+        process.send_signal(signal.SIGTERM)
+        told, _ = process.communicate(timeout=60)  # all that it had taken on would be minutes
+        assert process.returncode == 0
+    done = [event["number"] for event in appwork.contents(tmp_path / "log")["done"]]
+    assert done == list(range(program.QUICK + 1 + told.count("slow now")))
+    run_to_the_end(tmp_path, "slower")
+    finished(tmp_path, tally, count=program.MANY)
+    tally.points += 1
+    tally.note(f"{told.count('slow now')} more events")
     assert tally.clean, tally.told
 
 

@@ -145,7 +145,7 @@ async def serve_app(
 def _watched(supervisor: Supervisor, clock: Clock) -> Looker:
     """A watchdog over the handlers, in a thread of its own: one that hangs may hold the event loop."""
     works = [node.work for node in supervisor.nodes if isinstance(node, Group)]
-    handlers = [work for work in works if isinstance(work, HandlerWork) and work.warn_s is not None]
+    handlers = [work for work in works if isinstance(work, HandlerWork)]
     looker = Looker(Watchdog(handlers, clock, thread=this_thread()).look, every_s=LOOK_EVERY_S)
     if handlers:
         looker.start()

@@ -31,7 +31,7 @@ class Line(msgspec.Struct, eq=False):
 
 
 class Again:
-    """The events of these lines, in offset order, decoded when they are called.
+    """The events of these lines, in offset order, decoded when they are called; see `Calls`.
 
     Anew: a handler may have changed what it was given before. Of the event that is being called, `delivered` is the
     batch that holds it and `attempt` which attempt at it this is.
@@ -43,15 +43,32 @@ class Again:
     def __init__(self, lines: Sequence[Line], pickers: Mapping[int, Picker], topic: TypedTopic[Any], now: Now) -> None:
         self.now = now
         self.calls = 0
+        self.cut = False
+        self._uncalled: int | None = None
         self.inputs: Iterable[Delivered] = {id(picker): picker.delivered for picker in pickers.values()}.values()
         self._lines = {offset: line for line in lines for offset in line.offsets}
         self._pickers = pickers
-        self.events = self._events(topic)
+        self._left = self._events(topic)
+
+    def __iter__(self) -> Iterator[tuple[int, Any]]:
+        """See `Calls`: those that were not called yet."""
+        return self._left
+
+    def cut_short(self) -> None:
+        """See `Calls`."""
+        self.cut = True
+
+    def uncalled(self, last: int) -> int | None:
+        """See `Calls`."""
+        return self._uncalled
 
     def _events(self, topic: TypedTopic[Any]) -> Iterator[tuple[int, Any]]:
         lines = self._lines
         for offset, picker in self._pickers.items():
             line = lines[offset]
+            if self.cut and self.calls:
+                self._uncalled = offset
+                return
             if line.stop is not None:
                 continue
             try:

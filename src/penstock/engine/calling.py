@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 from array import array
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from collections.abc import Set as AbstractSet
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -16,6 +16,22 @@ from penstock.errors import ConfigError, Reject, TransientError
 
 class NotCalled(TransientError):
     """The handler could not be called, which says nothing of the event: the group pauses, and begins again."""
+
+
+class Calls(Protocol):
+    """Events that the handler is to be called on, in order, with their offsets. Another thread may cut them short."""
+
+    def __iter__(self) -> Iterator[tuple[int, Any]]:
+        """Those that are left."""
+        ...
+
+    def cut_short(self) -> None:
+        """End behind the event at hand, but not before one has been called."""
+        ...
+
+    def uncalled(self, last: int) -> int | None:
+        """From which offset on nothing was called, when they were cut short; `last` is that of the last call."""
+        ...
 
 
 class Raised(msgspec.Struct):
@@ -84,7 +100,7 @@ def shape_of(function: Callable[..., Any], *, name: str) -> Shape:
 
 def call_sync(
     handler: Callable[[Any], Any],
-    events: Iterator[tuple[int, Any]],
+    events: Iterable[tuple[int, Any]],
     words: memoryview,
     *,
     out: list[Any],
@@ -126,7 +142,7 @@ def call_sync(
 
 async def call_async(
     handler: Callable[[Any], Awaitable[Any]],
-    events: Iterator[tuple[int, Any]],
+    events: Iterable[tuple[int, Any]],
     words: memoryview,
     *,
     out: list[Any],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -12,8 +12,9 @@ from penstock.delivery.lot import Head, OnFailure
 from penstock.delivery.once import Marks
 from penstock.delivery.retry import Retries, Retry
 from penstock.engine.again import Again
-from penstock.engine.calling import NotCalled, Raised, Shape, call_async, call_sync
+from penstock.engine.calling import Calls, NotCalled, Raised, Shape, call_async, call_sync
 from penstock.engine.context import Context
+from penstock.engine.parts import PartCalls
 from penstock.engine.results import Cause, Made, OutputRefused, Topics
 from penstock.engine.watching import Hand
 from penstock.errors import PermanentError, Reject
@@ -22,6 +23,8 @@ from penstock.system.ports import System
 from penstock.system.slots import SIDE_BY_SIDE, MemorySlot, Slot
 
 T = TypeVar("T")
+RUN_S_MAX = 1.0
+"""A run of calls that takes longer ends behind the event at hand: others wait for it, and who wants it to stop."""
 
 
 class HandlerSpec(msgspec.Struct, frozen=True):
@@ -47,6 +50,7 @@ class Handler:
         self._system = system
         self._slot: Slot = MemorySlot()
         self._runs = 0
+        self._going: tuple[float, Calls | None] = (0.0, None)  # since when which run of calls goes on
         self._awaited: Coroutine[Any, Any, Raised | None] | None = None
         self.name = spec.name
         self.topic = topics.source.name
@@ -63,10 +67,16 @@ class Handler:
             return ()
         return (Hand((self._runs, offset), at - 1, offset, self._awaited),)
 
+    def hurry(self, now_s: float) -> None:
+        """See `Watched`: a run of calls is as long as the last ones were quick, and one call may take seconds now."""
+        began_s, calls = self._going
+        if calls is not None and now_s - began_s > RUN_S_MAX:
+            calls.cut_short()
+
     async def _call(
         self,
         delivered: Delivered,
-        pairs: Iterator[tuple[int, Any]],
+        pairs: Iterable[tuple[int, Any]],
         made: Made,
         *,
         start: int,
@@ -89,15 +99,17 @@ class Handler:
             def bound(event: Any) -> Any:
                 return function(event, Context(again.delivered, words[1], again.attempt, source, marks=marks))
 
-        result = await self._run(self._in_time(bound), again.events, made, start)
+        result = await self._run(self._in_time(bound), again, made, start)
         end = result.offset if isinstance(result, Raised) else result
         made.mark(made.marks.land(lambda offset: end is None or offset < end))
         return result
 
     async def _run(
-        self, handler: Callable[[Any], Any], pairs: Iterator[tuple[int, Any]], made: Made, start: int
+        self, handler: Callable[[Any], Any], pairs: Iterable[tuple[int, Any]], made: Made, start: int
     ) -> Raised | int | None:
         words = self._slot.words
+        calls = pairs if isinstance(pairs, PartCalls | Again) else None
+        self._going = (self._system.clock.monotonic_s(), calls)
         words[1] = start  # before the partition: a death in between is charged to nobody
         words[0] = made.partition + 1
         made.marks.begin(made.rejected)
@@ -112,9 +124,10 @@ class Handler:
         else:
             raised = call_sync(handler, pairs, words, out=made.out, causes=made.causes, rejected=made.rejected)
         words[0] = 0
+        self._going = (0.0, None)
         cut = made.encode(whole=self._spec.on_failure.given_up == "continue")
         if cut is None:
-            return raised
+            return raised if raised is not None or calls is None else calls.uncalled(words[1])
         return Raised(cut.offset, OutputRefused(cut.reason)) if cut.reason else cut.offset
 
     async def _call_one(

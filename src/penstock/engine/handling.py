@@ -147,10 +147,11 @@ class HandlerWork(Handler):
         return None
 
     async def _slice(self, place: Place, part: Part, span: tuple[int, int], made: Made) -> int:
-        """Handle the events of `span`; returns the offset behind the last one that is settled or parked."""
+        """Handle events of `span` while there is time; returns the offset behind the last that is settled or parked."""
         done, until = span
         waiting = len(place.lot.heads) + place.lot.events
-        while done < until and not place.paused():
+        late_s = self._system.clock.monotonic_s() + STEP_S_MAX
+        while done < until and not place.paused() and (done == span[0] or self._system.clock.monotonic_s() < late_s):
             special = self._special(place, part, done, until)
             limit = until if special is None else max(special, done + 1)
             if special == done and not part.waits(done):
@@ -170,7 +171,7 @@ class HandlerWork(Handler):
     async def _plainly(self, place: Place, part: Part, span: tuple[int, int], made: Made) -> int:
         if not part.free(*span):
             return span[1]
-        result = await self._call(part.delivered, part.pairs(*span), made, start=span[0])
+        result = await self._call(part.delivered, part.calls(*span), made, start=span[0])
         end = span[1] if result is None else result.offset if isinstance(result, Raised) else result
         for offset, rejection in made.take_rejected():
             if offset < end:
@@ -295,7 +296,7 @@ class HandlerWork(Handler):
                 break
             self._failed_among(place, again, result.offset, result.take(), made)
             late = self._system.clock.monotonic_s() - start > STEP_S_MAX
-            if place.open or late or stopping():
+            if place.open or late or again.cut or stopping():
                 break
         for line in lines:
             await self._line_ended(place, line, end, made, now)

@@ -122,13 +122,35 @@ class Part:
             return start < end
         return self._mask.find(1, start - self.first, end - self.first) >= 0
 
-    def pairs(self, start: int, end: int) -> Iterator[tuple[int, Any]]:
-        """(offset, event) of those in [start, end) that do not wait."""
+    def calls(self, start: int, end: int) -> PartCalls:
+        """Those in [start, end) that do not wait."""
         low, high = start - self.first, end - self.first
-        numbered = enumerate(self.events[low:high], start)
-        if self._mask is None or self._mask.find(0, low, high) < 0:
-            return numbered
-        return compress(numbered, self._mask[low:high])
+        masked = self._mask is not None and self._mask.find(0, low, high) >= 0
+        return PartCalls(list(self.events[low:high]), start, self._mask[low:high] if self._mask and masked else None)
+
+
+class PartCalls:
+    """See `Calls`. Nothing is done for it per event: what iterates over a list ends where the list does."""
+
+    def __init__(self, events: list[Any], start: int, mask: bytearray | None) -> None:
+        self._cut = False
+        self._events = events
+        self._start = start
+        self._mask = mask
+
+    def __iter__(self) -> Iterator[tuple[int, Any]]:
+        """See `Calls`."""
+        numbered = enumerate(self._events, self._start)
+        return numbered if self._mask is None else compress(numbered, self._mask)
+
+    def cut_short(self) -> None:
+        """See `Calls`."""
+        self._cut = True
+        del self._events[1:]
+
+    def uncalled(self, last: int) -> int | None:
+        """See `Calls`. Where nothing was called, `last` is the first one's: it waits, and needs no call."""
+        return last + 1 if self._cut else None
 
 
 class Picker:

@@ -1,5 +1,6 @@
 """A watchdog over handlers: it names the event at which a call takes too long, also when that blocks the event loop.
 
+It also ends runs of calls that have become slow: the loop cannot, while it is held.
 Nothing is done for it per event: it reads the attempts slots, which are written anyway, from a thread of its own. How
 long a call takes is known to one look.
 """
@@ -44,6 +45,10 @@ class Watched(Protocol):
         """The events that are being handled now, or were a moment ago."""
         ...
 
+    def hurry(self, now_s: float) -> None:
+        """End a run of calls that goes on for long behind the event at hand."""
+        ...
+
 
 class _Seen(msgspec.Struct):
     since_s: float
@@ -61,10 +66,11 @@ class Watchdog:
         self._seen: dict[tuple[int, Hashable], _Seen] = {}
 
     def look(self) -> None:
-        """Tell of every call that has taken too long, and again when it has taken twice as long."""
+        """Tell of every call that has taken too long, and again after twice as long; end runs of calls that go on."""
         now_s = self._clock.monotonic_s()
         there: dict[tuple[int, Hashable], _Seen] = {}
         for number, watched in enumerate(self._watched):
+            watched.hurry(now_s)
             if watched.warn_s is None:
                 continue
             for hand in watched.in_hand():

@@ -11,14 +11,16 @@ import pytest
 from penstock.delivery.retry import Retries, Retry
 from penstock.engine.context import Context
 from penstock.engine.group import Group
+from penstock.engine.handler import RUN_S_MAX
 from penstock.engine.handling import HandlerWork
 from penstock.engine.watching import Hand, Watchdog
 from penstock.errors import ConfigError
+from penstock.system.chance import seeded
 from penstock.system.looking import this_thread
 from penstock.system.slots import MemoryRecords, PartitionSlot, Slot
 from penstock.telemetry import emit
-from tests.unit.engine.engine_kit import Kit, Order, QuickClock
-from tests.unit.engine.test_engine_parking import keyed, orders
+from tests.unit.engine.engine_kit import Bill, Kit, Order, QuickClock
+from tests.unit.engine.test_engine_parking import bill, keyed, orders
 
 
 @pytest.fixture
@@ -39,6 +41,9 @@ class Fake:
 
     def in_hand(self) -> list[Hand]:
         return self.hands
+
+    def hurry(self, now_s: float) -> None:
+        """It is quick."""
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[tuple[str, object, object]]:
@@ -177,6 +182,64 @@ async def test_the_same_event_again_is_another_call(kit: Kit) -> None:
     group = await kit.handler(work, source, retry=Retry(3, first_s=0), order="partition")
     await group.run()
     assert len(calls) == 3
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("kind", ["sync", "async"])
+async def test_a_run_of_calls_that_became_slow_is_ended_behind_the_event_at_hand(
+    kit: Kit, seed: int, kind: str
+) -> None:
+    """Wherever it is cut short, among new events, parked ones and those behind them: each is handled once, in order."""
+    rng = seeded(seed)
+    wanted = orders(*(f"c{rng.randrange(7)}" for _ in range(4_000)))
+    source = await keyed(kit, wanted)
+    into = await kit.topic("bills", Bill, partitions=1)
+    failing = {rng.randrange(4_000) for _ in range(300)}
+    cuts = 0
+
+    def work(order: Order, ctx: Context) -> Bill:
+        nonlocal cuts
+        assert isinstance(group.work, HandlerWork)
+        if rng.randrange(40) == 0:
+            kit.clock.pass_s(RUN_S_MAX + 0.1)
+            cuts += 1
+        group.work.hurry(kit.clock.monotonic_s())
+        if order.id in failing and ctx.attempt < 3:
+            raise ValueError("not yet")
+        return bill(order)
+
+    async def awaited(order: Order, ctx: Context) -> Bill:
+        return work(order, ctx)
+
+    retry = Retry(5, first_s=rng.randrange(3))
+    group = await kit.handler(work if kind == "sync" else awaited, source, into, retry=retry)
+    await group.run()
+    found = await kit.events(into)
+    assert cuts > 50
+    for customer in (f"c{number}" for number in range(7)):
+        mine = [order.id for order in wanted if order.customer == customer]
+        assert [one.id for one in found if one.customer == customer] == mine
+
+
+async def test_a_run_that_is_cut_short_goes_no_further_than_the_event_at_hand(kit: Kit) -> None:
+    source = await keyed(kit, orders(*"ab" * 2_000))
+    runs: dict[object, list[int]] = {}
+
+    def work(order: Order) -> None:
+        assert isinstance(group.work, HandlerWork)
+        (hand,) = group.work.in_hand()
+        assert isinstance(hand.call, tuple)
+        runs.setdefault(hand.call[0], []).append(order.id)
+        if order.id in slow:
+            kit.clock.pass_s(RUN_S_MAX + 0.1)
+            group.work.hurry(kit.clock.monotonic_s())
+
+    slow = {2_345, 3_456}
+    group = await kit.handler(work, source)
+    await group.run()
+    assert [number for run in runs.values() for number in run] == list(range(4_000))
+    assert max(map(len, runs.values())) > 500, "quick calls are many in a run"
+    assert slow < {run[-1] for run in runs.values()}
 
 
 @pytest.mark.parametrize("concurrency", [1, 3])
