@@ -124,7 +124,7 @@ class Place:
             behind.setdefault(named[keys[offset - first]], []).append(offset)
         for ident, offsets in behind.items():
             self.lot.follow(ident, offsets)
-        if behind:
+        if not all(self.lot.heads[ident].held for ident in behind):
             self.keep(part)
 
     def park(self, part: Part, offset: int, head: Head, pause_s: float | None, now: Now) -> None:
