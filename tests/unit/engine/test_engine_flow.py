@@ -15,6 +15,7 @@ from penstock.delivery.redrive import Command, encode, redrive_topic
 from penstock.delivery.retry import Retry
 from penstock.engine.flowing import FlowTopics, FlowWork
 from penstock.engine.group import Group
+from penstock.errors import DeclaredDifferently
 from penstock.event.batch import NewBatch, Rows
 from penstock.flow import Flow, FlowSpec, count, sum_
 from penstock.flow.compile import Stage, compile_flow
@@ -91,6 +92,29 @@ async def test_state_goes_on_where_the_last_owner_committed_it(kit: Kit) -> None
         latest = (await frame(kit, "totals")).unique("customer", keep="last").sort("customer")
         assert latest["orders"].sum() == 100 * (round_ + 1)
         assert latest["amount"].sum() == sum(range(100)) * (round_ + 1)
+
+
+@pytest.mark.parametrize("totals_first", [True, False])
+async def test_an_aggregate_that_is_taken_off_or_put_on_is_refused(kit: Kit, totals_first: bool) -> None:
+    source = await kit.topic("orders", Order, key="customer")
+    plain = Flow(FlowSpec("sales", "orders")).select("customer", "amount")
+    totals = Flow(FlowSpec("sales", "orders")).by("customer").agg(amount=sum_("amount"))
+    first, second = (totals, plain) if totals_first else (plain, totals)
+    for _ in range(2):  # as it is it goes on
+        await kit.publish(source, orders(100))
+        for group in await stages(kit, first, source):
+            await group.run()
+    before = await frame(kit, "sales")
+    await kit.publish(source, orders(100))
+    for group in await stages(kit, second, source):
+        with pytest.raises(DeclaredDifferently, match="a new name"):
+            await group.run()
+    assert (await frame(kit, "sales")).equals(before)
+    for group in await stages(kit, first, source):
+        await group.run()
+    found = await frame(kit, "sales")
+    latest = found.unique("customer", keep="last") if totals_first else found
+    assert latest["amount"].sum() == 3 * sum(range(100))
 
 
 async def test_two_stages_where_the_group_is_not_the_key(kit: Kit) -> None:
