@@ -38,9 +38,9 @@ def seal(topic: TypedTopic[Any], event: Any) -> Sealed:
     try:
         if type(event) is not NewEvent:
             return Sealed(topic.encode(event))
+        topic.check_envelope(event)
         if event.headers:  # a copy: what is changed after it was sent is not what was sent
             event = msgspec.structs.replace(event, headers=dict(event.headers))
-        topic.check_envelope(event)
         return Sealed(topic.encode(event.data), event)
     except (PermanentError, TypeError, ValueError) as exc:
         return Sealed(b"", None, str(exc))

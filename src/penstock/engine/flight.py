@@ -85,10 +85,15 @@ class Flight:
         return refused
 
     async def drop(self) -> None:
-        """Wait for what was sent, whatever becomes of it: the next membership reads the truth."""
+        """Wait for what was sent, whatever becomes of it: the next membership reads the truth.
+
+        What became permanent all the same is settled here: the next membership begins behind it.
+        """
         while self._sent:
+            sent = self._sent.popleft()
             with suppress(PenstockError, asyncio.CancelledError):
-                await self._sent.popleft().answer
+                if isinstance(await sent.answer, Committed):
+                    self._settled(sent.draft)
 
     def _commit(self, step: Step) -> asyncio.Task[Outcome]:
         """As a task at once, so that steps reach the channel in the order of the calls."""

@@ -23,7 +23,7 @@ from penstock.engine.context import Identity
 from penstock.engine.parts import redriven
 from penstock.engine.pausing import waited
 from penstock.engine.work import Draft, Gauge, Read, Stopping
-from penstock.errors import PermanentError
+from penstock.errors import DeclaredDifferently, PermanentError
 from penstock.event.batch import Delivered, NewBatch
 from penstock.event.partition import partitions_of
 from penstock.system.ports import System
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from penstock.flow.logic import Merge
 
 STATE = "state"
+PLAIN = "plain"
+"""A flow that keeps no state says so here: what it has passed on is in no state."""
 INLINE_EVENTS = 2_000
 FRAME_EVENTS = 50_000
 STEP_BYTES_MAX = 8_000_000
@@ -106,6 +108,7 @@ class FlowWork:
         self._read = read
         self._merges: dict[int, Merge] = {}
         self._commands: dict[int, Commands] = {}
+        self._unsaid: set[int] = set()  # partitions whose next step says that there is no state
         self._stopping: Stopping = lambda: False
         source, into = topics.source.spec, topics.into.spec
         keyed = into.key is None if not stage.keys else stage.keys == (source.key,) and into.key in (None, source.key)
@@ -115,12 +118,31 @@ class FlowWork:
     async def assigned(self, assigned: Assigned, slot: Slot | None, stopping: Stopping) -> Sequence[LedgerWrite]:
         """See `Work`: the state is what was committed, and nothing else."""
         partition, self._stopping = assigned.owned.partition, stopping
+        self._check_kind({space for space, _, _ in assigned.ledger}, partition)
         self._commands[partition] = Commands(self._stage.name, self._topics.commands, partition, assigned.ledger)
         if self._stage.keeps_state:
             merge = self._stage.new_merge()
             merge.restore([(key, value) for space, key, value in assigned.ledger if space == STATE])
             self._merges[partition] = merge
         return ()
+
+    def _check_kind(self, spaces: Collection[str], partition: int) -> None:
+        """Whether what was committed is a running aggregate's where this is one, and none's where it is none.
+
+        Raises:
+            DeclaredDifferently: the state would lack the events that the other one has passed on.
+        """
+        here, there = (STATE, PLAIN) if self._stage.keeps_state else (PLAIN, STATE)
+        if there in spaces:
+            was, now = ("a running aggregate", "none") if there == STATE else ("no running aggregate", "one")
+            msg = (
+                f"flow {self._stage.name} was {was} and is {now} now: its totals would lack the events in between; "
+                "declare it as it was, or give the changed flow a new name, which computes everything"
+            )
+            raise DeclaredDifferently(msg)
+        self._unsaid.discard(partition)
+        if here == PLAIN and PLAIN not in spaces:
+            self._unsaid.add(partition)
 
     async def process(self, delivery: Delivery, stopping: Stopping) -> AsyncGenerator[Draft]:
         """See `Work`. A step ends with the delivery, or when its results are many bytes."""
@@ -298,7 +320,7 @@ class FlowWork:
         outputs = list(result.outputs)
         if result.letters:
             outputs.append(to_batch(result.letters, topic=self._topics.dead.name, partition=result.partition))
-        return Draft(
+        draft = Draft(
             result.partition,
             result.done,
             outputs,
@@ -306,6 +328,10 @@ class FlowWork:
             events=result.events,
             dead=len(result.letters),
         )
+        if result.partition not in self._unsaid:
+            return draft
+        self._unsaid.remove(result.partition)
+        return msgspec.structs.replace(draft, ledger=[*draft.ledger, LedgerWrite(PLAIN, b"", b"1")])
 
     def _placed(self, table: pa.RecordBatch, partition: int) -> list[NewBatch]:
         """Results by partition: of their own keys, or where their inputs lie when nothing moves a row elsewhere."""

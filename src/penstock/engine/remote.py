@@ -15,6 +15,7 @@ from penstock.engine.context import Context
 from penstock.engine.results import check_result, stack_of
 from penstock.errors import Reject
 from penstock.event.batch import Delivered, Rows
+from penstock.event.beside import said
 from penstock.event.envelope import NewEvent
 from penstock.event.partition import canonical_key
 
@@ -90,8 +91,8 @@ class Given(msgspec.Struct, frozen=True, tag="given"):
         if into is None:
             return list(self.bodies)
         found = [into.decode(body) for body in self.bodies]
-        for index, said in self.beside.items():
-            found[index] = NewEvent(data=found[index], **said)
+        for index, attributes in self.beside.items():
+            found[index] = NewEvent(data=found[index], **attributes)
         return found
 
 
@@ -188,9 +189,7 @@ def _told_as(kind: type[Exception], name: str) -> type[Exception]:
 
 def _beside(into: TypedTopic[Any], event: NewEvent) -> dict[str, Any]:
     check_result(into, event)
-    said = {name: getattr(event, name) for name in event.__struct_fields__ if name not in {"data", "key"}}
-    said["key"] = canonical_key(event.key)
-    return {name: value for name, value in said.items() if value is not None}
+    return {name: canonical_key(value) if name == "key" else value for name, value in said(event)}
 
 
 def results_of(result: Any) -> Iterator[Any]:

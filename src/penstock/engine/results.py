@@ -200,6 +200,8 @@ class Made:
             count = self._fitting(bodies, causes)
             if count < len(causes):
                 cut = Cut(causes[count])
+                for let_go in causes[count:]:  # its results are refused when it is handled again, and only then
+                    encoded.refused.pop(let_go, None)
             bodies, causes, size = bodies[:count], causes[:count], sum(map(len, bodies[:count]))
         before = encoded.seen.count
         into.look(bodies, encoded.seen)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from penstock.event.envelope import NewEvent
@@ -16,6 +17,27 @@ def time_us(moment: datetime) -> int:
     return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
 
 
+def said(event: NewEvent) -> Iterator[tuple[str, Any]]:
+    """What an envelope that has been checked says beside its data, name by name, as plain values: it may be changed."""
+    for name in event.__struct_fields__:
+        value = getattr(event, name)
+        if value is None or name == "data":
+            continue
+        if name == "headers":
+            value = {_plain(header): _plain(text) for header, text in value.items()} if value else None
+        elif name == "time":
+            value = value if type(value) is datetime else _EPOCH + timedelta(microseconds=time_us(value))
+        elif name != "key":
+            value = _plain(value)
+        if value is not None:
+            yield name, value
+
+
+def _plain(text: str) -> str:
+    """The same as `str` itself: no format knows what else a subclass is."""
+    return text if type(text) is str else str.__str__(text)
+
+
 class Beside:
     """The attributes of events that came in an envelope, by the events' indexes; the others have none."""
 
@@ -26,17 +48,11 @@ class Beside:
 
     def note(self, event: NewEvent, index: int) -> None:
         """Keep what the envelope of event `index` says; higher than any index before."""
-        for name in event.__struct_fields__:
-            value = getattr(event, name)
-            if value is None or name == "data":
-                continue
+        for name, value in said(event):
             if name == "time":
-                name, value = "time_us", time_us(value)  # noqa: PLW2901 - as it is stored
-            elif name == "headers":
-                if not value:
-                    continue
-                value = dict(value)
-            self._column(name, index).append(value)
+                self._column("time_us", index).append(time_us(value))  # as it is stored
+            else:
+                self._column(name, index).append(value)
 
     def columns(self, count: int) -> dict[str, list[Any]]:
         """Attribute name → one value for each of `count` events, None where it has none."""

@@ -109,6 +109,8 @@ def check_headers(headers: Mapping[str, str]) -> None:
     Raises:
         Rejected: names the header, the rule or the limit, and the way out.
     """
+    if not isinstance(headers, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] - callers need not be typed
+        raise Rejected(f"headers: {type(headers).__name__}; expected a dict of text to text")
     if len(headers) > HEADERS_MAX:
         raise Rejected(f"headers: {len(headers)}; at most {HEADERS_MAX} are allowed: put them into the data")
     total = 0

@@ -109,13 +109,24 @@ def summarise(layout: Layout, frame: pl.DataFrame) -> pl.DataFrame:
     """One partial row per group of the events in `frame`, sorted by keys (null first).
 
     Raises:
-        PermanentError: an integer sum is beyond 64 bits, or a decimal one beyond 38 digits.
+        PermanentError: an integer sum is beyond 64 bits, or a decimal one beyond 38 digits; a value is not finite.
     """
     values = [term.value.alias(term.name) for term in layout.terms if term.value is not None]
     # A group key and a result may share a name only in the declaration, which `layout_of` refuses.
     rows = frame.select(*layout.key_exprs, *values)
+    _check_finite(layout, rows)
     added = [term.name for term in layout.terms if term.kind in ("sum", "mean")]
     return _grouped(layout, rows, added, [e for term in layout.terms for e in term.first()])
+
+
+def _check_finite(layout: Layout, rows: pl.DataFrame) -> None:
+    """Refuse values that some aggregates would hide and others show, depending on what else is in the frame."""
+    for term in layout.terms:
+        if term.kind == "count" or not rows[term.name].dtype.is_float():
+            continue
+        if not rows[term.name].is_finite().all():
+            msg = f"a value of the {term.kind} {term.name} is NaN or an infinity: filter such rows, or fill_nan them"
+            raise PermanentError(msg)
 
 
 def combine(layout: Layout, partials: pl.DataFrame) -> pl.DataFrame:

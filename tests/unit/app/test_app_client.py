@@ -120,6 +120,20 @@ def test_an_envelope_of_its_own(app: App, raw: TopicHandle[bytes], orders: Topic
     assert isinstance(line, Rejected)
 
 
+@pytest.mark.parametrize("name", ["id", "type", "subject", "correlationid", "headers"])
+def test_text_of_a_kind_of_its_own_is_text(app: App, raw: TopicHandle[bytes], name: str) -> None:
+    class Text(str):
+        __slots__ = ()
+
+    said = {Text("a"): Text("b")} if name == "headers" else Text("b")
+    with app.client() as client:
+        outcomes = client.publish_many(raw, [b"x", NewEvent(data=b"y", **{name: said})])  # type: ignore[arg-type]
+        assert [type(outcome) for outcome in outcomes] == [Acked, Acked]
+        assert client._opened is not None
+        (batch,) = asyncio.run(client._opened.channel.read("raw", 0, 0, events_max=10))
+    assert batch.payload.attributes[name][1] == said
+
+
 def test_a_frame_is_published_as_columns(app: App, orders: TopicHandle[Order]) -> None:
     frame = pl.DataFrame({"customer": ["a", "b", "a"], "id": [1, 2, 3], "at": [NOW] * 3})
     with app.client() as client:

@@ -16,6 +16,7 @@ from penstock.delivery.redrive import Command
 from penstock.delivery.retry import Retry
 from penstock.engine.context import Context
 from penstock.errors import Reject
+from penstock.event.envelope import NewEvent
 from penstock.system.slots import SIDE_BY_SIDE, MemorySlot
 from tests.unit.engine.engine_kit import Bill, Kit, Order
 from tests.unit.engine.test_engine_parking import bill, command, keyed, ledger, stops_after
@@ -324,3 +325,32 @@ async def test_results_that_are_too_much_together_are_several_steps(
     assert sorted(made.id for made in await kit.events(into)) == [*range(18), 19]
     assert [letter.offset for letter in await kit.letters("large")] == [18]
     assert (group.state.events, kit.channel.memory.progress("large")[0].floor) == (20, 20)
+
+
+@pytest.mark.parametrize("given_up", ["continue", "block"])
+@pytest.mark.parametrize("concurrency", [1, 20])
+async def test_a_result_that_is_let_go_is_refused_once(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch, given_up: str, concurrency: int
+) -> None:
+    monkeypatch.setattr("penstock.engine.results.RUN_BYTES_MAX", 1_500)
+    monkeypatch.setattr("penstock.engine.concurrent.STEP_BYTES_MAX", 1_000)
+    source = await keyed(kit, spread(20, 20))
+    into = await kit.topic("bills", Bill, partitions=1)
+    together = asyncio.Event()
+
+    def billed(order: Order) -> Any:
+        made = Bill(order.id, "x" * 600, 0.0)
+        return NewEvent(data=made, id="its own") if order.id == 18 else made
+
+    async def billed_later(order: Order) -> Any:
+        if order.id < 19:
+            await together.wait()
+        together.set()  # all end before anybody can send anything
+        return billed(order)
+
+    function = billed if concurrency == 1 else billed_later
+    group = await kit.handler(function, source, into, given_up=given_up, concurrency=concurrency, retry=Retry(1))
+    await group.run()
+    assert sorted(made.id for made in await kit.events(into)) == [*range(18), 19]
+    assert [letter.offset for letter in await kit.letters(function.__name__)] == [18]
+    assert (group.state.events, group.state.dead) == (20, 1)

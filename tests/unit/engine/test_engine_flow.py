@@ -15,8 +15,9 @@ from penstock.delivery.redrive import Command, encode, redrive_topic
 from penstock.delivery.retry import Retry
 from penstock.engine.flowing import FlowTopics, FlowWork
 from penstock.engine.group import Group
+from penstock.errors import DeclaredDifferently
 from penstock.event.batch import NewBatch, Rows
-from penstock.flow import Flow, FlowSpec, count, sum_
+from penstock.flow import Flow, FlowSpec, count, max_, min_, sum_
 from penstock.flow.compile import Stage, compile_flow
 from penstock.schema import ColumnsSchema
 from tests.unit.engine.engine_kit import Kit, Order
@@ -93,6 +94,29 @@ async def test_state_goes_on_where_the_last_owner_committed_it(kit: Kit) -> None
         assert latest["amount"].sum() == sum(range(100)) * (round_ + 1)
 
 
+@pytest.mark.parametrize("totals_first", [True, False])
+async def test_an_aggregate_that_is_taken_off_or_put_on_is_refused(kit: Kit, totals_first: bool) -> None:
+    source = await kit.topic("orders", Order, key="customer")
+    plain = Flow(FlowSpec("sales", "orders")).select("customer", "amount")
+    totals = Flow(FlowSpec("sales", "orders")).by("customer").agg(amount=sum_("amount"))
+    first, second = (totals, plain) if totals_first else (plain, totals)
+    for _ in range(2):  # as it is it goes on
+        await kit.publish(source, orders(100))
+        for group in await stages(kit, first, source):
+            await group.run()
+    before = await frame(kit, "sales")
+    await kit.publish(source, orders(100))
+    for group in await stages(kit, second, source):
+        with pytest.raises(DeclaredDifferently, match="a new name"):
+            await group.run()
+    assert (await frame(kit, "sales")).equals(before)
+    for group in await stages(kit, first, source):
+        await group.run()
+    found = await frame(kit, "sales")
+    latest = found.unique("customer", keep="last") if totals_first else found
+    assert latest["amount"].sum() == 3 * sum(range(100))
+
+
 async def test_two_stages_where_the_group_is_not_the_key(kit: Kit) -> None:
     source = await kit.topic("orders", Order, key="customer")
     await kit.publish(source, orders(1000))
@@ -109,6 +133,31 @@ async def test_two_stages_where_the_group_is_not_the_key(kit: Kit) -> None:
         (0, 500, sum(range(0, 1000, 2))),
         (1, 500, sum(range(1, 1000, 2))),
     ]
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("where", [0, 1, 2])
+@pytest.mark.parametrize("amount", [0, 1, -1])
+async def test_a_value_that_is_no_number_is_given_up_whatever_lies_beside_it(
+    kit: Kit, together: bool, where: int, amount: int
+) -> None:
+    source = await kit.topic("orders", Order, partitions=1, key="customer")
+    flow = (
+        Flow(FlowSpec("range", "orders"))
+        .with_columns(each=pl.col("amount") / pl.col("id"))
+        .by("customer")
+        .agg(orders=count(), low=min_("each"), high=max_("each"))
+    )
+    rows = [Order(1, "c", 5), Order(1, "c", 7)]
+    rows.insert(where, Order(0, "c", amount))  # NaN, or an infinity
+    for part in [rows] if together else [[row] for row in rows]:
+        await kit.publish(source, part)
+        for group in await stages(kit, flow, source):
+            await group.run()
+    assert (await frame(kit, "range")).select("orders", "low", "high").rows()[-1] == (2, 5.0, 7.0)
+    (letter,) = await kit.letters("range")
+    assert letter.offset == where
+    assert "NaN or an infinity" in letter.reason
 
 
 @pytest.mark.parametrize("size", [1, 7, 64])

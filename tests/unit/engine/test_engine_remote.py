@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
@@ -84,6 +85,22 @@ async def test_results_and_what_lies_beside_them_arrive(kit: Kit) -> None:
     none = remote.decode_said(remote.encode_said(remote.Given.of(results, None)))
     assert isinstance(none, remote.Given)
     assert none.results(None) == [b"", b"", b""]
+
+
+async def test_what_lies_beside_results_arrives_as_what_it_is_a_kind_of(kit: Kit) -> None:
+    class Text(str):
+        __slots__ = ()
+
+    class Moment(datetime):
+        pass
+
+    into = await kit.topic("orders", Order, partitions=1)
+    order, when = Order(1, "ann", 1), Moment(2013, 1, 1, 5, 0, 0, 7, tzinfo=timezone(timedelta(hours=-5)))
+    headers: Any = MappingProxyType({Text("a"): Text("b")})
+    result = NewEvent(data=order, key=Text("k"), subject=Text("s"), time=when, headers=headers)
+    given = remote.decode_said(remote.encode_said(remote.Given.of([result], into)))
+    assert isinstance(given, remote.Given)
+    assert given.results(into) == [NewEvent(data=order, key=b"k", subject="s", time=when, headers={"a": "b"})]
 
 
 class Bare(Exception):

@@ -189,6 +189,28 @@ async def test_a_target_without_room_is_claimed_again(kit: Kit, act: str) -> Non
             assert acts[at + 2][0] == "claim"
 
 
+@pytest.mark.parametrize("at", range(1, 8))
+async def test_what_became_permanent_before_the_room_ended_is_counted(kit: Kit, at: int) -> None:
+    topic = await kit.topic("orders", Order, partitions=2)
+    await spread(kit, topic, 0, 0, 10)
+    await spread(kit, topic, 1, 10, 20)
+    table = Table()
+    sink = table.sink(Roll(events_max=3, seconds=1e9))
+    commits = 0
+
+    def seen(act: str, partition: int) -> None:
+        nonlocal commits
+        commits += act == "commit"
+        if act == "commit" and commits == at:
+            raise SinkFull("lake: No space left on device; free room")
+
+    sink.seen = seen
+    group = group_of(kit, topic, sink)
+    await group.run()
+    assert ids(table) == list(range(20))
+    assert group.state.events == 20
+
+
 async def test_a_claim_without_room_is_tried_again_in_place(kit: Kit) -> None:
     topic = await kit.topic("orders", Order, partitions=1)
     await kit.publish(topic, orders(0, 10))

@@ -19,7 +19,7 @@ from penstock.event.checks import (
     HEADERS_MAX,
 )
 
-BAD_HEADERS: list[tuple[str, dict[Any, Any], str]] = [
+BAD_HEADERS: list[tuple[str, Any, str]] = [
     ("CR", {"a": "x\ry"}, r"headers\.a: U\+000D at index 1"),
     ("LF", {"a": "x\nSet-Cookie: b"}, r"U\+000A"),
     ("NUL", {"a": "\x00"}, r"U\+0000"),
@@ -38,6 +38,9 @@ BAD_HEADERS: list[tuple[str, dict[Any, Any], str]] = [
     ("case", {"Trace": "1", "trace": "2"}, "differ only in case"),
     ("number", {"a": 1}, "str to int"),
     ("bytes", {b"a": "x"}, "bytes to str"),
+    ("text", "a=x", "headers: str; expected a dict"),
+    ("pairs", [("a", "x")], "headers: list; expected a dict"),
+    ("a number alone", 5, "headers: int; expected a dict"),
 ]
 
 

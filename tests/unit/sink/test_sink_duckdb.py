@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from penstock.channel.api import Owned
-from penstock.errors import ConfigError, LogRegressed, PenstockError, RefusedByTarget, TransientError
+from penstock.errors import ConfigError, Fenced, LogRegressed, PenstockError, RefusedByTarget, TransientError
 from penstock.sink.api import Claim, Sink, Staged
 from penstock.sink.duckdb import duckdb_table, wire
 from penstock.sink.duckdb.driver import DuckDBTable
@@ -157,6 +157,39 @@ def test_two_tables_of_one_pipeline_have_two_positions(tmp_path: Path) -> None:
     other = opened(tmp_path, table="u")
     assert other.commit(OWNED) == 0
     assert put(other, 0, batch(id=[1])) == 1
+
+
+def test_a_table_that_was_removed_is_filled_again_by_everybody(tmp_path: Path) -> None:
+    def filled(epoch: int) -> list[int]:
+        """Where each partition of each pipeline began; every one is claimed when others have filled it already."""
+        begun: list[int] = []
+        for pipeline, number in (("p", 0), ("p", 1), ("q", 0), ("q", 1)):
+            sink = duckdb_table(tmp_path / "x.duckdb", table="T", key=("id",), wait_s=0).open()
+            owned = Owned("delays", number, epoch)
+            begun.append(sink.claim(Claim(pipeline, owned, "log", 1, 0, 1000)))
+            if begun[-1] == 0:
+                sink.write(Staged(owned, 0, 1, batch(id=[f"{pipeline}{number}"])))
+                sink.commit(owned)
+        return begun
+
+    assert filled(1) == [0, 0, 0, 0]
+    assert filled(2) == [1, 1, 1, 1]
+    query(tmp_path, "DROP TABLE t")
+    assert filled(3) == [0, 0, 0, 0]
+    assert query(tmp_path, "SELECT id FROM t ORDER BY id") == [("p0",), ("p1",), ("q0",), ("q1",)]
+    assert filled(4) == [1, 1, 1, 1]
+
+
+def test_a_table_that_is_removed_while_rows_are_staged_is_not_begun_in_the_middle(tmp_path: Path) -> None:
+    sink = opened(tmp_path)
+    put(sink, 0, batch(id=["a"], v=[1]))
+    sink.write(Staged(OWNED, 1, 2, batch(id=["b"], v=[2])))
+    query(tmp_path, "DROP TABLE t")
+    with pytest.raises(Fenced, match="removed"):
+        sink.commit(OWNED)
+    assert sink.claim(claim()) == 0
+    assert put(sink, 0, batch(id=["a", "b"], v=[1, 2])) == 2
+    assert query(tmp_path, "SELECT id, v FROM t ORDER BY ALL") == [("a", 1), ("b", 2)]
 
 
 def test_a_pipeline_keeps_its_topic(tmp_path: Path) -> None:

@@ -63,8 +63,8 @@ class DuckDBTable:
         try:
             with self._opened() as connection, _transaction(connection, "claim"):
                 connection.execute(wire.CREATE_PROGRESS)
-                held.position = held.end = _claim_row(connection, held, self.name)
                 held.target = self._table_columns(connection)
+                held.position = held.end = _claim_row(connection, held, self.name)
         except _ReplyLost as lost:
             raise translated(lost.error, f"{self.name}: the claim may be there or not, claim again") from lost.error
         self._settle_directory()
@@ -127,6 +127,9 @@ class DuckDBTable:
             target = self._table_columns(connection)
             self._require_columns(target, held.types)
             if not target:
+                if held.position > held.floor:
+                    msg = f"{self.name}: the table was removed meanwhile; it is filled from the beginning of the log"
+                    raise Fenced(msg)
                 connection.execute(wire.create_table(self._config.table))
             if self._config.key:
                 table = table.append_column(wire.ROW, pa.array(range(table.num_rows), pa.int64()))
@@ -379,6 +382,11 @@ def _claim_row(connection: duckdb.DuckDBPyConnection, held: _Held, name: str) ->
     if offset > held.tip:
         msg = f"{name}: {held} holds offsets up to {offset}, the log ends at {held.tip}: {way_out}"
         raise LogRegressed(msg)
+    if offset > held.floor and not held.target:
+        # The table was removed: the rows are gone that this is said of, those of every partition and pipeline.
+        offset = held.floor
+        connection.execute(wire.BEGIN_AGAIN, [offset, *held.row])
+        connection.execute(wire.FORGET_OTHERS, [held.row[1], *held.row])
     connection.execute(wire.RAISE_EPOCH, [held.epoch, *held.row, held.epoch])
     return offset
 

@@ -24,6 +24,8 @@ READ_PROGRESS = f'SELECT log, incarnation, epoch, "offset" FROM {PROGRESS} WHERE
 READ_TOPICS = f"SELECT topic FROM {PROGRESS} WHERE pipeline = ? AND target = ? AND topic <> ? LIMIT 1"
 INSERT_PROGRESS = f"INSERT INTO {PROGRESS} VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 RAISE_EPOCH = f"UPDATE {PROGRESS} SET epoch = ? WHERE {_WHERE} AND epoch <= ?"
+BEGIN_AGAIN = f'UPDATE {PROGRESS} SET "offset" = ? WHERE {_WHERE}'
+FORGET_OTHERS = f"DELETE FROM {PROGRESS} WHERE lower(target) = lower(?) AND NOT ({_WHERE})"
 ADVANCE = (
     f'UPDATE {PROGRESS} SET "offset" = ?, epoch = ? WHERE {_WHERE}'
     ' AND log = ? AND incarnation = ? AND epoch <= ? AND "offset" = ?'
