@@ -180,6 +180,21 @@ def test_a_table_that_was_removed_is_filled_again_by_everybody(tmp_path: Path) -
     assert filled(4) == [1, 1, 1, 1]
 
 
+def test_who_writes_beside_a_table_that_is_filled_again_begins_again_too(tmp_path: Path) -> None:
+    sink, other = opened(tmp_path), Owned("delays", 1, 1)
+    sink.claim(Claim("p", other, "log", 1, 0, 1000))
+    put(sink, 0, batch(id=["a"], v=[1]))
+    sink.write(Staged(other, 0, 1, batch(id=["b"], v=[2])))
+    sink.commit(other)
+    sink.write(Staged(other, 1, 2, batch(id=["c"], v=[3])))
+    query(tmp_path, "DROP TABLE t")
+    again = duckdb_table(tmp_path / "x.duckdb", table="t", key=("id",), wait_s=0).open()
+    assert again.claim(claim(2)) == 0
+    with pytest.raises(Fenced):
+        sink.commit(other)
+    assert sink.claim(Claim("p", Owned("delays", 1, 2), "log", 1, 0, 1000)) == 0
+
+
 def test_a_table_that_is_removed_while_rows_are_staged_is_not_begun_in_the_middle(tmp_path: Path) -> None:
     sink = opened(tmp_path)
     put(sink, 0, batch(id=["a"], v=[1]))

@@ -386,7 +386,7 @@ def _claim_row(connection: duckdb.DuckDBPyConnection, held: _Held, name: str) ->
         # The table was removed: the rows are gone that this is said of, those of every partition and pipeline.
         offset = held.floor
         connection.execute(wire.BEGIN_AGAIN, [offset, *held.row])
-        connection.execute(wire.FORGET_OTHERS, [held.row[1], *held.row])
+        connection.execute(wire.OTHERS_BEGIN_AGAIN, [held.row[1], *held.row])
     connection.execute(wire.RAISE_EPOCH, [held.epoch, *held.row, held.epoch])
     return offset
 

@@ -25,7 +25,9 @@ READ_TOPICS = f"SELECT topic FROM {PROGRESS} WHERE pipeline = ? AND target = ? A
 INSERT_PROGRESS = f"INSERT INTO {PROGRESS} VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 RAISE_EPOCH = f"UPDATE {PROGRESS} SET epoch = ? WHERE {_WHERE} AND epoch <= ?"
 BEGIN_AGAIN = f'UPDATE {PROGRESS} SET "offset" = ? WHERE {_WHERE}'
-FORGET_OTHERS = f"DELETE FROM {PROGRESS} WHERE lower(target) = lower(?) AND NOT ({_WHERE})"
+OTHERS_BEGIN_AGAIN = (  # under another epoch: one that lives is fenced, and claims its partition again
+    f'UPDATE {PROGRESS} SET "offset" = 0, epoch = epoch + 1 WHERE lower(target) = lower(?) AND NOT ({_WHERE})'
+)
 ADVANCE = (
     f'UPDATE {PROGRESS} SET "offset" = ?, epoch = ? WHERE {_WHERE}'
     ' AND log = ? AND incarnation = ? AND epoch <= ? AND "offset" = ?'
