@@ -290,6 +290,7 @@ def test_a_wrong_redrive(penstock: Penstock, tmp_path: Path, arguments: list[str
     [
         ("x = 1\ny = nothing\n", "bad.py:2: NameError: name 'nothing' is not defined\n  y = nothing"),
         ("x = (\n", "SyntaxError"),
+        ("import sys\nsys.exit(0)\n", "bad.py:2: SystemExit: 0\n  sys.exit(0)"),
         ("import helper\n", "bad.py:1: ValueError: no\n  import helper\n  raised in"),
         ("from penstock import App\napp = App('a/b')\n", "bad.py:2: "),
         ("x = 1\n", "declares no app"),
