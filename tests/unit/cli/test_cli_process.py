@@ -184,6 +184,19 @@ def test_a_reader_that_goes_away(tmp_path: Path, arguments: list[str]) -> None:
         assert running.stderr.read() == ""
 
 
+def test_a_terminal_that_lacks_characters(tmp_path: Path) -> None:
+    """Of whatever encoding: what it has not is escaped, in JSON as JSON is; also the ellipsis of a table."""
+    folder, told = _ran(tmp_path), {**os.environ, "PYTHONIOENCODING": "latin-1"}
+
+    def said(*arguments: str) -> str:
+        ran = subprocess.run([*PENSTOCK, "query", *arguments], cwd=folder, capture_output=True, env=told, check=True)
+        return ran.stdout.decode("latin-1")
+
+    assert json.loads(said("--json", "SELECT 'é € 😀' AS a")) == {"a": "é € 😀"}
+    assert said("SELECT 'é € 😀' AS a").split("\n")[1] == r"é \u20ac \ud83d\ude00"
+    assert said("SELECT repeat('x', 100) AS a").split("\n")[1] == "x" * 59 + r"\u2026"
+
+
 def test_ctrl_c_ends_following(tmp_path: Path) -> None:
     """At once, with the exit code of an interrupt and without a traceback."""
     with _started("tail", "good", "-f", cwd=_ran(tmp_path)) as running:
