@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
 import pytest
 
-from penstock.errors import ConfigError, LogFull
+from penstock.errors import ConfigError, CorruptionError, LogFull, LogTruncated
 from penstock.log import placed
 from penstock.log.backup import back_up, restore
 from penstock.log.log import Log
@@ -161,6 +162,36 @@ def test_a_log_without_its_database_is_put_aside(tmp_path: Path) -> None:
     (tmp_path / "log" / "log.db").unlink()
     restore(tmp_path / "copy", tmp_path / "log", logwork.system(), replace=True)
     assert (tmp_path / "log.before-1" / "witness").exists()
+
+
+def test_a_copy_that_nobody_can_write_to_is_restored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a read-only disk; a log in use there, or a copy that is not whole, is refused."""
+    copy, database, witness = tmp_path / "a copy?", tmp_path / "a copy?/log.db", tmp_path / "a copy?/witness"
+    with logwork.opened(tmp_path / "log") as log:
+        [pid] = logwork.declare(log, "t", 1)
+        logwork.publish(log, pid, 0, [b"a", b"b"])
+        back_up(log, copy)
+        logwork.publish(log, pid, 1, [b"c"])
+        back_up(log, tmp_path / "newer")
+    database.with_name("log.db-wal").touch()  # as somebody leaves it who has looked into the copy before
+    monkeypatch.setattr(os, "access", lambda path, mode: not (mode & os.W_OK and Path(path).is_relative_to(copy)))
+    before = {path.name: path.stat().st_mtime_ns for path in copy.iterdir()}
+    assert restore(copy, tmp_path / "again", logwork.system()).commits > 0
+    assert {path.name: path.stat().st_mtime_ns for path in copy.iterdir()} == before
+    with logwork.opened(tmp_path / "again") as log:
+        assert logwork.contents(log, pid) == [b"a", b"b"]
+        assert not verify(log.look).damages
+    database.with_name("log.db-wal").write_bytes(b"x")
+    with pytest.raises(ConfigError, match="copy it to a directory that can"):
+        restore(copy, tmp_path / "third", logwork.system())
+    database.with_name("log.db-wal").unlink()
+    witness.write_bytes((tmp_path / "newer/witness").read_bytes())
+    with pytest.raises(LogTruncated, match="lost"):
+        restore(copy, tmp_path / "third", logwork.system())
+    database.write_bytes(b"x" * 8192)
+    with pytest.raises(CorruptionError):
+        restore(copy, tmp_path / "third", logwork.system())
+    assert not (tmp_path / "third").exists()
 
 
 def test_no_backup_is_left_half_when_there_is_no_room(tmp_path: Path) -> None:

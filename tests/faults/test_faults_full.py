@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import subprocess
+import sys
 from collections.abc import Generator
 from contextlib import suppress
 from pathlib import Path
@@ -89,6 +91,33 @@ def to_the_last_byte(place: Path) -> None:
                 pass
         except OSError:
             pass
+
+
+MEMBERS = """
+import sys
+from pathlib import Path
+from penstock.system.seats import SeatFile
+from penstock.system.slots import FileRecords
+
+place = Path(sys.argv[1])
+for make in (lambda: SeatFile(place / "seats", "worker", 1000), lambda: FileRecords(place / "slots")):
+    try:
+        make()
+    except OSError as exc:
+        print(exc.errno)
+"""
+
+
+def test_who_joins_on_a_full_disk_is_told_and_not_killed(small_disk: Path) -> None:
+    """A map of a file without room is a bus error, of the process, at the first store."""
+    for name in ("seats", "slots"):
+        (small_disk / name).mkdir()
+    to_the_last_byte(small_disk)
+    joined = subprocess.run(
+        [sys.executable, "-c", MEMBERS, str(small_disk)], capture_output=True, text=True, check=False
+    )
+    assert (joined.returncode, joined.stdout.split()) == (0, [str(errno.ENOSPC)] * 2), joined.stderr
+    assert [path for name in ("seats", "slots") for path in (small_disk / name).iterdir()] == []
 
 
 def test_a_full_disk_and_back(small_disk: Path, fault_report: FaultReport) -> None:

@@ -31,6 +31,7 @@ from penstock.engine.watching import LOOK_EVERY_S, Watchdog
 from penstock.engine.work import Read, Work
 from penstock.errors import ConfigError
 from penstock.event.batch import Delivered
+from penstock.log.connection import translate
 from penstock.system.looking import Looker, this_thread
 from penstock.system.ports import Clock, System, real_system
 from penstock.system.slots import FileRecords, PartitionSlot, Slot
@@ -264,7 +265,10 @@ def _slots(opened: Opened) -> Slots:
 
     def slot(group: str, partition: int) -> Slot:
         if group not in records:
-            records[group] = FileRecords(directory / sha256(group.encode()).hexdigest()[:32])
+            try:
+                records[group] = FileRecords(directory / sha256(group.encode()).hexdigest()[:32])
+            except OSError as exc:
+                raise translate(exc, directory) from exc
         return PartitionSlot(records[group], partition)
 
     return slot

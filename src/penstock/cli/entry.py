@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -10,7 +12,7 @@ from typing import Any
 
 import click
 
-from penstock.cli import exits
+from penstock.cli import exits, output
 from penstock.errors import PenstockError
 from penstock.telemetry.emit import clean
 
@@ -89,6 +91,9 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command line (the process's own by default) and exit with its code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        codecs.register_error(output.ESCAPED, output.escaped)
+        sys.stdout.reconfigure(errors=output.ESCAPED)
     sys.exit(outcome(sys.argv[1:] if arguments is None else list(arguments)))
 
 

@@ -21,6 +21,17 @@ _GROUPED = re.compile(r"[\d,]+(\.\d+)?( [kKMGT]?B)?")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+ESCAPED = "penstock.escaped"
+"""The name of `escaped` among Python's handlers of errors of encoding."""
+
+
+def escaped(error: UnicodeError) -> tuple[str, int]:
+    """What the terminal's encoding lacks, as JSON escapes it: a document stays one, and people see what it is."""
+    assert isinstance(error, UnicodeEncodeError)
+    units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[i : i + 2].hex()}" for i in range(0, len(units), 2)), error.end
+
+
 def document(value: Any) -> None:
     """Print one JSON document."""
     click.echo(msgspec.json.format(to_json(value), indent=2))

@@ -73,12 +73,12 @@ def _load(path: Path) -> ModuleType:
     sys.path.insert(0, str(file.parent))
     try:
         spec.loader.exec_module(module)
-    except Exception as exc:
+    except (Exception, SystemExit) as exc:
         raise ProgramError(_told(exc, file, path)) from exc
     return module
 
 
-def _told(exc: Exception, file: Path, shown: Path) -> str:
+def _told(exc: Exception | SystemExit, file: Path, shown: Path) -> str:
     """The mistake, and the line of the program where it happened or from where it was called."""
     what = str(exc) if isinstance(exc, PenstockError) else f"{type(exc).__name__}: {exc}"
     if isinstance(exc, SyntaxError) and exc.filename is not None:

@@ -31,6 +31,8 @@ PAUSE_FIRST_S = 0.1
 PAUSE_MAX_S = 5.0
 LIVED_S = 10.0
 """A worker that lived so long is replaced at once when it dies."""
+LOADS_MAX = 5
+"""A program that ends its worker so often in a row before it is loaded will do so again."""
 LAST_WORDS_S = 0.2
 """How long a dead worker's pipe is read on: what its handlers have forked may hold it open for ever."""
 
@@ -40,7 +42,8 @@ Show = Callable[[Sequence["GroupState"]], None]
 def serve(load: Callable[[], App], options: RunOptions) -> int:
     """Run an app as one of several workers: a closed standard input means to end.
 
-    What `load` and the app's own code print must not get between the states.
+    The first it says is that the program is loaded: no states yet. What `load` and the app's own code print must not
+    get between them.
     """
     from penstock.app.running import run_app  # noqa: PLC0415
 
@@ -55,7 +58,9 @@ def serve(load: Callable[[], App], options: RunOptions) -> int:
 
     try:
         with redirect_stdout(sys.stderr):
-            run_app(load(), options, tell)
+            app = load()
+            tell(())
+            run_app(app, options, tell)
     finally:
         with suppress(BrokenPipeError):
             parent.close()
@@ -96,7 +101,7 @@ class _Crew:
         self._signals = 0
         self._failed = False
         self._running: dict[str, asyncio.SubprocessTransport] = {}
-        self._told: dict[str, list[GroupState]] = {}  # by worker: what its newest life said last
+        self._told: dict[str, list[GroupState]] = {}  # by worker: what its newest life said last; none: not loaded yet
         self._over: dict[tuple[str, str], GroupState] = {}  # by part: what lives before that have counted
 
     async def run(self) -> int:
@@ -148,28 +153,43 @@ class _Crew:
 
     async def _keep(self, name: str) -> None:
         """One worker, life after life, until it comes to an end by itself."""
-        pause_s = PAUSE_FIRST_S
+        pause_s, unloaded = PAUSE_FIRST_S, 0
         while not self._stopping.is_set():
             began = self._clock.monotonic_s()
             self._bury(name)
             code = await self._live(name)
-            if code == exits.DONE or self._stopping.is_set():
+            loaded = name in self._told
+            if self._stopping.is_set() or (code == exits.DONE and loaded):
                 return
             if code in (exits.FAILED, exits.USAGE):  # it has said why: another one would fail alike
-                self._failed = True
-                self._drain()
+                self._fail()
+                return
+            how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+            unloaded = 0 if loaded else unloaded + 1
+            if not loaded:
+                how += f" before {self._plan.program.name} was loaded"
+            if unloaded == LOADS_MAX:
+                output.note(
+                    f"error: {name} {how}, {unloaded} times in a row; see what the program does as it is loaded"
+                )
+                self._fail()
                 return
             lived = self._clock.monotonic_s() - began > LIVED_S
             pause_s = PAUSE_FIRST_S if lived else min(PAUSE_MAX_S, pause_s * 2)
-            how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
             output.note(f"{name} {how}; the next one starts in {pause_s:.1f} s")
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause_s)
 
+    def _fail(self) -> None:
+        """No worker goes on where one cannot."""
+        self._failed = True
+        self._drain()
+
     async def _live(self, name: str) -> int:
         def said(line: bytes) -> None:
             self._told[name] = _states(line)
-            self._show(self.states())
+            if self._told[name]:
+                self._show(self.states())
 
         process, listener = await asyncio.get_running_loop().subprocess_exec(
             lambda: _Listener(said),

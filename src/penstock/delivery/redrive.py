@@ -6,11 +6,12 @@ not the group is running; its owner reads them beside its input and keeps its pl
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
 from penstock.channel.api import TOGETHER_BYTES_MAX, TopicSpec
+from penstock.channel.rules import OFFSET_MAX
 from penstock.errors import DecodeError
 
 SUFFIX = ".redrive"
@@ -20,22 +21,28 @@ LETTERS_SPACE = "letters"
 """Ledger: a dead letter's offset (8 bytes, big-endian) → what became of it."""
 
 Action = Literal["redrive", "skip"]
+_Offset = Annotated[int, msgspec.Meta(ge=0, lt=OFFSET_MAX)]
 
 
 class Command(msgspec.Struct, frozen=True, omit_defaults=True):
     """What to do about one dead letter of the command's partition.
 
     `letter` is the letter's offset among the group's dead letters, `offset` that of the event it was. `body` are the
-    bytes to handle: the letter's own, or edited ones.
+    bytes to handle: the letter's own, or edited ones; whoever redrives has them.
     """
 
     action: Action
-    letter: int
-    offset: int
+    letter: _Offset
+    offset: _Offset
     body: bytes | None = None
     key: bytes | None = None
     id: str = ""
-    again: int = 1
+    again: Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)] = 1
+
+    def __post_init__(self) -> None:
+        if self.action == "redrive" and self.body is None:
+            msg = "nothing to handle: expected the event's bytes as `body`, in base64"
+            raise ValueError(msg)
 
 
 _encoder = msgspec.json.Encoder()

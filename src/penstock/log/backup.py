@@ -19,8 +19,8 @@ import msgspec
 
 from penstock.errors import ConfigError
 from penstock.log import opening
-from penstock.log.connection import connect, translate
-from penstock.log.guard import DATABASE
+from penstock.log.connection import connect, connect_still, translate
+from penstock.log.guard import DATABASE, compare
 from penstock.log.log import Log, LogConfig
 from penstock.log.store import Identity, Store
 from penstock.log.witness import NAME as WITNESS
@@ -70,7 +70,8 @@ def restore(
     Groups go on where they were when the copy was made; sinks whose target knows more than that stop.
 
     Args:
-        backup: the copy; what it holds is not changed, but it is opened as a log is: its directory must be writable.
+        backup: the copy; what it holds is not changed. It is opened as a log is, or where nobody can write to it (a
+            read-only disk) read as it lies.
         target: the directory of the log that is to be.
         system: the machine.
         replace: when there is a log at `target` already, keep it beside it under another name first.
@@ -84,7 +85,7 @@ def restore(
     """
     target = target.absolute()
     _require_target(target, replace=replace)
-    log = Log.open(backup, system, LogConfig(create=False))
+    log = _opened(backup.absolute(), system)
     try:
         above = max(log.identity.incarnation, _incarnation_of(target), system.clock.now_us() // 1_000_000)
         with _begun(target, replace=replace) as unfinished:
@@ -97,6 +98,46 @@ def restore(
     finally:
         log.close()
     return Copied(target, identity, commits, size)
+
+
+class _Still:
+    """A finished copy where nobody can write: there are no locks to take, and nothing to take them for."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        with closing(Witness.open(directory, write=False)) as witness, self.connection() as db:
+            store = Store(db)
+            self.identity = store.identity()
+            compare(witness.read(), self.identity, store.commits(), directory / DATABASE)
+
+    @contextmanager
+    def connection(self) -> Generator[apsw.Connection]:
+        """To the copy's file, as `Log.connection`."""
+        with closing(connect_still(self.directory / DATABASE)) as db:
+            yield db
+
+    def close(self) -> None:
+        """Nothing is held between connections."""
+
+
+def _opened(backup: Path, system: System) -> Log | _Still:
+    """The copy, of which every commit that its witness has seen is there.
+
+    Raises:
+        ConfigError: it is none, or nobody can write to it and it was not finished.
+        CorruptionError: it is not whole.
+    """
+    database = backup / DATABASE
+    if not database.is_file() or (os.access(backup, os.W_OK) and os.access(database, os.W_OK)):
+        return Log.open(backup, system, LogConfig(create=False))
+    ahead = backup / f"{DATABASE}-wal"
+    if ahead.exists() and ahead.stat().st_size:
+        msg = f"{backup} has a write-ahead log and cannot be written to; copy it to a directory that can"
+        raise ConfigError(msg, path="log.path")
+    try:
+        return _Still(backup)
+    except (apsw.Error, UnicodeDecodeError, OSError) as exc:
+        raise translate(exc, backup) from exc
 
 
 def _require_target(target: Path, *, replace: bool) -> None:
@@ -157,7 +198,7 @@ def _is_free(target: Path) -> bool:
     return not target.exists() or (target.is_dir() and not any(target.iterdir()))
 
 
-def _copy(log: Log, unfinished: Path, on_progress: Progress | None) -> tuple[Identity, int]:
+def _copy(log: Log | _Still, unfinished: Path, on_progress: Progress | None) -> tuple[Identity, int]:
     """The pages of one moment, as a database that needs no write-ahead log; which log it is, and its commits."""
     copy = unfinished / DATABASE
     with log.connection() as source:

@@ -10,17 +10,14 @@ import errno
 import os
 from pathlib import Path
 
-from penstock.system.files import remove, sync_fd
+from penstock.system.files import allocate, remove, sync_fd
 from penstock.system.points import reached
 
 NAME = "ballast"
 BYTES_MAX, BYTES_MIN = 16_000_000, 1_000_000
 _PARTS = 100
-_ZEROS = bytes(1 << 16)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE)
 """Not now, and no sign that the disk fails."""
-_CANNOT = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
-"""What file systems say that cannot allocate ahead."""
 
 
 def free_bytes(directory: Path) -> int:
@@ -52,7 +49,7 @@ def hold(directory: Path) -> int:
     try:
         fd = os.open(directory / NAME, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644)
         try:
-            _allocate(fd, size)
+            allocate(fd, size)
             sync_fd(fd)
         finally:
             os.close(fd)
@@ -62,19 +59,6 @@ def hold(directory: Path) -> int:
             raise
         return 0
     return size
-
-
-def _allocate(fd: int, size: int) -> None:
-    if hasattr(os, "posix_fallocate"):
-        try:
-            os.posix_fallocate(fd, 0, size)
-        except OSError as exc:
-            if exc.errno not in _CANNOT:
-                raise
-        else:
-            return
-    while size > 0:  # zeros are written: a file with holes holds nothing
-        size -= os.write(fd, _ZEROS[: min(size, len(_ZEROS))])
 
 
 def release(directory: Path) -> None:

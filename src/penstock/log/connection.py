@@ -6,6 +6,7 @@ import errno
 import sys
 from pathlib import Path
 from typing import Literal
+from urllib.parse import quote
 
 import apsw
 
@@ -59,6 +60,16 @@ def connect(path: Path, durability: Durability, *, create: bool = False) -> apsw
         db.close()
         raise
     return db
+
+
+def connect_still(path: Path) -> apsw.Connection:
+    """A connection to a complete file that nobody can write to: without locks, write-ahead log and index.
+
+    Raises:
+        apsw.CantOpenError: there is no such file.
+    """
+    flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+    return apsw.Connection(f"file:{quote(str(path))}?immutable=1", flags=flags)
 
 
 # Set in a new file only: setting auto_vacuum is a write transaction, and would write over a damaged write-ahead log.
@@ -116,7 +127,7 @@ def wants_room(exc: Exception) -> bool:
 
 
 _TABLE: list[tuple[type[Exception], type[PenstockError], str]] = [
-    (apsw.FullError, LogFull, "the disk is full: nothing was stored, readers go on; free room, then publish again"),
+    (apsw.FullError, LogFull, "the disk is full: nothing was stored; free room, then try again"),
     (apsw.BusyError, LogBusy, "another program holds the log's file: close it (only Penstock may write there)"),
     (apsw.CorruptError, CorruptionError, "the log's file is damaged: restore a backup, or run `penstock doctor`"),
     (apsw.NotADBError, CorruptionError, "the log's file is not a database any more: restore a backup"),

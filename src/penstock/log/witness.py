@@ -69,14 +69,14 @@ class Witness:
         sync_directory(directory)
 
     @classmethod
-    def open(cls, directory: Path) -> Witness:
-        """Open the witness of a log.
+    def open(cls, directory: Path, *, write: bool = True) -> Witness:
+        """Open the witness of a log; without `write`, to read it only.
 
         Raises:
             WitnessDamaged: there is none.
         """
         try:
-            return cls(os.open(directory / NAME, os.O_RDWR | os.O_CLOEXEC))
+            return cls(os.open(directory / NAME, (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC))
         except FileNotFoundError:
             msg = (
                 f"{directory / NAME} is missing, so nobody can say whether the log is whole; put the file back, or "

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from penstock.channel.rules import unknown_name
 from penstock.errors import Closed, ConfigError, PenstockError
+from penstock.observe.carrying import SPAN_MACRO, carried
 from penstock.observe.columns import columns_of
 from penstock.observe.reading import is_dead_letters, typed
 from penstock.observe.tables import TopicDataset
@@ -91,6 +92,7 @@ class Tables:
         spill = Path(tempfile.gettempdir()) / f"penstock-query-{os.getpid()}"
         self._db = duckdb.connect(config={"temp_directory": str(spill), "python_enable_replacements": False})
         self._db.execute("SET TimeZone = 'UTC'")
+        self._db.execute(SPAN_MACRO)
         for name, topic in topics.items():
             columns = columns_of(typed(topic), dead_letters=is_dead_letters(topic))
             dataset = self._datasets[name] = TopicDataset(columns, channel, self._wait)
@@ -116,6 +118,9 @@ class Tables:
             relation: Any = self._db.sql(sql)  # its stub does not know that statements give None
             if relation is None:
                 return pa.RecordBatchReader.from_batches(pa.schema([]), [])
+            projection = carried(relation.columns, relation.types)
+            if projection is not None:
+                relation = relation.project(projection)
             return relation.to_arrow_reader(BATCH_ROWS)
 
         return Answer(self, await self.work(start))

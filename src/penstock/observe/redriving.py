@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from penstock.channel.api import Acked, GroupSpec, Publish, Topic, Unknown
 from penstock.delivery.redrive import LETTERS_SPACE, POSITION_SPACE, SUFFIX, Command, decode, encode
-from penstock.errors import ConfigError, OutcomeUnknown, Rejected
+from penstock.errors import ConfigError, DecodeError, OutcomeUnknown, Rejected
 from penstock.event.batch import NewBatch, Rows
 from penstock.log import catalogue, progress
 from penstock.observe.letters import Found
@@ -69,7 +70,8 @@ async def _dealt_with(channel: EmbeddedChannel, group: GroupRow) -> dict[Place, 
             for batch in batches:
                 assert isinstance(batch.payload, Rows)
                 for body in batch.payload.bodies():
-                    states.setdefault(Place(partition, decode(body).letter), "queued")
+                    with suppress(DecodeError):  # the group passes it over
+                        states.setdefault(Place(partition, decode(body).letter), "queued")
             position = batches[-1].end
     return states
 

@@ -104,9 +104,12 @@ def shift_of(db: apsw.Connection, group_id: int, pid: int, number: int, aim: Aim
     if aim.time_us is not None:
         to = offset_at(db, pid, ends.offset, aim.time_us)
     if not ends.begin <= to <= ends.offset:
-        msg = f"offset {to} of partition {number}, which holds {ends.begin} to {ends.offset - 1}"
+        held = f"{ends.begin} to {ends.offset - 1}" if ends.begin < ends.offset else "no events"
+        msg = f"offset {to} of partition {number}, which holds {held}: "
         if to < ends.begin:
-            msg += ": retention has removed what lay before; `earliest` is the first that is kept"
+            msg += "retention has removed what lay before; `earliest` is the first that is kept"
+        else:
+            msg += f"{ends.offset} or `latest` is behind them; name the partitions that are meant"
         raise ConfigError(msg, path="offset")
     again = max(0, floor - to) + sum(hole >= max(to, floor) for hole in holes)
     skipped = max(0, to - floor - sum(hole < to for hole in holes))

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from penstock.system.files import allocate, remove
 from penstock.system.leases import LEASE_S, LOOK_S, Leases, Sign
 
 _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
@@ -31,6 +32,9 @@ class SeatFile:
     """This process's own seat. Marks are stores into memory; they survive the death of the process, not its closing.
 
     The file is locked before it gets its public name, so nobody finds it unlocked while its owner lives.
+
+    Raises:
+        OSError: the disk has no room for it, or the system no descriptor; nothing is left behind.
     """
 
     def __init__(self, directory: Path, label: str, partitions: int) -> None:
@@ -41,10 +45,15 @@ class SeatFile:
         size = (_HEAD + partitions) * 8 + len(text)
         hidden = directory / f".{self.name}"
         self._fd = os.open(hidden, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            allocate(self._fd, size)
+            self._map = mmap.mmap(self._fd, size)
+        except OSError:
+            os.close(self._fd)
+            remove(hidden)
+            raise
         _OPEN.add(self)
-        fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(self._fd, size)
-        self._map = mmap.mmap(self._fd, size)
         self._map[size - len(text) :] = text
         self._words = memoryview(self._map)[: (_HEAD + partitions) * 8].cast("Q")
         self._words[_PID_AT], self._words[_COUNT_AT] = os.getpid(), partitions

@@ -15,6 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
+from penstock.system.files import allocate
+
 SLOT_WORDS = 4
 _BYTES = SLOT_WORDS * 8
 SIDE_BY_SIDE = 2**64 - 1
@@ -119,25 +121,37 @@ class PartitionSlot:
 
 
 class FileRecords:
-    """See `Records`: a file per worker in the group's directory, locked for as long as the worker lives."""
+    """See `Records`: a file per worker in the group's directory, locked for as long as the worker lives.
+
+    Raises:
+        OSError: the disk has no room for it, or the system no descriptor; nothing is left behind.
+    """
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
         self.name = f"{os.getpid():010d}-{os.urandom(6).hex()}"
         self._fd = os.open(directory / self.name, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o644)
-        _OPEN.add(self)
-        fcntl.flock(self._fd, fcntl.LOCK_EX)  # a moment at most: somebody else may be at `_tidy`
-        os.ftruncate(self._fd, _BYTES)
-        mapped = os.open(directory / self.name, os.O_RDWR | os.O_CLOEXEC)  # a map keeps a copy of what it was made of
         try:
-            self._map = mmap.mmap(mapped, _BYTES)
-        finally:
-            os.close(mapped)
+            self._map = self._mapped()
+        except OSError:
+            os.close(self._fd)
+            (directory / self.name).unlink(missing_ok=True)
+            raise
+        _OPEN.add(self)
         self.words = memoryview(self._map).cast("Q")
         self.words[2] = int.from_bytes(os.urandom(7)) + 1
         for path in self._paths():
             self._tidy(path)
+
+    def _mapped(self) -> mmap.mmap:
+        fcntl.flock(self._fd, fcntl.LOCK_EX)  # a moment at most: somebody else may be at `_tidy`
+        allocate(self._fd, _BYTES)
+        mapped = os.open(self._directory / self.name, os.O_RDWR | os.O_CLOEXEC)  # a map keeps a copy of what it is of
+        try:
+            return mmap.mmap(mapped, _BYTES)
+        finally:
+            os.close(mapped)
 
     def _paths(self) -> Iterator[Path]:
         for entry in sorted(os.listdir(self._directory)):

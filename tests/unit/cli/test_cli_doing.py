@@ -267,6 +267,26 @@ def test_redrive_and_skip(penstock: Penstock, tmp_path: Path, monkeypatch: pytes
         assert plain == sorted(plain)  # type: ignore[type-var]
 
 
+def test_letters_are_asked_for_at_a_rate(penstock: Penstock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One at a time, with a pause between them and none behind the last."""
+    (tmp_path / "shop.py").write_text(PROGRAM)
+    (tmp_path / "in.ndjson").write_text("".join(f'{{"id":{n}0,"customer":"c"}}\n' for n in range(1, 5)))
+    assert penstock("run", "shop.py", "--until-idle").code == exits.DONE
+    pauses: list[float] = []
+
+    async def sleep(_clock: RealClock, seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr(RealClock, "sleep", sleep)
+    for action, count in (("redrive", 3), ("skip", 1)):
+        pauses.clear()
+        first = ["--first", str(count)]
+        assert penstock("dlq", action, "check", *first, "--rate", "nan").code == exits.USAGE
+        said = penstock("dlq", action, "check", *first, "--rate", "4", "--json")
+        assert len(said.json()["letters"]) == count  # type: ignore[index]
+        assert pauses == [0.25] * (count - 1)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -290,6 +310,7 @@ def test_a_wrong_redrive(penstock: Penstock, tmp_path: Path, arguments: list[str
     [
         ("x = 1\ny = nothing\n", "bad.py:2: NameError: name 'nothing' is not defined\n  y = nothing"),
         ("x = (\n", "SyntaxError"),
+        ("import sys\nsys.exit(0)\n", "bad.py:2: SystemExit: 0\n  sys.exit(0)"),
         ("import helper\n", "bad.py:1: ValueError: no\n  import helper\n  raised in"),
         ("from penstock import App\napp = App('a/b')\n", "bad.py:2: "),
         ("x = 1\n", "declares no app"),

@@ -261,6 +261,16 @@ def test_query_keeps_columns_of_one_name_apart(penstock: Penstock, project: Path
         ("MAP {[1]: DATE '20000-01-01'}", [{"key": [1], "value": "20000-01-01"}]),
         ("{'a': INTERVAL '2 days 1 second'}", {"a": "P2DT1S"}),
         ("INTERVAL '1 month 2 days'", "P1M2DT0S"),
+        ("to_microseconds(9223372036854775807)", "P106751991DT14454.775807S"),
+        ("to_microseconds(-9223372036854775807)", "-P106751991DT14454.775807S"),
+        ("[{'x y': MAP {'k': to_hours(2600000)}}, NULL]", [{"x y": {"k": "P108333DT28800S"}}, None]),
+        ("340282366920938463463374607431768211455::UHUGEINT", "340282366920938463463374607431768211455"),
+        ("TIMETZ '12:34:56+02'", "12:34:56+02"),
+        ("BIT '0101'", "0101"),
+        ("[12345678901234567890123456789012345678901234567890::BIGNUM]", ["1234567890" * 5]),
+        ("row(1, BIT '1')", {"element1": 1, "element2": "1"}),
+        ("union_value(k := BIT '1')", "1"),
+        ("5::VARIANT", "5"),
     ],
 )
 def test_query_prints_what_python_has_no_value_for(penstock: Penstock, project: Path, sql: str, value: object) -> None:

@@ -141,9 +141,19 @@ def test_workers_whose_program_prints(tmp_path: Path) -> None:
     with _started("run", "shop.py", "--workers", "2", "--until-idle", "--json", cwd=folder) as parent:
         out, err = parent.communicate(timeout=LIMIT_S)
     assert parent.returncode == exits.DONE, err
-    loaded, document = out.split("\n", 1)
-    assert {part["name"]: part["events"] for part in json.loads(document)["parts"]}["check"] == 1
-    assert (loaded, err.count("order 1\n"), err.count("below\n")) == ("loaded", 1, 1)
+    assert {part["name"]: part["events"] for part in json.loads(out)["parts"]}["check"] == 1
+    assert (err.count("loaded\n"), err.count("order 1\n"), err.count("below\n")) == (3, 1, 1)
+
+
+def test_a_report_is_one_document_whatever_the_program_prints(tmp_path: Path) -> None:
+    folder = _program(tmp_path)
+    printing = PROGRAM.replace("    if order.id", "    print(1)\n    if order.id")
+    (folder / "shop.py").write_text(f"print('loaded')\n{printing}")
+    ran = [*PENSTOCK, "run", "shop.py", "--until-idle"]
+    said = subprocess.run([*ran, "--json"], cwd=folder, capture_output=True, text=True, check=True)
+    assert {part["name"] for part in json.loads(said.stdout)["parts"]} >= {"check"}
+    assert said.stderr.count("loaded\n") == 1
+    assert subprocess.run(ran, cwd=folder, capture_output=True, text=True, check=True).stdout.startswith("loaded\n")
 
 
 def test_workers_whose_children_outlive_them(tmp_path: Path) -> None:
@@ -182,6 +192,19 @@ def test_a_reader_that_goes_away(tmp_path: Path, arguments: list[str]) -> None:
         assert running.wait(timeout=LIMIT_S) == exits.OUTPUT_CLOSED
         assert running.stderr is not None
         assert running.stderr.read() == ""
+
+
+def test_a_terminal_that_lacks_characters(tmp_path: Path) -> None:
+    """Of whatever encoding: what it has not is escaped, in JSON as JSON is; also the ellipsis of a table."""
+    folder, told = _ran(tmp_path), {**os.environ, "PYTHONIOENCODING": "latin-1"}
+
+    def said(*arguments: str) -> str:
+        ran = subprocess.run([*PENSTOCK, "query", *arguments], cwd=folder, capture_output=True, env=told, check=True)
+        return ran.stdout.decode("latin-1")
+
+    assert json.loads(said("--json", "SELECT 'é € 😀' AS a")) == {"a": "é € 😀"}
+    assert said("SELECT 'é € 😀' AS a").split("\n")[1] == r"é \u20ac \ud83d\ude00"
+    assert said("SELECT repeat('x', 100) AS a").split("\n")[1] == "x" * 59 + r"\u2026"
 
 
 def test_ctrl_c_ends_following(tmp_path: Path) -> None:

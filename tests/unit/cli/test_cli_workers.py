@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
+import pytest
 
-from penstock.cli import exits
+from penstock.cli import exits, workers
 from penstock.cli.workers import Plan, run_workers
 from penstock.engine.group import GroupState
 from penstock.engine.work import Gauge
@@ -54,6 +55,26 @@ def test_of_lives_that_are_over_only_what_they_counted_is_told(tmp_path: Path) -
     assert code == exits.DONE
     for [state] in (told[-1], report.parts):
         assert (state.events, state.state, state.gauge) == (16, "idle", Gauge(1, 2))
+
+
+@pytest.mark.parametrize("dies", ["os._exit(9)", "os._exit(0)", "os.kill(os.getpid(), signal.SIGKILL)"])
+def test_a_program_that_ends_every_worker_as_it_is_loaded_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], dies: str
+) -> None:
+    monkeypatch.setattr(workers, "PAUSE_MAX_S", 0.01)
+    other = "print('[]', flush=True)\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(0))\ntime.sleep(60)\n"
+    _, code = run_workers(plan(tmp_path, other, f"pathlib.Path('lives').open('a').write('x')\n{dies}"), lambda _: None)
+    assert code == exits.FAILED
+    assert (tmp_path / "lives").read_text() == "x" * workers.LOADS_MAX
+    assert f"was loaded, {workers.LOADS_MAX} times in a row" in capsys.readouterr().err
+
+
+def test_a_worker_that_dies_at_its_work_is_always_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event that kills the process is given up after some attempts; the next one may do the same."""
+    monkeypatch.setattr(workers, "PAUSE_MAX_S", 0.01)
+    script = "life = len(os.listdir())\npathlib.Path(str(life)).touch()\nprint('[]', flush=True)\n"
+    _, code = run_workers(plan(tmp_path, f"{script}if life < 8: os._exit(9)\n"), lambda _: None)
+    assert code == exits.DONE
 
 
 def test_the_first_signal_of_a_person_ends_no_worker_that_drains(tmp_path: Path) -> None:

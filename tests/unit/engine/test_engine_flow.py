@@ -250,6 +250,32 @@ async def test_a_row_that_was_given_up_is_computed_again_once(kit: Kit) -> None:
     assert [(letter.offset, letter.again) for letter in await kit.letters(first)] == [(5, 0), (6, 0), (7, 0), (7, 1)]
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        b'{"action":"redrive","letter":0,"offset":3}',
+        b'{"action":"redrive","letter":-1,"offset":-3,"body":"e30="}',
+        b'{"action":"redrive","letter":0,"offset":3,"body":"e30=","again":99999999999999999999}',
+    ],
+)
+async def test_a_command_that_says_no_letter_or_nothing_to_handle_is_passed_over(kit: Kit, said: bytes) -> None:
+    source = await kit.topic("orders", Order, partitions=1)
+    await kit.publish(source, orders(20))
+
+    def refuse(rows: pl.DataFrame) -> pl.DataFrame:
+        assert 3 not in rows["id"].to_list()
+        return rows.select("id")
+
+    flow = Flow(FlowSpec("picked", "orders")).map(refuse)
+    for group in await stages(kit, flow, source, retry=Retry(1)):
+        await group.run()
+    await kit.publish_batches([NewBatch("picked.redrive", 0, 1, Rows.of([said]))])
+    kit.clock.pass_s(2)
+    for group in await stages(kit, flow, source, retry=Retry(1)):
+        await group.run()
+    assert [letter.offset for letter in await kit.letters("picked")] == [3]
+
+
 @pytest.mark.parametrize("bad", [(7, 9), (9,)])  # one long row alone: the rows are small on average
 async def test_rows_that_a_partition_cannot_be_found_for_or_that_are_too_large_are_given_up_alone(
     kit: Kit, bad: tuple[int, ...]

@@ -14,7 +14,9 @@ import pytest
 
 from penstock.channel.api import TopicSpec
 from penstock.channel.drivers.embedded import EmbeddedChannel
+from penstock.delivery.redrive import Command, encode, redrive_topic
 from penstock.errors import ConfigError
+from penstock.event.batch import NewBatch, Rows
 from penstock.event.envelope import RecordedEvent
 from penstock.log.verify import verify
 from penstock.observe import health, inventory, letters, redriving
@@ -270,6 +272,15 @@ async def test_what_became_of_letters_is_asked_for_all_groups_at_once(
     groups = ["check", *(f"group-{number}" for number in range(20))]
     assert await redriving.dealt_with(filled.channel, groups) == {group: {} for group in groups}
     assert learnt == 1
+
+
+async def test_commands_that_cannot_be_read_hide_none_of_those_that_can(filled: Kit) -> None:
+    await filled.settle("check", "flights", partition=1, floor=5)
+    said = [b"{", b'{"action":"skip","letter":-1,"offset":0}', encode(Command("skip", 1, 0))]
+    await filled.channel.open([redrive_topic("check", partitions=2)])
+    await filled.publish([NewBatch("check.redrive", 1, len(said), Rows.of(said))])
+    queued = {redriving.Place(1, 1): "queued"}
+    assert await redriving.dealt_with(filled.channel, ["check"]) == {"check": queued}
 
 
 @pytest.mark.parametrize("name", ["turn", "upkeep"])

@@ -8,7 +8,7 @@ from typing import Any
 import apsw
 import pytest
 
-from penstock.channel.api import GroupSpec, LedgerWrite, Settle, Step, Subscription
+from penstock.channel.api import GroupSpec, LedgerWrite, Settle, Step, Subscription, TopicSpec
 from penstock.errors import ConfigError, ConflictError
 from penstock.log import ages, catalogue, living, placed, progress, retention
 from penstock.log.api import Advance, Claim
@@ -113,10 +113,15 @@ async def test_what_is_refused(filled: Kit) -> None:
     for aim, named in (
         (Aim(10**9), "offset"),
         (Aim(0, partitions=[7]), "partition"),
+        (Aim(1000, partitions=[1]), r"offset 1000 of partition 1, which holds 0 to \d+: .*latest"),
         (Aim(0, partitions=[1], topic="raw"), "topic flights, not raw"),
     ):
         with pytest.raises(ConfigError, match=named):
             plan(filled.channel, "check", aim)
+    await filled.channel.open([TopicSpec("empty", partitions=1)])
+    await filled.settle("idle", "empty", partition=0, floor=0)
+    with pytest.raises(ConfigError, match="offset 1 of partition 0, which holds no events: 0 or `latest`"):
+        plan(filled.channel, "idle", Aim(1))
     with pytest.raises(ConfigError, match="nowhere"):
         plan(filled.channel, "nowhere", Aim(0))
     seeking = plan(filled.channel, "check", Aim(0))

@@ -15,6 +15,10 @@ from penstock.system.leases import GAP_S_MAX, Leases, Sign
 from penstock.system.seats import Heart, Room, SeatFile
 
 
+def full(_fd: int, _offset: int, _size: int) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def beating(leases: Leases, beats: list[int], every_s: float = 0.05) -> list[bool]:
     """Whether the member counts as living at each look."""
     return [
@@ -192,3 +196,11 @@ def test_without_file_descriptors_nobody_is_told_that_nobody_is_there(tmp_path: 
     assert [seen.label for seen in observer.seats()] == ["one"]
     observer.close()
     seat.close()
+
+
+def test_a_seat_without_room_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its file is mapped, and must not have holes: there would be no room for them at the first store."""
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with pytest.raises(OSError, match="No space"):
+        SeatFile(tmp_path, "worker", 4)
+    assert list(tmp_path.iterdir()) == []

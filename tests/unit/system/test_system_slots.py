@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import threading
@@ -10,6 +11,10 @@ from pathlib import Path
 import pytest
 
 from penstock.system.slots import FileRecords, MemoryRecords, MemorySlot, PartitionSlot
+
+
+def full(_fd: int, _offset: int, _size: int) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def handling(records: FileRecords | MemoryRecords, partition: int, offset: int) -> None:
@@ -140,3 +145,11 @@ def test_a_slot_in_memory_may_be_shared(shared: bool) -> None:
     slot.clear()
     assert slot.left() is None
     slot.close()
+
+
+def test_a_record_without_room_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a seat: see there."""
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with pytest.raises(OSError, match="No space"):
+        FileRecords(tmp_path)
+    assert list(tmp_path.iterdir()) == []

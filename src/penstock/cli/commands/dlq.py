@@ -99,25 +99,27 @@ def show(*, letter: str, raw: bool) -> None:
         _print(found)
 
 
-def _number(_context: click.Context, _option: click.Parameter, value: float | None) -> float | None:
-    """The range lets through what compares with nothing."""
-    if value is not None and math.isnan(value):
-        msg = "nan is no number"
-        raise click.BadParameter(msg)
-    return value
+class _Rate(click.FloatRange):
+    """Of letters, a second. The range alone lets through what compares with nothing."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        found = super().convert(value, param, ctx)
+        if math.isnan(found):
+            self.fail("nan is no number", param, ctx)
+        return found
 
 
 def _choice(action: Action) -> Decorated:
     """The options that redrive and skip share: which letters, and how; `_chosen` makes them one value."""
     option = partial(click.option, expose_value=False, callback=_keep)
-    rate = click.FloatRange(min=0.001, max=1e6)
+    rate = _Rate(min=0.001, max=1e6)
     options = (
         click.argument("letters", nargs=-1, metavar="LETTER|GROUP..."),
         option("--all", "everything", is_flag=True, help="Every open letter of the group."),
         option("--matching", metavar="TEXT", help="The group's open letters whose error or reason holds TEXT."),
         option("--first", type=click.IntRange(min=1), metavar="N", help="At most N of them, the oldest first."),
         option("--dry-run", is_flag=True, help=f"Say which would be meant, {action} none."),
-        option("--rate", type=rate, callback=_number, metavar="N", help="At most N letters a second."),
+        option("--rate", type=rate, metavar="N", help="At most N letters a second."),
         log_option(),
         json_option(),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,17 +43,19 @@ def command(*, program: Path, name: str | None, until_idle: bool, workers: int, 
         from penstock.cli.workers import serve  # noqa: PLC0415
 
         return serve(lambda: load_app(program, name), RunOptions(until_idle, republish, worker))
-    app = load_app(program, name)
-    output.note(f"log {app.directory}")
-    if workers > 1:
-        return _together(app, program, workers, RunOptions(until_idle, republish))
-    with shown() as show:
-        report = app.run(until_idle=until_idle, republish=republish, on_progress=show)
+    with redirect_stdout(sys.stderr if wants_json() or workers > 1 else sys.stdout):  # of what the program prints
+        app = load_app(program, name)
+        output.note(f"log {app.directory}")
+        if workers > 1:
+            report, code = _together(app, program, workers, RunOptions(until_idle, republish))
+        else:
+            with shown() as show:
+                report, code = app.run(until_idle=until_idle, republish=republish, on_progress=show), exits.DONE
     _tell(app, report)
-    return exits.DONE
+    return code
 
 
-def _together(app: App, program: Path, workers: int, options: RunOptions) -> int:
+def _together(app: App, program: Path, workers: int, options: RunOptions) -> tuple[RunReport, int]:
     from penstock.cli.running import shown  # noqa: PLC0415
     from penstock.cli.workers import Plan, run_workers  # noqa: PLC0415
 
@@ -59,9 +63,7 @@ def _together(app: App, program: Path, workers: int, options: RunOptions) -> int
         msg = "--republish publishes from one process; leave --workers out"
         raise click.UsageError(msg)
     with shown() as show:
-        report, code = run_workers(Plan(program.resolve(), app.name, workers, until_idle=options.until_idle), show)
-    _tell(app, report)
-    return code
+        return run_workers(Plan(program.resolve(), app.name, workers, until_idle=options.until_idle), show)
 
 
 def _tell(app: App, report: RunReport) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Protocol
 
 import apsw
@@ -110,9 +110,12 @@ class EmbeddedIntake:
         self._topic = topic
         self._system = system
         self._tidings = channel.port.tidings(topic.pids)
-        self._company = channel.port.company(
-            str(group.id), subscription.member, partitions=len(topic.pids), changed=self._tidings.poke
-        )
+        with ExitStack() as undo:
+            undo.callback(self._tidings.close)
+            self._company = channel.port.company(
+                str(group.id), subscription.member, partitions=len(topic.pids), changed=self._tidings.poke
+            )
+            undo.pop_all()
         self._looked_s = float("-inf")
         self._settled_with: list[sharing.Seat] | None = None  # the members when there was nothing to change
         self._held: dict[int, _Held] = {}

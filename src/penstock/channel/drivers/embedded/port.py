@@ -13,6 +13,7 @@ import apsw
 from penstock.channel.sharing import Chair, Seat, Table
 from penstock.errors import Closed
 from penstock.log.api import Request, Result
+from penstock.log.connection import translate
 from penstock.log.log import Log, LogConfig
 from penstock.log.store import Identity, Store
 from penstock.system.leases import LEASE_S
@@ -170,7 +171,11 @@ class RealPort:
     def company(self, key: str, label: str, *, partitions: int, changed: Callable[[], None]) -> Company:
         """See `LogPort`: a seat in a directory of that name, whose lock the kernel frees at death."""
         directory = self.log.directory / "groups" / key
-        room = Room(directory, SeatFile(directory, label, partitions), lease_s=self._lease_s)
+        try:
+            seat = SeatFile(directory, label, partitions)
+        except OSError as exc:
+            raise translate(exc, directory) from exc
+        room = Room(directory, seat, lease_s=self._lease_s)
         return _RealCompany(room, label, self._heart, changed)
 
     def present(self, key: str) -> list[Seat]:
@@ -183,7 +188,10 @@ class RealPort:
 
     def tidings(self, pids: Sequence[int]) -> Tidings:
         """See `LogPort`."""
-        return _FifoTidings(self.log.waiter(pids))
+        try:
+            return _FifoTidings(self.log.waiter(pids))
+        except OSError as exc:
+            raise translate(exc, self.log.directory) from exc
 
     async def close(self) -> None:
         """See `LogPort`."""
