@@ -122,7 +122,7 @@ async def carry_out(channel: EmbeddedChannel, seeking: Seeking) -> None:
     """Make the move, in one transaction; the epochs go up.
 
     Raises:
-        ConflictError: the group has members that live, or it has moved since; nothing was changed.
+        ConflictError: the group has members that live, or it or what is kept has moved since; nothing was changed.
     """
     _require_nobody(channel, seeking.group, seeking.group_id)
 
@@ -132,6 +132,9 @@ async def carry_out(channel: EmbeddedChannel, seeking: Seeking) -> None:
             if (0 if found is None else found[0].floor) != shift.floor:
                 msg = f"group {seeking.group} has moved meanwhile; look again"
                 raise ConflictError(msg)
+            if shift.to < (begin := placed.known(db, pid).begin):
+                msg = f"retention has removed what lay before offset {begin} of partition {shift.partition} meanwhile"
+                raise ConflictError(f"{msg}; look again")
             progress.seek(db, seeking.group_id, pid, floor=shift.to, keep=KEPT)
 
     await channel.port.write(work)

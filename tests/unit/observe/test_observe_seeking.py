@@ -55,8 +55,11 @@ async def test_what_retention_has_removed_cannot_be_read_again(filled: Kit) -> N
         retention.trim(db, task, ages=known, expiry=living.Expiry(), bytes_now=1)  # the oldest block
         return placed.known(db, pids[0]).begin
 
+    planned = plan(filled.channel, "check", Aim(0))
     begin = await filled.channel.port.write(trim)
     assert begin > 0
+    with pytest.raises(ConflictError, match=rf"before offset {begin} of partition 0 meanwhile; look again"):
+        await carry_out(filled.channel, planned)
     with pytest.raises(ConfigError, match=rf"offset 0 of partition 0, which holds {begin} to .*retention.*earliest"):
         plan(filled.channel, "check", Aim(0))
     assert [s.to for s in plan(filled.channel, "check", Aim(time_us=0)).shifts] == [begin, 0]
