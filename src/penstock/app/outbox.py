@@ -11,8 +11,8 @@ import msgspec
 from penstock.app.outcome import Acked, Outcome, Rejected, Unknown
 from penstock.channel import api
 from penstock.channel.ids import without
+from penstock.channel.sealed import Sealed, seal
 from penstock.channel.typed import Packed, TypedTopic
-from penstock.errors import PermanentError
 from penstock.event.batch import Columns, NewBatch
 from penstock.event.beside import Beside
 from penstock.event.envelope import NewEvent
@@ -20,30 +20,6 @@ from penstock.event.partition import Key, canonical_key
 
 CHUNK_EVENTS = 5_000
 CHUNK_BYTES = 1_000_000
-
-
-class Sealed(msgspec.Struct, gc=False):
-    """An event as it was when it was sent: its bytes, and its envelope when it came in one; or why it has none."""
-
-    body: bytes
-    event: NewEvent | None = None
-    refused: str = ""
-
-    def __len__(self) -> int:
-        return len(self.body)
-
-
-def seal(topic: TypedTopic[Any], event: Any) -> Sealed:
-    """Encode an event; one that cannot be encoded is refused."""
-    try:
-        if type(event) is not NewEvent:
-            return Sealed(topic.encode(event))
-        topic.check_envelope(event)
-        if event.headers:  # a copy: what is changed after it was sent is not what was sent
-            event = msgspec.structs.replace(event, headers=dict(event.headers))
-        return Sealed(topic.encode(event.data), event)
-    except (PermanentError, TypeError, ValueError) as exc:
-        return Sealed(b"", None, str(exc))
 
 
 class Parcel:

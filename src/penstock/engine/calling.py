@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import inspect
 from array import array
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from collections.abc import Set as AbstractSet
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, cast
 
 import msgspec
 
+from penstock.channel.sealed import Sealed, seal
+from penstock.channel.typed import TypedTopic
 from penstock.errors import ConfigError, Reject, TransientError
+from penstock.event.envelope import NewEvent
 
 
 class NotCalled(TransientError):
@@ -102,10 +104,7 @@ def call_sync(
     handler: Callable[[Any], Any],
     events: Iterable[tuple[int, Any]],
     words: memoryview,
-    *,
-    out: list[Any],
-    causes: list[int],
-    rejected: list[tuple[int, Reject]],
+    gave: Gave,
 ) -> Raised | None:
     """Call the handler on each event of `events`.
 
@@ -113,14 +112,14 @@ def call_sync(
         handler: takes one event.
         events: offsets and events, consumed as far as the call gets.
         words: the attempts slot; `words[1]` is set to the event's offset before each call.
-        out: results that are not None are appended here,
-        causes: and the offsets of their events here.
-        rejected: offsets of events that were rejected, with the decision: the next event is called all the same.
+        gave: takes what they give.
 
     Returns:
         What was raised, None when nothing was.
     """
     plain: type | None = None
+    out, causes, sealing = gave.out, gave.causes, gave.sealing
+    quick = sealing.quick
     for offset, event in events:
         words[1] = offset
         try:
@@ -128,15 +127,19 @@ def call_sync(
             if result is not None and type(result) is not plain:
                 plain, result = _settled(result)
         except Reject as exc:
-            rejected.append((offset, exc.with_traceback(None)))
+            gave.rejected.append((offset, exc.with_traceback(None)))
             continue
         except BaseException as exc:  # a user's handler may raise anything
             if not is_outcome(exc):
                 raise
             return Raised(offset, exc)
-        if result is not None:
-            out.append(result)
-            causes.append(offset)
+        if result is None:
+            continue
+        try:
+            out.append(quick(result) if plain is not None else sealing.all(result))
+        except Exception:  # noqa: BLE001 - what was returned may be anything; why it has no bytes is looked at
+            out.append(sealing.one(result))
+        causes.append(offset)
     return None
 
 
@@ -144,13 +147,12 @@ async def call_async(
     handler: Callable[[Any], Awaitable[Any]],
     events: Iterable[tuple[int, Any]],
     words: memoryview,
-    *,
-    out: list[Any],
-    causes: list[int],
-    rejected: list[tuple[int, Reject]],
+    gave: Gave,
 ) -> Raised | None:
     """`call_sync` for a handler that is awaited, one event after the other."""
     plain: type | None = None
+    out, causes, sealing = gave.out, gave.causes, gave.sealing
+    quick = sealing.quick
     for offset, event in events:
         words[1] = offset
         try:
@@ -158,50 +160,113 @@ async def call_async(
             if result is not None and type(result) is not plain:
                 plain, result = _settled(result)
         except Reject as exc:
-            rejected.append((offset, exc.with_traceback(None)))
+            gave.rejected.append((offset, exc.with_traceback(None)))
             continue
         except BaseException as exc:
             if not is_outcome(exc):
                 raise
             return Raised(offset, exc)
-        if result is not None:
-            out.append(result)
-            causes.append(offset)
+        if result is None:
+            continue
+        try:
+            out.append(quick(result) if plain is not None else sealing.all(result))
+        except Exception:  # noqa: BLE001 - what was returned may be anything; why it has no bytes is looked at
+            out.append(sealing.one(result))
+        causes.append(offset)
     return None
 
 
 def _settled(result: Any) -> tuple[type | None, Any]:
     """What a handler returned, with a generator run to its end: it may still raise, and that belongs to its event.
 
-    The type comes along when results of it need no such look.
+    The type comes along when results of it are single ones, and plain; else they come as a list.
     """
-    return (None, list(result)) if isinstance(result, Iterator) else (type(result), result)
+    if isinstance(result, list | tuple | Iterator):
+        return None, list(result)
+    return (None, [result]) if type(result) is NewEvent else (type(result), result)
+
+
+class Sealing:
+    """Makes bytes of results for the topic `into`; None: they are only counted.
+
+    `quick` is for plain ones, and raises whatever an encoder raises.
+    """
+
+    def __init__(self, into: TypedTopic[Any] | None) -> None:
+        self._into = into
+        self.quick: Callable[[Any], bytes] = _no_bytes if into is None else into.encode_quick
+
+    def one(self, result: Any) -> Sealed:
+        """One result, in an envelope or not; or why it cannot be one."""
+        if self._into is None:
+            return Sealed(b"")
+        if type(result) is NewEvent and result.id is not None:
+            return Sealed(b"", None, ID_REFUSED.format(result.id))
+        return seal(self._into, result)
+
+    def all(self, results: Sequence[Any]) -> list[Sealed]:
+        """Those that are not None."""
+        return [self.one(result) for result in results if result is not None]
+
+
+ID_REFUSED = (
+    "id: {!r}; a result's id is made from its event's, and is the same whenever that is handled: leave it out, and put "
+    "yours into the data or a header"
+)
+
+
+def _no_bytes(_result: Any) -> bytes:
+    return b""
+
+
+class Gave(msgspec.Struct):
+    """What a run of calls gave. The event of a result that is not None was at the offset in `causes`.
+
+    `out` has results as bytes, at once: the handler may change afterwards what it has returned. One that is more than
+    its bytes, or has none, is sealed; several of one event are a list. `rejected` are events that were refused, with
+    the decision: the next one is called all the same.
+    """
+
+    sealing: Sealing
+    out: list[bytes | Sealed | list[Sealed]] = []
+    causes: list[int] = []
+    rejected: list[tuple[int, Reject]] = []
+
+    def add(self, other: Gave) -> None:
+        """Take what another run gave, behind one's own."""
+        self.out += other.out
+        self.causes += other.causes
+        self.rejected += other.rejected
 
 
 class Flat(msgspec.Struct, frozen=True):
-    """Single results; the offset of each one's event; each one's number among those of its event; their types.
+    """Single results; the offset of each one's event; each one's number among those of its event.
 
-    `numbers` is None when no event gave more than one.
+    `numbers` is None when no event gave more than one; `sealed` has those that are more than their bytes, by index.
     """
 
-    results: list[Any]
+    bodies: list[bytes]
     causes: array[int]
     numbers: array[int] | None
-    types: AbstractSet[type]
+    sealed: Mapping[int, Sealed]
 
 
-def flatten(out: list[Any], causes: list[int]) -> Flat:
-    """Spread handlers' lists and tuples into single results."""
-    types = set(map(type, out))
-    if not any(issubclass(kind, list | tuple) for kind in types):
-        return Flat(out, array("q", causes), None, types)
-    results: list[Any] = []
-    offsets = array("q")
-    numbers = array("q")
-    for result, cause in zip(out, causes, strict=True):
-        many = result if isinstance(result, list | tuple) else (result,)
-        for number, one in enumerate(one for one in many if one is not None):
-            results.append(one)
+def flatten(gave: Gave) -> Flat:
+    """What the calls gave as single results."""
+    out, causes = gave.out, gave.causes
+    if set(map(type, out)) == {bytes}:
+        return Flat(cast("list[bytes]", out[:]), array("q", causes), None, {})
+    bodies: list[bytes] = []
+    offsets, numbers = array("q"), array("q")
+    sealed: dict[int, Sealed] = {}
+    for given, cause in zip(out, causes, strict=True):
+        for number, one in enumerate(given if isinstance(given, list) else (given,)):
+            if isinstance(one, Sealed):
+                if one.event is not None or one.refused:
+                    sealed[len(bodies)] = one
+                bodies.append(one.body)
+            else:
+                bodies.append(one)
             offsets.append(cause)
             numbers.append(number)
-    return Flat(results, offsets, numbers if any(numbers) else None, set(map(type, results)))
+    return Flat(bodies, offsets, numbers if any(numbers) else None, sealed)

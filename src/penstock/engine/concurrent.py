@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from typing import Any
 
 import msgspec
 
 from penstock.channel.api import Assigned, Delivery, LedgerWrite, Subscription
 from penstock.delivery.lot import Head
-from penstock.engine.calling import Raised, call_async
+from penstock.engine.calling import Gave, Raised, Sealing, call_async
 from penstock.engine.handler import HandlerSpec
 from penstock.engine.handling import STEP_BYTES_MAX, HandlerWork
 from penstock.engine.parts import Part, parts_of
@@ -19,7 +18,6 @@ from penstock.engine.place import Place
 from penstock.engine.results import Cause, Made, OutputRefused, Topics
 from penstock.engine.watching import Hand
 from penstock.engine.work import Draft, Read, Stopping
-from penstock.errors import Reject
 from penstock.system.ports import System
 from penstock.system.slots import SIDE_BY_SIDE, Slot
 
@@ -53,7 +51,7 @@ class _Progress(msgspec.Struct, eq=False):
     taken: int
     made: Made
     done: set[int]
-    finished: list[tuple[_Waiting, list[Any], list[int]]]
+    finished: list[tuple[_Waiting, Gave]]
     full: deque[Draft]
     alone_until: int = 0
     stepped_s: float = float("-inf")
@@ -86,6 +84,7 @@ class ConcurrentWork(HandlerWork):
         self._error: BaseException | None = None
         self._suspects = False
         self._queued = 0
+        self._sealing = Sealing(topics.into)
 
     # -- ownership -------------------------------------------------------------------------------------------------
 
@@ -258,15 +257,15 @@ class ConcurrentWork(HandlerWork):
             attempt = 1 if head is None else head.attempts + 1
             again, marks = 0 if head is None else head.again, waiting.place.marks
             handler = self._bound(part.delivered, attempt, again, marks=marks, words=mine)
-            out, causes, rejected = list[Any](), list[int](), list[tuple[int, Reject]]()
+            gave = Gave(self._sealing)
             pair = iter(((offset, part.events[offset - part.first]),))
-            raised = await call_async(handler, pair, mine, out=out, causes=causes, rejected=rejected)
+            raised = await call_async(handler, pair, mine, gave)
             mine[0] = 0
             if task not in self._at:  # the partition is somebody else's
                 return
-            if rejected:
-                raised = Raised(offset, rejected[0][1])
-            self._handled(lane, waiting, raised, out, causes)
+            if gave.rejected:
+                raised = Raised(offset, gave.rejected.pop()[1])
+            self._handled(lane, waiting, raised, gave)
             if len(self._ready) < self._spec.concurrency // 2:
                 self._told.set()
         del self._at[task]
@@ -283,14 +282,14 @@ class ConcurrentWork(HandlerWork):
         ]
         return [*super().in_hand(), *hands]
 
-    def _handled(self, lane: Lane, waiting: _Waiting, raised: Raised | None, out: list[Any], causes: list[int]) -> None:
+    def _handled(self, lane: Lane, waiting: _Waiting, raised: Raised | None, gave: Gave) -> None:
         """Take the results, or what was raised, and go on with the key's next event."""
         place, head = waiting.place, waiting.head
         progress = self._progress[place.partition]
         whole = self._spec.on_failure.given_up == "continue"
         if raised is None and head is None and whole:
             place.succeeded()
-            progress.finished.append((waiting, out, causes))
+            progress.finished.append((waiting, gave))
             queue = self._lanes.pop(lane)
             if queue:
                 self._next_of(lane, place, queue)
@@ -300,10 +299,10 @@ class ConcurrentWork(HandlerWork):
         if not made.inputs or made.inputs[-1] is not waiting.part.delivered:
             made.inputs.append(waiting.part.delivered)
         if raised is None:
-            made.out, made.causes = out, causes
+            made.gave = gave
             if head is not None:
                 self._mark(head, made)
-            cut = made.encode(whole=whole)
+            cut = made.gather(whole=whole)
             if cut is not None:
                 raised = Raised(waiting.offset, OutputRefused(cut.reason))
         queue = self._lanes.pop(lane)
@@ -410,17 +409,16 @@ class ConcurrentWork(HandlerWork):
     def _take_finished(self, progress: _Progress) -> None:
         """Results of what is finished become part of the step, as many as it can hold."""
         finished, made = progress.finished, progress.made
-        for waiting, out, causes in finished:
-            made.out += out
-            made.causes += causes
+        for waiting, gave in finished:
+            made.gave.add(gave)
             if not made.inputs or made.inputs[-1] is not waiting.part.delivered:
                 made.inputs.append(waiting.part.delivered)
-        cut = made.encode()
+        cut = made.gather()
         count = (
             len(finished) if cut is None else next(i for i, one in enumerate(finished) if one[0].offset == cut.offset)
         )
         progress.finished = finished[count:]
-        for waiting, _, _ in finished[:count]:
+        for waiting, _ in finished[:count]:
             made.mark(waiting.place.marks.settle(waiting.offset))
             self._done(waiting)
 

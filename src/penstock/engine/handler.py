@@ -112,20 +112,20 @@ class Handler:
         self._going = (self._system.clock.monotonic_s(), calls)
         words[1] = start  # before the partition: a death in between is charged to nobody
         words[0] = made.partition + 1
-        made.marks.begin(made.rejected)
+        made.marks.begin(made.gave.rejected)
         self._runs += 1
         if self._spec.shape.is_async:
-            self._awaited = call_async(handler, pairs, words, out=made.out, causes=made.causes, rejected=made.rejected)
+            self._awaited = call_async(handler, pairs, words, made.gave)
             try:
                 raised = await self._awaited
             except NotCalled:
                 words[0] = 0
                 raise
         else:
-            raised = call_sync(handler, pairs, words, out=made.out, causes=made.causes, rejected=made.rejected)
+            raised = call_sync(handler, pairs, words, made.gave)
         words[0] = 0
         self._going = (0.0, None)
-        cut = made.encode(whole=self._spec.on_failure.given_up == "continue")
+        cut = made.gather(whole=self._spec.on_failure.given_up == "continue")
         if cut is None:
             return raised if raised is not None or calls is None else calls.uncalled(words[1])
         return Raised(cut.offset, OutputRefused(cut.reason)) if cut.reason else cut.offset

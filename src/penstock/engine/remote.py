@@ -11,9 +11,10 @@ import msgspec
 
 from penstock.channel.typed import TypedTopic
 from penstock.delivery.once import Marks
+from penstock.engine.calling import Sealing
 from penstock.engine.context import Context
-from penstock.engine.results import check_result, stack_of
-from penstock.errors import Reject
+from penstock.engine.results import stack_of
+from penstock.errors import Reject, Rejected
 from penstock.event.batch import Delivered, Rows
 from penstock.event.beside import said
 from penstock.event.envelope import NewEvent
@@ -77,10 +78,12 @@ class Given(msgspec.Struct, frozen=True, tag="given"):
         Raises:
             PenstockError: some of it cannot be published.
         """
-        if into is None:
-            return cls([b""] * len(results))
-        beside = {index: _beside(into, one) for index, one in enumerate(results) if type(one) is NewEvent}
-        return cls([into.encode(one.data if type(one) is NewEvent else one) for one in results], beside)
+        sealed = Sealing(into).all(results)
+        for one in sealed:
+            if one.refused:
+                raise Rejected(one.refused)
+        beside = {index: _beside(one.event) for index, one in enumerate(sealed) if one.event is not None}
+        return cls([one.body for one in sealed], beside)
 
     def results(self, into: TypedTopic[Any] | None) -> list[Any]:
         """The same where they are published.
@@ -187,8 +190,7 @@ def _told_as(kind: type[Exception], name: str) -> type[Exception]:
     return type(name, (kind,), {"__module__": kind.__module__, "__new__": new, "__init__": init, "__str__": text})
 
 
-def _beside(into: TypedTopic[Any], event: NewEvent) -> dict[str, Any]:
-    check_result(into, event)
+def _beside(event: NewEvent) -> dict[str, Any]:
     return {name: canonical_key(value) if name == "key" else value for name, value in said(event)}
 
 

@@ -16,13 +16,12 @@ from penstock.delivery.deadletter import DeadLetter, text_of, to_batch
 from penstock.delivery.lot import Try
 from penstock.delivery.once import SPACE as ONCE
 from penstock.delivery.once import Mark, Marks
-from penstock.engine.calling import Flat, flatten
+from penstock.engine.calling import Flat, Gave, Sealing, flatten
 from penstock.engine.context import Identity
 from penstock.engine.work import Draft
-from penstock.errors import PermanentError, Reject, Rejected
+from penstock.errors import PermanentError, Reject
 from penstock.event.batch import Delivered, NewBatch, chosen
 from penstock.event.beside import Beside
-from penstock.event.envelope import NewEvent
 
 RUN_BYTES_MAX = 64_000_000
 """Results of one run of calls past it are let go, and their events handled again in the next: nothing was settled."""
@@ -79,20 +78,6 @@ class Cut(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
-def check_result(into: TypedTopic[Any], event: NewEvent) -> None:
-    """Whether a handler may return this envelope for topic `into`.
-
-    Raises:
-        Rejected: names the attribute and the rule.
-    """
-    if event.id is not None:
-        raise Rejected(
-            f"id: {event.id!r}; a result's id is made from its event's, and is the same whenever that is handled: "
-            "leave it out, and put yours into the data or a header"
-        )
-    into.check_envelope(event)
-
-
 def stack_of(error: BaseException) -> str:
     """The traceback from the handler on: how it came to be called is the same for all."""
     trace = error.__traceback__
@@ -118,7 +103,7 @@ class _Encoded(msgspec.Struct):
 class Made:
     """What one draft is made of, while it is being made.
 
-    `out` and `causes` hold the results of the run of calls at hand, until `encode`, `rejected` what it refused.
+    `gave` holds what the run of calls at hand gave, until `gather`.
     `inputs` are the batches that anything here came from, of two that have an offset the smaller one has the event
     (one that was redriven is a batch by itself); `redriven` the offsets whose results are out of order.
     `marked` has those of the partition's `marks` that events settled here have made.
@@ -128,9 +113,7 @@ class Made:
         self.partition = partition
         self.marks = marks
         self.marked: list[Mark] = []
-        self.out: list[Any] = []
-        self.causes: list[int] = []
-        self.rejected: list[tuple[int, Reject]] = []
+        self.gave = Gave(Sealing(topics.into))
         self.ledger: list[LedgerWrite] = []
         self.inputs: list[Delivered] = []
         self.redriven: set[int] = set()
@@ -148,7 +131,7 @@ class Made:
 
     def take_rejected(self) -> list[tuple[int, Reject]]:
         """What the last run of calls rejected."""
-        taken, self.rejected = self.rejected, []
+        taken, self.gave.rejected = self.gave.rejected, []
         return taken
 
     def mark(self, marks: Sequence[Mark]) -> None:
@@ -159,8 +142,8 @@ class Made:
 
     # -- results ---------------------------------------------------------------------------------------------------
 
-    def encode(self, *, whole: bool = True) -> Cut | None:
-        """Results become valid bytes while they are in the processor's cache.
+    def gather(self, *, whole: bool = True) -> Cut | None:
+        """Take on what the calls gave: it is validated while it is in the processor's cache.
 
         Args:
             whole: an event whose results cannot be published becomes a dead letter with the draft, and the others
@@ -169,32 +152,29 @@ class Made:
         Returns:
             From where on results were let go, if any were; at least one event's are kept, or refused.
         """
-        if not self.out:
+        gave = self.gave
+        if not gave.out:
             return None
         into = self._topics.into
         cut: Cut | None = None
         if into is None:
             reason = f"handler {self._group} returned an event but has no into=; name the topic, or return None"
             if whole:
-                self._refuse(dict.fromkeys(self.causes, reason))
+                self._refuse(dict.fromkeys(gave.causes, reason))
             else:
-                cut = Cut(self.causes[0], reason)
+                cut = Cut(gave.causes[0], reason)
         else:
-            cut = self._encode(into, flatten(self.out, self.causes), whole=whole)
-        self.out.clear()
-        self.causes.clear()
+            cut = self._gather(into, flatten(gave), whole=whole)
+        gave.out.clear()
+        gave.causes.clear()
         return cut
 
-    def _encode(self, into: TypedTopic[Any], flat: Flat, *, whole: bool) -> Cut | None:
+    def _gather(self, into: TypedTopic[Any], flat: Flat, *, whole: bool) -> Cut | None:
         encoded, cut = self._encoded, None
-        results, causes, numbers = flat.results, flat.causes, flat.numbers
-        envelopes: dict[int, NewEvent] = {}
-        if NewEvent in flat.types:
-            results, envelopes = self._opened(into, results, causes)
-        try:
-            bodies = list(map(into.encode_quick, results))
-        except Exception:  # noqa: BLE001 - the reasons are found one by one
-            bodies = self._encoded_each(into, results, causes)
+        bodies, causes, numbers = flat.bodies, flat.causes, flat.numbers
+        for index, one in flat.sealed.items():
+            if one.refused:
+                encoded.refused.setdefault(causes[index], one.refused)
         size = sum(map(len, bodies))
         if size > RUN_BYTES_MAX:
             count = self._fitting(bodies, causes)
@@ -206,46 +186,21 @@ class Made:
         before = encoded.seen.count
         into.look(bodies, encoded.seen)
         if not whole and (encoded.refused or encoded.seen.refused):
-            known = encoded.refused | {causes[i - before]: r for i, r in encoded.seen.refused.items()}
+            known = {causes[i - before]: r for i, r in encoded.seen.refused.items()} | encoded.refused
             cut = Cut(min(known), known[min(known)])
             count = causes.index(cut.offset)
             encoded.refused.clear()
             encoded.seen.forget(before)
             bodies, causes, size = bodies[:count], causes[:count], sum(map(len, bodies[:count]))
             into.look(bodies, encoded.seen)
-        for index, event in envelopes.items():
-            if index < len(bodies):
-                encoded.beside.note(event, len(encoded.bodies) + index)
+        for index, one in flat.sealed.items():
+            if one.event is not None and index < len(bodies):
+                encoded.beside.note(one.event, len(encoded.bodies) + index)
         encoded.bodies += bodies
         encoded.causes.extend(causes)
         encoded.numbers.extend(array("q", bytes(8 * len(causes))) if numbers is None else numbers[: len(causes)])
         self.size += size
         return cut
-
-    def _opened(
-        self, into: TypedTopic[Any], results: list[Any], causes: Sequence[int]
-    ) -> tuple[list[Any], dict[int, NewEvent]]:
-        """Results as data alone, and the envelopes by index; of one that may not be, its event's reason is noted."""
-        envelopes: dict[int, NewEvent] = {}
-        for index, result in enumerate(results):
-            if type(result) is NewEvent:
-                try:
-                    check_result(into, result)
-                    envelopes[index] = result
-                except PermanentError as exc:
-                    self._encoded.refused.setdefault(causes[index], str(exc))
-        return [result.data if type(result) is NewEvent else result for result in results], envelopes
-
-    def _encoded_each(self, into: TypedTopic[Any], results: list[Any], causes: Sequence[int]) -> list[bytes]:
-        """One body per result; of one that cannot be encoded it is empty, and its event's reason noted."""
-        bodies: list[bytes] = []
-        for result, cause in zip(results, causes, strict=True):
-            try:
-                bodies.append(into.encode(result))
-            except (PermanentError, TypeError) as exc:
-                self._encoded.refused.setdefault(cause, str(exc))
-                bodies.append(b"")
-        return bodies
 
     def _fitting(self, bodies: list[bytes], causes: Sequence[int]) -> int:
         """How many results to keep: whole events, at least one; one that gives too much alone keeps nothing."""

@@ -153,6 +153,35 @@ async def test_a_handler_puts_an_envelope_around_a_result(kit: Kit, concurrency:
     assert [event.causationid for event in (one, two)] == ["orders/0/1", "orders/0/2"]
 
 
+@pytest.mark.parametrize("concurrency", [0, 1, 4])
+async def test_what_a_handler_changes_after_it_has_returned_it_is_stored_as_it_was(kit: Kit, concurrency: int) -> None:
+    """One object for all its results, one dict for all their headers, one list to return them in."""
+    source = await kit.topic("orders", Order, partitions=1)
+    into = await kit.topic("bills", Bill, partitions=1)
+    await kit.publish(source, orders(3_000))
+    one, headers, several = Bill(0, "", 0.0), {"n": ""}, list[object]()
+
+    def bill(order: Order) -> object:
+        one.id, headers["n"] = order.id, str(order.id)
+        if order.id % 3 == 0:
+            return one
+        several[:] = [one, NewEvent(data=one, headers=headers)]
+        return several if order.id % 3 == 1 else several[1]
+
+    async def awaited(order: Order) -> object:
+        return bill(order)
+
+    function, options = (bill, {}) if concurrency == 0 else (awaited, {"concurrency": concurrency})
+    await (await kit.handler(function, source, into, **options)).run()
+    found = [
+        (event.data.id, event.headers)
+        for batch in await kit.channel.read("bills", 0, 0, events_max=10_000)
+        for event in map(Identity(batch, into).event, range(batch.count))
+    ]
+    enveloped = [(number, {"n": str(number)}) for number in range(3_000) if number % 3]
+    assert sorted(found, key=repr) == sorted(enveloped + [(n, {}) for n in range(3_000) if n % 3 < 2], key=repr)
+
+
 @pytest.mark.parametrize("given_up", ["continue", "block"])
 async def test_an_envelope_that_may_not_be_makes_its_event_a_dead_letter(kit: Kit, given_up: GivenUp) -> None:
     """By itself: what stands beside it is published."""

@@ -1,0 +1,35 @@
+"""An event as it was when it was handed over: what is changed afterwards is not what was sent, or returned."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from penstock.channel.typed import TypedTopic
+from penstock.errors import PermanentError
+from penstock.event.envelope import NewEvent
+
+
+class Sealed(msgspec.Struct, gc=False):
+    """Its bytes, and its envelope when it came in one; or why it has none."""
+
+    body: bytes
+    event: NewEvent | None = None
+    refused: str = ""
+
+    def __len__(self) -> int:
+        return len(self.body)
+
+
+def seal(topic: TypedTopic[Any], event: Any) -> Sealed:
+    """Encode an event; one that cannot be encoded is refused."""
+    try:
+        if type(event) is not NewEvent:
+            return Sealed(topic.encode(event))
+        topic.check_envelope(event)
+        if event.headers:  # a copy, as the bytes are
+            event = msgspec.structs.replace(event, headers=dict(event.headers))
+        return Sealed(topic.encode(event.data), event)
+    except (PermanentError, TypeError, ValueError) as exc:
+        return Sealed(b"", None, str(exc))
