@@ -1,4 +1,4 @@
-"""Memory over time: a program that publishes, handles and queries for as long as it is told must not grow."""
+"""Memory and open files over time: a program that publishes, handles and sinks for long must not grow."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from tests.long.plan import Limits, Say
 WARM_SHARE = 0.25
 GROWTH_MAX = 1.10
 GROWTH_FREE_MB = 24
+FILES_FREE = 4
 
 
 class Sample(msgspec.Struct, frozen=True):
@@ -25,6 +26,7 @@ class Sample(msgspec.Struct, frozen=True):
     seconds: float
     events: int
     resident_mb: float
+    files: int
 
 
 def run(scratch: Path, limits: Limits, say: Say) -> list[Row]:
@@ -43,13 +45,13 @@ def run(scratch: Path, limits: Limits, say: Say) -> list[Row]:
 
 
 def flat(samples: list[Sample]) -> bool:
-    """Whether the median of the last quarter is about that of the quarter after warming up."""
+    """Whether the median of the last quarter is about that of the quarter after warming up, and as much is open."""
     warm = samples[int(len(samples) * WARM_SHARE) :]
     if len(warm) < 4:
         return False
     quarter = len(warm) // 4 or 1
     early, late = (sorted(s.resident_mb for s in part)[quarter // 2] for part in (warm[:quarter], warm[-quarter:]))
-    return late <= max(early * GROWTH_MAX, early + GROWTH_FREE_MB)
+    return late <= max(early * GROWTH_MAX, early + GROWTH_FREE_MB) and warm[-1].files <= warm[0].files + FILES_FREE
 
 
 def main(place: str, seconds: str) -> None:
@@ -71,7 +73,7 @@ def main(place: str, seconds: str) -> None:
         now = time.monotonic()
         if now - told > min(5.0, float(seconds) / 40):
             told = now
-            sample = Sample(now - started, number, resident_mb())
+            sample = Sample(now - started, number, resident_mb(), len(os.listdir("/proc/self/fd")))
             print(msgspec.json.encode(sample).decode(), flush=True)
 
 

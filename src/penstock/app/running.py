@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from hashlib import sha256
 from typing import Protocol, TypedDict
 
@@ -123,9 +124,9 @@ async def serve_app(
         plan = plan_app(app)
         opened = await open_app(app, plan, system)
         try:
-            supervisor = supervised(
-                app, plan, opened, options, slots=_slots(opened), turns=lambda name: _turn(opened, name, options)
-            )
+            records: dict[str, FileRecords] = {}
+            slots, turns = _slots(opened, records), partial(_turn, opened, options=options)
+            supervisor = supervised(app, plan, opened, options, slots=slots, turns=turns)
             upkeep = asyncio.ensure_future(Upkeep(opened.channel, system).run())
             looker = _watched(supervisor, system.clock)
             stopper = None if stop is None else asyncio.ensure_future(_stopped(stop, supervisor, system.clock))
@@ -136,6 +137,8 @@ async def serve_app(
                 upkeep.cancel()
                 if stopper is not None:
                     stopper.cancel()
+                for one in records.values():
+                    one.close()
             return RunReport(supervisor.states, system.clock.monotonic_s() - started)
         finally:
             await opened.close()
@@ -170,7 +173,8 @@ def supervised(
     def add(work: Work, *, writes: frozenset[str]) -> None:
         topic = work.subscription.group.topic
         ended = supervisor.ended(topic) if options.until_idle else None
-        supervisor.add(Group(opened.channel, work, system=opened.system, slots=slots, ended=ended), writes=writes)
+        mine = slots if isinstance(work, HandlerWork) else None  # the others call nobody's function event by event
+        supervisor.add(Group(opened.channel, work, system=opened.system, slots=mine, ended=ended), writes=writes)
 
     for sourced in app.sources.values():
         source = sourced.spec.open_source(app.base, sourced.name, event_bytes_max=sourced.into.spec.event_bytes_max)
@@ -253,15 +257,14 @@ class _Past:
         return await self._channel.passed(self._topic, partition, offset)
 
 
-def _turn(opened: Opened, source: str, options: RunOptions) -> Turn:
+def _turn(opened: Opened, source: str, *, options: RunOptions) -> Turn:
     return opened.channel.turn(f"source.{source}", options.label)
 
 
-def _slots(opened: Opened) -> Slots:
-    """This worker's record of each group, in the log's directory; a name is never a path."""
+def _slots(opened: Opened, records: dict[str, FileRecords]) -> Slots:
+    """This worker's record of each group, in the log's directory; a name is never a path. Made when it is asked for."""
     assert opened.channel.directory is not None
     directory = opened.channel.directory / "slots"
-    records: dict[str, FileRecords] = {}
 
     def slot(group: str, partition: int) -> Slot:
         if group not in records:

@@ -171,8 +171,8 @@ async def test_what_a_handler_changes_after_it_has_returned_it_is_stored_as_it_w
     async def awaited(order: Order) -> object:
         return bill(order)
 
-    function, options = (bill, {}) if concurrency == 0 else (awaited, {"concurrency": concurrency})
-    await (await kit.handler(function, source, into, **options)).run()
+    function: Callable[..., object] = awaited if concurrency else bill
+    await (await kit.handler(function, source, into, concurrency=concurrency or 1)).run()
     found = [
         (event.data.id, event.headers)
         for batch in await kit.channel.read("bills", 0, 0, events_max=10_000)
