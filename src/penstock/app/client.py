@@ -226,8 +226,7 @@ class Client:
             lane.wait_for_room(len(held))
         lane.sent.append(receipt)
         if not lane.called:
-            lane.called = True
-            self._pipe.put(lane)
+            self._call(lane)
         return receipt
 
     def send_frame(self, topic: AnyTopic, frame: Any) -> FrameReceipt:
@@ -250,9 +249,15 @@ class Client:
             lane.wait_for_room(receipt.held.size)
         lane.sent.append(receipt)
         if not lane.called:
-            lane.called = True
-            self._pipe.put(lane)
+            self._call(lane)
         return receipt
+
+    def _call(self, lane: _Lane) -> None:
+        """Have the lane looked into; when the client was closed meanwhile, there is nobody but us."""
+        lane.called = True
+        self._pipe.put(lane)
+        if lane.ended:
+            lane.end()
 
     def _lane(self, topic: AnyTopic) -> _Lane:
         """The topic's lane, found from now on by what the caller named it with."""
@@ -338,7 +343,7 @@ class _Lane:
         self.working = False  # some of it is being packed
         self.packed = self.answered = 0  # chunks; each is counted by one thread only
         self._room = Signal()
-        self._ended = False
+        self.ended = False
 
     @property
     def busy(self) -> bool:
@@ -355,16 +360,20 @@ class _Lane:
         Raises:
             Closed: the client was closed meanwhile.
         """
-        while self.full(size) and not self._ended:
+        while self.full(size) and not self.ended:
             self._room.clear()
-            if self.full(size) and not self._ended:
+            if self.full(size) and not self.ended:
                 self._room.wait(LOOK_S)
-        if self._ended:
+        if self.ended:
             raise Closed(NOT_OPEN)
 
     def end(self) -> None:
-        """Nobody takes any more: what other threads sent while the client was closed is answered so."""
-        self._ended = True
+        """Nobody takes any more: what other threads sent while the client was closed is answered so.
+
+        Who sends behind it finds that nobody was called, and comes here too.
+        """
+        self.ended = True
+        self.called = False
         while self.sent:
             self.take(len(self.sent))[0].error = Closed(NOT_OPEN)
         self._room.set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -186,6 +187,26 @@ def test_close_publishes_what_was_sent_and_publish_comes_after_it(app: App, orde
             client.send(orders, order(n))
     assert isinstance(last, Acked)
     assert app.read("orders")["id"].to_list() == list(range(200))
+
+
+def test_what_is_sent_while_another_thread_closes_has_an_outcome(app: App, orders: TopicHandle[Order]) -> None:
+    client = app.client()
+    client.open()
+    client.send(orders, order(0))
+    lane = client._lanes[orders]  # pyright: ignore[reportPrivateUsage]
+    encode = lane.encode
+
+    def closed_meanwhile(event: Order) -> bytes:
+        closing = threading.Thread(target=client.close)
+        closing.start()
+        closing.join()
+        return encode(event)
+
+    lane.encode = closed_meanwhile
+    receipt = client.send(orders, order(1))
+    with pytest.raises(Closed):
+        _ = receipt.outcome
+    assert stored(app) == [0]
 
 
 def test_from_many_threads(app: App, orders: TopicHandle[Order]) -> None:
