@@ -7,7 +7,6 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
 from hashlib import sha256
 from typing import Protocol, TypedDict
 
@@ -124,9 +123,9 @@ async def serve_app(
         plan = plan_app(app)
         opened = await open_app(app, plan, system)
         try:
-            records: dict[str, FileRecords] = {}
-            slots, turns = _slots(opened, records), partial(_turn, opened, options=options)
-            supervisor = supervised(app, plan, opened, options, slots=slots, turns=turns)
+            supervisor = supervised(
+                app, plan, opened, options, slots=_slots(opened), turns=lambda name: _turn(opened, name, options)
+            )
             upkeep = asyncio.ensure_future(Upkeep(opened.channel, system).run())
             looker = _watched(supervisor, system.clock)
             stopper = None if stop is None else asyncio.ensure_future(_stopped(stop, supervisor, system.clock))
@@ -137,8 +136,6 @@ async def serve_app(
                 upkeep.cancel()
                 if stopper is not None:
                     stopper.cancel()
-                for one in records.values():
-                    one.close()
             return RunReport(supervisor.states, system.clock.monotonic_s() - started)
         finally:
             await opened.close()
@@ -257,14 +254,15 @@ class _Past:
         return await self._channel.passed(self._topic, partition, offset)
 
 
-def _turn(opened: Opened, source: str, *, options: RunOptions) -> Turn:
+def _turn(opened: Opened, source: str, options: RunOptions) -> Turn:
     return opened.channel.turn(f"source.{source}", options.label)
 
 
-def _slots(opened: Opened, records: dict[str, FileRecords]) -> Slots:
-    """This worker's record of each group, in the log's directory; a name is never a path. Made when it is asked for."""
+def _slots(opened: Opened) -> Slots:
+    """This worker's record of each group, in the log's directory; a name is never a path. Who gets one closes it."""
     assert opened.channel.directory is not None
     directory = opened.channel.directory / "slots"
+    records: dict[str, FileRecords] = {}
 
     def slot(group: str, partition: int) -> Slot:
         if group not in records:

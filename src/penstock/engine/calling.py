@@ -1,4 +1,4 @@
-"""Calling a user's handler over many events: tight loops, one slot store per event, nothing built per event."""
+"""Calling a user's handler over many events: tight loops, one slot store per event, results made bytes at once."""
 
 from __future__ import annotations
 

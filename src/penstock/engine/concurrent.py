@@ -43,7 +43,7 @@ class _Waiting(msgspec.Struct, eq=False):
 class _Progress(msgspec.Struct, eq=False):
     """One partition: everything below `floor` is settled, and each of `done` above; `taken` comes next.
 
-    `finished` events are handled, and their results not encoded yet: many at once cost less. `full` are the drafts of
+    `finished` events are handled, and their results not validated yet: many at once cost less. `full` are the drafts of
     what was too much for one step, in order.
     """
 

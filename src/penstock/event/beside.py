@@ -58,11 +58,6 @@ class Beside:
         """Attribute name → one value for each of `count` events, None where it has none."""
         return {name: self._column(name, count) for name in self._columns}
 
-    def cut(self, count: int) -> None:
-        """Forget all but the first `count` events."""
-        for values in self._columns.values():
-            del values[count:]
-
     def _column(self, name: str, count: int) -> list[Any]:
         """The attribute's values of the first `count` events."""
         values = self._columns.setdefault(name, [])
