@@ -125,8 +125,8 @@ class Part:
     def calls(self, start: int, end: int) -> PartCalls:
         """Those in [start, end) that do not wait."""
         low, high = start - self.first, end - self.first
-        masked = self._mask is not None and self._mask.find(0, low, high) >= 0
-        return PartCalls(list(self.events[low:high]), start, self._mask[low:high] if self._mask and masked else None)
+        mask = None if self._mask is None or self._mask.find(0, low, high) < 0 else self._mask[low:high]
+        return PartCalls(list(self.events[low:high]), start, mask)
 
 
 class PartCalls:
