@@ -80,7 +80,7 @@ class OnFailure(msgspec.Struct, frozen=True):
         return isinstance(error, (TransientError, OSError, *self.transient))
 
 
-class Try(msgspec.Struct, frozen=True, array_like=True):
+class Try(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A failed attempt: when (microseconds since 1970, UTC), and with what."""
 
     at_us: int
@@ -88,7 +88,7 @@ class Try(msgspec.Struct, frozen=True, array_like=True):
     reason: str
 
 
-class Head(msgspec.Struct, array_like=True):
+class Head(msgspec.Struct, array_like=True, gc=False):
     """The event a key waits for. `attempts` of it have failed; `due_us` is by the wall clock, for who comes after.
 
     `waited_s` is the sum of its pauses: how long ago it failed first, whatever the wall clock did meanwhile.
@@ -105,7 +105,7 @@ class Head(msgspec.Struct, array_like=True):
     due_us: int = 0
     pause_s: float = 0.0
     held: bool = False
-    tries: list[Try] = []
+    tries: tuple[Try, ...] = ()
     body: bytes | None = None
     letter: int = -1
     again: int = 0

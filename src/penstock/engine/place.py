@@ -338,13 +338,13 @@ class Place:
     def _redriven(head: Head, command: Command) -> None:
         head.body, head.key, head.id = command.body, command.key, command.id
         head.letter, head.again = command.letter, command.again
-        head.attempts, head.waited_s, head.tries, head.transient = 0, 0.0, [], False
+        head.attempts, head.waited_s, head.tries, head.transient = 0, 0.0, (), False
 
 
 def tried(head: Head, error: BaseException, now: Now) -> None:
     """Note a failed attempt."""
     entry = Try(now.us, type(error).__name__, text_of(error)[: lots.REASON_MAX])
-    head.tries = [*head.tries, entry][-lots.TRIES_KEPT :]
+    head.tries = (*head.tries, entry)[-lots.TRIES_KEPT :]
 
 
 __all__ = ["ATTEMPTS", "SPACES", "Place", "tried"]
