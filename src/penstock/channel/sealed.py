@@ -12,14 +12,15 @@ from penstock.event.envelope import NewEvent
 
 
 class Sealed(msgspec.Struct, gc=False):
-    """Its bytes, and its envelope when it came in one; or why it has none."""
+    """Its bytes, and its envelope when it came in one; or why it has none. `beside` is what its headers count."""
 
     body: bytes
     event: NewEvent | None = None
     refused: str = ""
+    beside: int = 0
 
     def __len__(self) -> int:
-        return len(self.body)
+        return len(self.body) + self.beside
 
 
 def seal(topic: TypedTopic[Any], event: Any) -> Sealed:
@@ -28,8 +29,10 @@ def seal(topic: TypedTopic[Any], event: Any) -> Sealed:
         if type(event) is not NewEvent:
             return Sealed(topic.encode(event))
         topic.check_envelope(event)
-        if event.headers:  # a copy, as the bytes are
-            event = msgspec.structs.replace(event, headers=dict(event.headers))
-        return Sealed(topic.encode(event.data), event)
+        if not event.headers:
+            return Sealed(topic.encode(event.data), event)
+        headers = dict(event.headers)  # a copy, as the bytes are
+        beside = sum(len(name) + len(text) for name, text in headers.items())
+        return Sealed(topic.encode(event.data), msgspec.structs.replace(event, headers=headers), beside=beside)
     except (PermanentError, TypeError, ValueError) as exc:
         return Sealed(b"", None, str(exc))

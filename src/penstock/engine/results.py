@@ -78,6 +78,11 @@ class Cut(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
+def _size(bodies: Sequence[bytes], flat: Flat) -> int:
+    """Bytes of the first results of `flat`, `bodies`, with their headers."""
+    return sum(map(len, bodies)) + sum(one.beside for index, one in flat.sealed.items() if index < len(bodies))
+
+
 def stack_of(error: BaseException) -> str:
     """The traceback from the handler on: how it came to be called is the same for all."""
     trace = error.__traceback__
@@ -175,14 +180,13 @@ class Made:
         for index, one in flat.sealed.items():
             if one.refused:
                 encoded.refused.setdefault(causes[index], one.refused)
-        size = sum(map(len, bodies))
-        if size > RUN_BYTES_MAX:
-            count = self._fitting(bodies, causes)
+        if _size(bodies, flat) > RUN_BYTES_MAX:
+            count = self._fitting(bodies, flat)
             if count < len(causes):
                 cut = Cut(causes[count])
                 for let_go in causes[count:]:  # its results are refused when it is handled again, and only then
                     encoded.refused.pop(let_go, None)
-            bodies, causes, size = bodies[:count], causes[:count], sum(map(len, bodies[:count]))
+            bodies, causes = bodies[:count], causes[:count]
         before = encoded.seen.count
         into.look(bodies, encoded.seen)
         if not whole and (encoded.refused or encoded.seen.refused):
@@ -191,7 +195,7 @@ class Made:
             count = causes.index(cut.offset)
             encoded.refused.clear()
             encoded.seen.forget(before)
-            bodies, causes, size = bodies[:count], causes[:count], sum(map(len, bodies[:count]))
+            bodies, causes = bodies[:count], causes[:count]
             into.look(bodies, encoded.seen)
         for index, one in flat.sealed.items():
             if one.event is not None and index < len(bodies):
@@ -199,16 +203,16 @@ class Made:
         encoded.bodies += bodies
         encoded.causes.extend(causes)
         encoded.numbers.extend(array("q", bytes(8 * len(causes))) if numbers is None else numbers[: len(causes)])
-        self.size += size
+        self.size += _size(bodies, flat)
         return cut
 
-    def _fitting(self, bodies: list[bytes], causes: Sequence[int]) -> int:
+    def _fitting(self, bodies: list[bytes], flat: Flat) -> int:
         """How many results to keep: whole events, at least one; one that gives too much alone keeps nothing."""
-        size = 0
+        size, causes = 0, flat.causes
         for index, body in enumerate(bodies):
             if size > RUN_BYTES_MAX and causes[index] != causes[index - 1]:
                 return index
-            size += len(body)
+            size += len(flat.sealed.get(index, body))
             if causes[index] == causes[0] and size > EVENT_RESULTS_BYTES_MAX:
                 reason = f"the results of one event are more than {EVENT_RESULTS_BYTES_MAX} bytes; return fewer"
                 self._encoded.refused[causes[0]] = reason

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from penstock import Acked, App, Rejected
+from penstock import Acked, App, Client, NewEvent, Rejected
 from penstock.app.declared import TopicHandle
 from penstock.app.plan import plan_app
 from penstock.errors import ConfigError, PenstockError, PermanentError
@@ -94,31 +95,50 @@ def test_a_sent_frame_that_does_not_fit_is_rejected_alone(app: App, readings: To
     assert app.read(readings).height == 1
 
 
+def held_back(client: Client, count: int, send: Callable[[], Any]) -> tuple[int, list[Any]]:
+    """How many of `count` were sent while nothing was stored; their receipts, when all is."""
+    hold, sent = Signal(), list[Any]()
+    publisher = client._publisher
+    assert publisher is not None
+    publisher.put(lambda: hold.wait(30))
+
+    def send_all() -> None:
+        for _ in range(count):
+            sent.append(send())
+
+    sender = threading.Thread(target=send_all)
+    sender.start()
+    waited = -1
+    while sender.is_alive() and (waited != len(sent) or not sent):
+        waited = len(sent)
+        time.sleep(10 * LOOK_S)
+    waited = len(sent)
+    hold.set()
+    sender.join(60)
+    client.flush()
+    return waited, sent
+
+
 def test_frames_that_nobody_stores_yet_are_bounded(app: App, readings: TopicHandle[Reading]) -> None:
     """While the disk is slow the sender waits, and what it has sent is not kept without end."""
     large = frame(key=["k" * 60_000] * 40, at=[AT] * 40, n=list(range(40)), x=[0.5] * 40)
-    hold, sent = Signal(), list[Any]()
     with app.client() as client:
-        publisher = client._publisher
-        assert publisher is not None
-        publisher.put(lambda: hold.wait(30))
-
-        def send() -> None:
-            for _ in range(60):
-                sent.append(client.send_frame(readings, large))
-
-        sender = threading.Thread(target=send)
-        sender.start()
-        waited = -1
-        while sender.is_alive() and (waited != len(sent) or not sent):
-            waited = len(sent)
-            time.sleep(10 * LOOK_S)
+        waited, sent = held_back(client, 60, lambda: client.send_frame(readings, large))
         assert waited < 20
-        hold.set()
-        sender.join(60)
-        client.flush()
         assert [type(o) for receipt in sent for o in receipt.outcomes or [None]] == [Acked] * 60
     assert app.read(readings, columns=["n"]).height == 60 * 40
+
+
+@pytest.mark.parametrize("where", ["data", "headers"])
+def test_events_that_nobody_stores_yet_are_bounded(app: App, readings: TopicHandle[Reading], where: str) -> None:
+    text = "x" * 7_500
+    reading = Reading(4 * text if where == "data" else "a", AT, 1, 0.5)
+    event = NewEvent(data=reading, headers=dict.fromkeys("abcd", text) if where == "headers" else {})
+    with app.client() as client:
+        waited, sent = held_back(client, 2_000, lambda: client.send(readings, event))
+        assert waited < 1_300
+        assert {type(receipt.outcome) for receipt in sent} == {Acked}
+    assert app.read(readings, columns=["n"]).height == 2_000
 
 
 def test_frames_sent_to_a_client_that_closes_are_stored(app: App, readings: TopicHandle[Reading]) -> None:

@@ -24,6 +24,7 @@ from penstock.engine.group import Group
 from penstock.engine.results import EVENT_RESULTS_BYTES_MAX, Made
 from penstock.errors import PermanentError, Reject
 from penstock.event.batch import NewBatch, Rows
+from penstock.event.envelope import NewEvent
 from penstock.system.slots import MemorySlot
 from tests.unit.engine.engine_kit import Bill, Kit, Order
 
@@ -459,17 +460,20 @@ async def test_a_command_about_a_letter_that_holds_nobody_does_not_shut_out_thos
     assert sum(space == "letters" for space, _ in ledger(kit, "strict")) == 3
 
 
+@pytest.mark.parametrize(
+    "result", [bytes(3_000), NewEvent(data=b"", headers={"scan": "x" * 3_000})], ids=["data", "headers"]
+)
 async def test_results_of_a_run_past_the_limit_are_handled_in_several_steps(
-    kit: Kit, monkeypatch: pytest.MonkeyPatch
+    kit: Kit, monkeypatch: pytest.MonkeyPatch, result: Any
 ) -> None:
     monkeypatch.setattr("penstock.engine.results.RUN_BYTES_MAX", 10_000)
     source = await keyed(kit, orders(*"abcdefghij" * 10))
     into = await kit.topic("out")
     calls: list[int] = []
 
-    def large(order: Order) -> bytes:
+    def large(order: Order) -> Any:
         calls.append(order.id)
-        return bytes(3_000)
+        return result
 
     group = await kit.handler(large, source, into)
     await group.run()
