@@ -29,6 +29,10 @@ class Item(msgspec.Struct):
     number: int
 
 
+class Longer(Item):
+    more: str
+
+
 class Bare(Exception):
     """Made in an unusual way."""
 
@@ -77,6 +81,8 @@ def work(item: Item, ctx: Context) -> Item:
     with (PLACE / "calls").open("a") as calls:
         calls.write(f"{item.key},{ctx.attempt},{os.getpid()}\n")
     be_odd(item.key)
+    if item.key == "longer":
+        return Longer(item.key, item.number, "more")
     return item if item.key != "wrong" else Item("wrong", "no number")  # type: ignore[arg-type]
 
 

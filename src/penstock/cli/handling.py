@@ -19,8 +19,9 @@ from penstock.cli.program import load_app
 from penstock.delivery.deadletter import text_of
 from penstock.delivery.once import Marks, digest_of
 from penstock.engine import remote
+from penstock.engine.calling import Sealing
 from penstock.engine.results import OutputRefused
-from penstock.errors import ConfigError, PenstockError
+from penstock.errors import ConfigError, PenstockError, Rejected
 from penstock.system.children import Parent
 
 
@@ -72,9 +73,9 @@ def _serve() -> None:
     parent.answer(remote.encode_said(remote.Ready(handled.handler.function.__module__)))
     source = TypedTopic(Topic(handled.source.spec), handled.source.schema)
     into = None if handled.into is None else TypedTopic(Topic(handled.into.spec), handled.into.schema)
-    marks = AskedMarks(parent)
+    sealing, marks = Sealing(into), AskedMarks(parent)
     for frame in parent.frames():
-        parent.answer(remote.encode_said(_handle(remote.decode_call(frame), handled, source, into, marks)))
+        parent.answer(remote.encode_said(_handle(remote.decode_call(frame), handled, source, sealing, marks)))
 
 
 def _handler(file: Path, name: str, handler: str) -> Handled:
@@ -87,19 +88,19 @@ def _handler(file: Path, name: str, handler: str) -> Handled:
 
 
 def _handle(
-    call: remote.Call, handled: Handled, source: TypedTopic[Any], into: TypedTopic[Any] | None, marks: Marks
+    call: remote.Call, handled: Handled, source: TypedTopic[Any], sealing: Sealing, marks: Marks
 ) -> remote.Said:
     spec = handled.handler
     try:
         event = source.decode(call.body)
         result = spec.function(event, call.context(source, marks)) if spec.shape.wants_context else spec.function(event)
-        results = list(remote.results_of(result))
+        sealed = sealing.all(result)
     except Exception as exc:  # noqa: BLE001 - a user's handler may raise anything
         trace = exc.__traceback__  # its first frame is this function
         return remote.Raised.of(exc.with_traceback(trace and trace.tb_next), text_of(exc))
     try:
-        return remote.Given.of(results, into)
-    except Exception as exc:  # noqa: BLE001 - what was returned may be anything
+        return remote.Given.of(sealed)
+    except Rejected as exc:
         refused = OutputRefused(text_of(exc))
         return remote.Raised.of(refused, str(refused))
 
