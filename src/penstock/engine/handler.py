@@ -125,7 +125,8 @@ class Handler:
             raised = call_sync(handler, pairs, words, made.gave)
         words[0] = 0
         self._going = (0.0, None)
-        cut = made.gather(whole=self._spec.on_failure.given_up == "continue")
+        # What is called by itself, and not in a run, fails by itself: it may have a letter, or attempts, to tell of.
+        cut = made.gather(whole=calls is not None and self._spec.on_failure.given_up == "continue")
         if cut is None:
             return raised if raised is not None or calls is None else calls.uncalled(words[1])
         return Raised(cut.offset, OutputRefused(cut.reason)) if cut.reason else cut.offset

@@ -11,8 +11,7 @@ from penstock.channel.api import Assigned, LedgerWrite
 from penstock.channel.typed import TypedTopic
 from penstock.delivery import lot as lots
 from penstock.delivery import once
-from penstock.delivery.deadletter import text_of
-from penstock.delivery.lot import Head, Lot, Now, OnFailure, Try
+from penstock.delivery.lot import Head, Lot, Now, OnFailure
 from penstock.delivery.once import Marks
 from penstock.delivery.redrive import LETTERS_SPACE, POSITION_SPACE, Command
 from penstock.delivery.retry import Retry
@@ -341,10 +340,4 @@ class Place:
         head.attempts, head.waited_s, head.tries, head.transient = 0, 0.0, (), False
 
 
-def tried(head: Head, error: BaseException, now: Now) -> None:
-    """Note a failed attempt."""
-    entry = Try(now.us, type(error).__name__, text_of(error)[: lots.REASON_MAX])
-    head.tries = (*head.tries, entry)[-lots.TRIES_KEPT :]
-
-
-__all__ = ["ATTEMPTS", "SPACES", "Place", "tried"]
+__all__ = ["ATTEMPTS", "SPACES", "Place"]
