@@ -108,6 +108,10 @@ def test_its_results_are_stored_as_it_gave_them(tmp_path: Path) -> None:
     assert [b'"more":"more"' in body for body in appwork.bodies(tmp_path / "log", "done")] == [True]
 
 
+def test_a_thread_that_outlives_its_call_takes_no_token_from_the_next(tmp_path: Path) -> None:
+    assert run(tmp_path, "late", "late") == (["late", "late"], {})
+
+
 def test_a_process_that_died_while_idle_costs_no_event(tmp_path: Path) -> None:
     with start(tmp_path, "dies later", all_=False) as process:
         until(lambda: len(calls(tmp_path)) == 1, "it is called")

@@ -11,8 +11,7 @@ import msgspec
 
 from penstock.channel.sealed import Sealed
 from penstock.channel.typed import TypedTopic
-from penstock.delivery.once import Marks
-from penstock.engine.context import Context
+from penstock.engine.context import Context, Takes
 from penstock.engine.results import stack_of
 from penstock.errors import Reject, Rejected
 from penstock.event.batch import Delivered, Rows
@@ -45,7 +44,7 @@ class Call(msgspec.Struct, frozen=True, array_like=True):
         origin = (delivered.recorded_us, delivered.schema_id, delivered.origin, delivered.base)
         return cls(*place, body, attributes, *origin, context.attempt, context.redriven)
 
-    def context(self, topic: TypedTopic[Any], marks: Marks) -> Context:
+    def context(self, topic: TypedTopic[Any], marks: Takes) -> Context:
         """What the handler may ask about its event."""
         payload = Rows.of([self.body], {name: [value] for name, value in self.attributes.items()})
         delivered = Delivered(
