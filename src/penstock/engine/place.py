@@ -17,7 +17,7 @@ from penstock.delivery.redrive import LETTERS_SPACE, POSITION_SPACE, Command
 from penstock.delivery.retry import Retry
 from penstock.engine.again import Line
 from penstock.engine.commands import Commands
-from penstock.engine.parts import Part, Picker, redriven
+from penstock.engine.parts import Part, Picker, in_its_envelope, redriven
 from penstock.engine.work import Read
 from penstock.errors import CorruptionError
 from penstock.event.batch import Delivered
@@ -171,7 +171,7 @@ class Place:
         offset = head.offset
         if head.body is not None:
             event = redriven(topic.name, self.partition, offset=offset, body=head.body, key=head.key, identity=head.id)
-            return Part(event, topic)
+            return Part(await in_its_envelope(event, topic, read), topic)
         picker = await self.picker(offset, topic, read)
         return Part(picker.one(offset), topic)
 
