@@ -125,7 +125,7 @@ class Retries(msgspec.Struct, frozen=True):
         """What a program declares as ``retry=``: one policy, or one per type of exception.
 
         Raises:
-            ConfigError: it is neither.
+            ConfigError: it is neither, or limits calls by what they will fail with.
         """
         if given is None:
             return cls(Retry())
@@ -137,7 +137,13 @@ class Retries(msgspec.Struct, frozen=True):
             msg = f"{given!r}; expected Retry(…), such as Retry(5), or a policy per type: {{TimeoutError: Retry(10)}}"
             raise ConfigError(msg, path=path)
         by_type = dict(pairs)
-        return cls(by_type.get(Exception) or by_type.get(BaseException) or Retry(), by_type)
+        default = by_type.get(Exception) or by_type.get(BaseException) or Retry()
+        for kind, policy in by_type.items():
+            for name, left_out in (("timeout_s", None), ("warn_s", WARN_S_DEFAULT)):
+                if getattr(policy, name) not in (left_out, getattr(default, name)):
+                    msg = "nobody knows with what a call will fail while it runs: give it to the policy for Exception"
+                    raise ConfigError(msg, path=f"{path}.{kind.__name__}.{name}")
+        return cls(default, by_type)
 
     def for_error(self, error: BaseException) -> Retry:
         """The policy for what was raised."""

@@ -82,3 +82,12 @@ def test_the_longest_pauses_can_be_computed_and_written_down() -> None:
     lot, now = Lot(), Now(2**52, 0.0)
     lot.park(Head(b"k", b"k", 0), float(SECONDS_MAX), now)
     assert Lot.restore([(key, value) for key, value in lot.writes() if value is not None], now).heads
+
+
+def test_only_the_default_policy_limits_a_call() -> None:
+    limited = Retry(5, timeout_s=2.0, warn_s=1.0)
+    assert Retries.of({TimeoutError: limited, Exception: limited}).timeout_s == 2.0
+    for option in ("timeout_s", "warn_s"):
+        given = {TimeoutError: Retry(5, **{option: 2.0}), Exception: Retry(2)}  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match=rf"retry\.TimeoutError\.{option}: .*give it to the policy for Exception"):
+            Retries.of(given)
