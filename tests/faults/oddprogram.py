@@ -29,6 +29,10 @@ class Item(msgspec.Struct):
     number: int
 
 
+class Longer(Item):
+    more: str
+
+
 class Bare(Exception):
     """Made in an unusual way."""
 
@@ -72,11 +76,18 @@ def be_odd(kind: str) -> None:  # noqa: C901 - one word each
 
 
 @app.handle(items, into=done, concurrency=2, retry=Retry(2, first_s=0.01, timeout_s=TIMEOUT_S), name="work")
-def work(item: Item, ctx: Context) -> Item:
+def work(item: Item, ctx: Context) -> Item | None:
     """Odd, or nothing to speak of."""
     with (PLACE / "calls").open("a") as calls:
         calls.write(f"{item.key},{ctx.attempt},{os.getpid()}\n")
     be_odd(item.key)
+    if item.key == "late" and item.number == 0:
+        threading.Timer(0.05, ctx.once, ("token",)).start()
+    elif item.key == "late":
+        time.sleep(0.2)
+        return item if ctx.once("token") else None
+    if item.key == "longer":
+        return Longer(item.key, item.number, "more")
     return item if item.key != "wrong" else Item("wrong", "no number")  # type: ignore[arg-type]
 
 

@@ -102,6 +102,16 @@ def test_what_it_raises_and_returns_is_told_as_from_the_program_s_own_process(tm
     }
 
 
+def test_its_results_are_stored_as_it_gave_them(tmp_path: Path) -> None:
+    """A field that the topic's type does not have is stored as it is where the handler runs in the app's process."""
+    assert run(tmp_path, "longer") == (["longer"], {})
+    assert [b'"more":"more"' in body for body in appwork.bodies(tmp_path / "log", "done")] == [True]
+
+
+def test_a_thread_that_outlives_its_call_takes_no_token_from_the_next(tmp_path: Path) -> None:
+    assert run(tmp_path, "late", "late") == (["late", "late"], {})
+
+
 def test_a_process_that_died_while_idle_costs_no_event(tmp_path: Path) -> None:
     with start(tmp_path, "dies later", all_=False) as process:
         until(lambda: len(calls(tmp_path)) == 1, "it is called")

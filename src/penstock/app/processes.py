@@ -17,9 +17,9 @@ from penstock.engine.calling import NotCalled, Shape
 from penstock.engine.concurrent import ConcurrentWork
 from penstock.engine.context import Context
 from penstock.engine.handler import limited
-from penstock.engine.results import OutputRefused, Topics
+from penstock.engine.results import Topics
 from penstock.engine.work import Read, Stopping
-from penstock.errors import ConfigError, PermanentError, TransientError
+from penstock.errors import ConfigError, TransientError
 from penstock.system.children import Child, Died
 from penstock.system.ports import System
 from penstock.system.slots import Slot
@@ -92,10 +92,7 @@ class Processes:
         self._idle.append(child)
         if isinstance(said, remote.Raised):
             raise said.error(self._named)
-        try:
-            return said.results(self._topics.into)
-        except PermanentError as exc:
-            raise OutputRefused(str(exc)) from exc
+        return said.results()
 
     async def _free(self) -> Child:
         """One that has nothing to do; one that died meanwhile did so over no event."""

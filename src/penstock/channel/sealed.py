@@ -29,10 +29,15 @@ def seal(topic: TypedTopic[Any], event: Any) -> Sealed:
         if type(event) is not NewEvent:
             return Sealed(topic.encode(event))
         topic.check_envelope(event)
-        if not event.headers:
-            return Sealed(topic.encode(event.data), event)
-        headers = dict(event.headers)  # a copy, as the bytes are
-        beside = sum(len(name) + len(text) for name, text in headers.items())
-        return Sealed(topic.encode(event.data), msgspec.structs.replace(event, headers=headers), beside=beside)
+        return enveloped(topic.encode(event.data), event)
     except (PermanentError, TypeError, ValueError) as exc:
         return Sealed(b"", None, str(exc))
+
+
+def enveloped(body: bytes, event: NewEvent) -> Sealed:
+    """These bytes, and the envelope they come in, with headers of its own."""
+    if not event.headers:
+        return Sealed(body, event)
+    headers = dict(event.headers)
+    size = sum(len(name) + len(text) for name, text in headers.items())
+    return Sealed(body, msgspec.structs.replace(event, headers=headers), beside=size)

@@ -153,6 +153,14 @@ class TypedTopic(Generic[T]):
             if get is not None:
                 values.extend(map(get, events) if events is found else (None if e is None else get(e) for e in events))
 
+    def look_at_keys(self, seen: Seen, start: int) -> None:
+        """Note in `seen` which events from index `start` on have a key that cannot be one, as laying out does."""
+        if self._key is None:
+            return
+        refused = {index - start: reason for index, reason in seen.refused.items() if index >= start}
+        self._canonical(seen.keys[start:], refused)
+        seen.refused.update({start + index: reason for index, reason in refused.items()})
+
     def _too_large(self, size: int) -> str:
         return (
             f"an event of {size} bytes; topic {self.name} takes at most {self.spec.event_bytes_max}: store the body "

@@ -17,26 +17,38 @@ from penstock.channel.api import Topic
 from penstock.channel.typed import TypedTopic
 from penstock.cli.program import load_app
 from penstock.delivery.deadletter import text_of
-from penstock.delivery.once import Marks, digest_of
+from penstock.delivery.once import digest_of
 from penstock.engine import remote
+from penstock.engine.calling import Sealing
+from penstock.engine.context import TooLate
 from penstock.engine.results import OutputRefused
-from penstock.errors import ConfigError, PenstockError
+from penstock.errors import ConfigError, PenstockError, Rejected
 from penstock.system.children import Parent
+from penstock.system.pipe import Lock
 
 
-class AskedMarks(Marks):
-    """`Context.once`, asked of the parent, which keeps the marks."""
+class AskedMarks:
+    """`Context.once` for one call, asked of the parent, which keeps the marks. The handler's threads may ask, too."""
 
     def __init__(self, parent: Parent) -> None:
-        super().__init__()
         self._parent = parent
+        self._asking = Lock()
+        self._over = False
+
+    def end(self) -> None:
+        """The call is over: what its threads have asked is answered before, and nothing after."""
+        with self._asking:
+            self._over = True
 
     def take(self, token: str | bytes, offset: int) -> bool:
-        """See `Marks`."""
+        """See `Takes`."""
         digest_of(token)
         raw = token.encode(errors="surrogatepass") if isinstance(token, str) else token
-        self._parent.answer(remote.encode_said(remote.Asks(raw)))
-        told = next(self._parent.frames())
+        with self._asking:
+            if self._over:
+                raise TooLate
+            self._parent.answer(remote.encode_said(remote.Asks(raw)))
+            told = next(self._parent.frames())
         if told not in (b"\0", b"\1"):
             raise ValueError(told.decode())
         return told == b"\1"
@@ -72,9 +84,12 @@ def _serve() -> None:
     parent.answer(remote.encode_said(remote.Ready(handled.handler.function.__module__)))
     source = TypedTopic(Topic(handled.source.spec), handled.source.schema)
     into = None if handled.into is None else TypedTopic(Topic(handled.into.spec), handled.into.schema)
-    marks = AskedMarks(parent)
+    sealing = Sealing(into)
     for frame in parent.frames():
-        parent.answer(remote.encode_said(_handle(remote.decode_call(frame), handled, source, into, marks)))
+        marks = AskedMarks(parent)
+        said = _handle(remote.decode_call(frame), handled, source, sealing, marks)
+        marks.end()  # before the answer: what the parent sends next is another event
+        parent.answer(remote.encode_said(said))
 
 
 def _handler(file: Path, name: str, handler: str) -> Handled:
@@ -87,19 +102,19 @@ def _handler(file: Path, name: str, handler: str) -> Handled:
 
 
 def _handle(
-    call: remote.Call, handled: Handled, source: TypedTopic[Any], into: TypedTopic[Any] | None, marks: Marks
+    call: remote.Call, handled: Handled, source: TypedTopic[Any], sealing: Sealing, marks: AskedMarks
 ) -> remote.Said:
     spec = handled.handler
     try:
         event = source.decode(call.body)
         result = spec.function(event, call.context(source, marks)) if spec.shape.wants_context else spec.function(event)
-        results = list(remote.results_of(result))
+        sealed = sealing.all(result)
     except Exception as exc:  # noqa: BLE001 - a user's handler may raise anything
         trace = exc.__traceback__  # its first frame is this function
         return remote.Raised.of(exc.with_traceback(trace and trace.tb_next), text_of(exc))
     try:
-        return remote.Given.of(results, into)
-    except Exception as exc:  # noqa: BLE001 - what was returned may be anything
+        return remote.Given.of(sealed)
+    except Rejected as exc:
         refused = OutputRefused(text_of(exc))
         return remote.Raised.of(refused, str(refused))
 

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from penstock.channel.api import TOGETHER_BYTES_MAX, TopicSpec
-from penstock.delivery.lot import Try
+from penstock.delivery.lot import REASON_MAX, TRIES_KEPT, Try
 from penstock.event.batch import NewBatch, Rows
 
 SUFFIX = ".dead"
@@ -65,6 +65,11 @@ def text_of(error: BaseException) -> str:
         return str(error) or type(error).__name__
     except Exception:  # noqa: BLE001 - a user's __str__ may raise anything
         return type(error).__name__
+
+
+def with_try(tries: Sequence[Try], error: BaseException, at_us: int) -> tuple[Try, ...]:
+    """The failed attempts and one more; of many the last ones."""
+    return (*tries, Try(at_us, type(error).__name__, text_of(error)[:REASON_MAX]))[-TRIES_KEPT:]
 
 
 def _clean(text: str) -> str:

@@ -14,7 +14,19 @@ from penstock.errors import ConfigError
 
 ATTEMPTS_DEFAULT = 3
 WARN_S_DEFAULT = 60.0
+SECONDS_MAX = 1_000_000_000
+"""No pause is longer: it is written down in microseconds."""
+FACTOR_MAX = 1_000
 _DOUBLINGS_MAX = 64
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _check(name: str, value: object, least: float, most: float) -> None:
+    if not _is_number(value) or not least <= value <= most:  # type: ignore[operator]
+        raise ConfigError(f"{value!r}; expected a number from {least:,} to {most:,}", path=f"retry.{name}")
 
 
 class Retry(msgspec.Struct, frozen=True):
@@ -29,7 +41,8 @@ class Retry(msgspec.Struct, frozen=True):
         pause_max_s: no pause is longer.
         jitter: full jitter: each pause is drawn evenly from zero to what it would have been.
         schedule: the pauses themselves in seconds, instead of the four above.
-        total_s: no attempt begins later than this after the event failed first.
+        total_s: no attempt when the pauses, this one with them, would be longer in all; how long the calls take does
+            not count.
         timeout_s: how long one call may take; then it is cancelled and fails with `TimeoutError`. A plain handler needs
             ``concurrency=`` for that: its process is ended.
         warn_s: a call that takes longer is named in the log, and again each time that it has taken twice as long; None:
@@ -55,6 +68,9 @@ class Retry(msgspec.Struct, frozen=True):
         if not isinstance(self.attempts, int) or isinstance(self.attempts, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
             msg = f"{self.attempts!r}; expected a whole number of attempts, such as Retry(5)"
             raise ConfigError(msg, path="retry.attempts")
+        if not isinstance(self.schedule, list | tuple):  # pyright: ignore[reportUnnecessaryIsInstance]
+            msg = f"{self.schedule!r}; expected pauses in seconds, such as (1, 10, 60)"
+            raise ConfigError(msg, path="retry.schedule")
         msgspec.structs.force_setattr(self, "schedule", tuple(self.schedule))
         counted = len(self.schedule) + 1 if self.schedule else ATTEMPTS_DEFAULT
         if self.attempts == 0:
@@ -65,15 +81,14 @@ class Retry(msgspec.Struct, frozen=True):
         if self.schedule and self.attempts != counted:
             msg = f"{self.attempts} attempts and a schedule of {len(self.schedule)} pauses; leave attempts out"
             raise ConfigError(msg, path="retry.attempts")
-        if self.first_s < 0 or self.pause_max_s < 0 or self.factor < 1 or min(self.schedule, default=0.0) < 0:
-            msg = (
-                f"first_s={self.first_s}, factor={self.factor}, pause_max_s={self.pause_max_s}, "
-                f"schedule={self.schedule}; none may shrink or be negative"
-            )
-            raise ConfigError(msg, path="retry")
+        _check("first_s", self.first_s, 0, SECONDS_MAX)
+        _check("pause_max_s", self.pause_max_s, 0, SECONDS_MAX)
+        _check("factor", self.factor, 1, FACTOR_MAX)
+        for number, pause_s in enumerate(self.schedule):
+            _check(f"schedule[{number}]", pause_s, 0, SECONDS_MAX)
         for name in ("total_s", "timeout_s", "warn_s"):
             limit = getattr(self, name)
-            if limit is not None and not limit > 0:
+            if limit is not None and not (_is_number(limit) and limit > 0):
                 msg = f"{limit!r}; expected seconds above 0, or None for no limit"
                 raise ConfigError(msg, path=f"retry.{name}")
 
@@ -82,7 +97,7 @@ class Retry(msgspec.Struct, frozen=True):
 
         Args:
             attempt: how many there have been.
-            since_s: how long ago the event failed first.
+            since_s: how long the pauses were that there have been.
             chance: gives a number from 0 to 1, for jitter.
         """
         if attempt >= self.attempts:
@@ -110,7 +125,7 @@ class Retries(msgspec.Struct, frozen=True):
         """What a program declares as ``retry=``: one policy, or one per type of exception.
 
         Raises:
-            ConfigError: it is neither.
+            ConfigError: it is neither, or limits calls by what they will fail with.
         """
         if given is None:
             return cls(Retry())
@@ -122,7 +137,13 @@ class Retries(msgspec.Struct, frozen=True):
             msg = f"{given!r}; expected Retry(…), such as Retry(5), or a policy per type: {{TimeoutError: Retry(10)}}"
             raise ConfigError(msg, path=path)
         by_type = dict(pairs)
-        return cls(by_type.get(Exception) or by_type.get(BaseException) or Retry(), by_type)
+        default = by_type.get(Exception) or by_type.get(BaseException) or Retry()
+        for kind, policy in by_type.items():
+            for name, left_out in (("timeout_s", None), ("warn_s", WARN_S_DEFAULT)):
+                if getattr(policy, name) not in (left_out, getattr(default, name)):
+                    msg = "nobody knows with what a call will fail while it runs: give it to the policy for Exception"
+                    raise ConfigError(msg, path=f"{path}.{kind.__name__}.{name}")
+        return cls(default, by_type)
 
     def for_error(self, error: BaseException) -> Retry:
         """The policy for what was raised."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from array import array
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol, cast
 
 import msgspec
@@ -125,7 +125,7 @@ def call_sync(
         try:
             result = handler(event)
             if result is not None and type(result) is not plain:
-                plain, result = _settled(result)
+                plain, result = sealing.settled(result)
         except Reject as exc:
             gave.rejected.append((offset, exc.with_traceback(None)))
             continue
@@ -136,7 +136,7 @@ def call_sync(
         if result is None:
             continue
         try:
-            out.append(quick(result) if plain is not None else sealing.all(result))
+            out.append(quick(result) if plain is not None else result)
         except Exception:  # noqa: BLE001 - what was returned may be anything; why it has no bytes is looked at
             out.append(sealing.one(result))
         causes.append(offset)
@@ -158,7 +158,7 @@ async def call_async(
         try:
             result = await handler(event)
             if result is not None and type(result) is not plain:
-                plain, result = _settled(result)
+                plain, result = sealing.settled(result)
         except Reject as exc:
             gave.rejected.append((offset, exc.with_traceback(None)))
             continue
@@ -169,21 +169,11 @@ async def call_async(
         if result is None:
             continue
         try:
-            out.append(quick(result) if plain is not None else sealing.all(result))
+            out.append(quick(result) if plain is not None else result)
         except Exception:  # noqa: BLE001 - what was returned may be anything; why it has no bytes is looked at
             out.append(sealing.one(result))
         causes.append(offset)
     return None
-
-
-def _settled(result: Any) -> tuple[type | None, Any]:
-    """What a handler returned, with a generator run to its end: it may still raise, and that belongs to its event.
-
-    The type comes along when results of it are single ones, and plain; else they come as a list.
-    """
-    if isinstance(result, list | tuple | Iterator):
-        return None, list(result)
-    return (None, [result]) if type(result) is NewEvent else (type(result), result)
 
 
 class Sealing:
@@ -197,16 +187,29 @@ class Sealing:
         self.quick: Callable[[Any], bytes] = _no_bytes if into is None else into.encode_quick
 
     def one(self, result: Any) -> Sealed:
-        """One result, in an envelope or not; or why it cannot be one."""
+        """One result, in an envelope or not, or why it cannot be one; what is sealed already stays as it is."""
+        if type(result) is Sealed:
+            return result
         if self._into is None:
             return Sealed(b"")
         if type(result) is NewEvent and result.id is not None:
             return Sealed(b"", None, ID_REFUSED.format(result.id))
         return seal(self._into, result)
 
-    def all(self, results: Sequence[Any]) -> list[Sealed]:
-        """Those that are not None."""
-        return [self.one(result) for result in results if result is not None]
+    def all(self, result: Any) -> list[Sealed]:
+        """What a handler returned, one by one, without None.
+
+        A generator runs to its end: each result is taken as it is when it is given, for it may be changed for the next
+        one. It may still raise, and that belongs to its event.
+        """
+        several: Iterable[Any] = result if isinstance(result, list | tuple | Iterator) else (result,)
+        return [self.one(one) for one in several if one is not None]
+
+    def settled(self, result: Any) -> tuple[type | None, Any]:
+        """What a handler returned; with its type when results of it are single ones, and plain, else as `all` of it."""
+        if type(result) is NewEvent or isinstance(result, list | tuple | Iterator):
+            return None, self.all(result)
+        return type(result), result
 
 
 ID_REFUSED = (

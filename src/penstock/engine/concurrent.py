@@ -286,8 +286,7 @@ class ConcurrentWork(HandlerWork):
         """Take the results, or what was raised, and go on with the key's next event."""
         place, head = waiting.place, waiting.head
         progress = self._progress[place.partition]
-        whole = self._spec.on_failure.given_up == "continue"
-        if raised is None and head is None and whole:
+        if raised is None and head is None and self._spec.on_failure.given_up == "continue":
             place.succeeded()
             progress.finished.append((waiting, gave))
             queue = self._lanes.pop(lane)
@@ -302,7 +301,7 @@ class ConcurrentWork(HandlerWork):
             made.gave = gave
             if head is not None:
                 self._mark(head, made)
-            cut = made.gather(whole=whole)
+            cut = made.gather(whole=False)
             if cut is not None:
                 raised = Raised(waiting.offset, OutputRefused(cut.reason))
         queue = self._lanes.pop(lane)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from itertools import accumulate
 from operator import attrgetter
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID, uuid5
 
 from penstock.channel.typed import TypedTopic
@@ -132,6 +132,43 @@ class Identity:
         )
 
 
+class TooLate(RuntimeError):
+    """It is too late to take a token."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "ctx.once after the handler has come back from its event, which no mark can belong to any more: call it "
+            "before, and wait for the tasks and threads that do"
+        )
+
+
+class Takes(Protocol):
+    """What takes tokens; see `Marks`."""
+
+    def take(self, token: str | bytes, offset: int) -> bool:
+        """Whether the event at `offset` is the first with this token; then it holds the token."""
+        ...
+
+
+class InHand:
+    """Takes tokens for an event of `partition` while the words of `hand` say that it is handled, and not after."""
+
+    def __init__(self, marks: Marks, hand: memoryview, partition: int) -> None:
+        self._marks = marks
+        self._hand = hand
+        self._said = partition + 1
+
+    def take(self, token: str | bytes, offset: int) -> bool:
+        """See `Takes`."""
+        try:
+            handled = (self._hand[0], self._hand[1]) == (self._said, offset)
+        except ValueError:  # the slot is closed
+            handled = False
+        if not handled:
+            raise TooLate
+        return self._marks.take(token, offset)
+
+
 class Context:
     """What a handler may ask about the event it is handling.
 
@@ -149,7 +186,7 @@ class Context:
         topic: TypedTopic[Any],
         *,
         redriven: int = 0,
-        marks: Marks | None = None,
+        marks: Takes | None = None,
     ) -> None:
         self._delivered = delivered
         self._topic = topic
@@ -208,6 +245,7 @@ class Context:
 
         Raises:
             TypeError, ValueError: an empty token, something else than text or bytes, or more than 100 for one event.
+            RuntimeError: the handler has come back from the event; what it gave is settled, with the marks of then.
         """
         if self._marks is None:
             self._marks = Marks()

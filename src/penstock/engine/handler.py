@@ -13,7 +13,7 @@ from penstock.delivery.once import Marks
 from penstock.delivery.retry import Retries, Retry
 from penstock.engine.again import Again
 from penstock.engine.calling import Calls, NotCalled, Raised, Shape, call_async, call_sync
-from penstock.engine.context import Context
+from penstock.engine.context import Context, InHand
 from penstock.engine.parts import PartCalls
 from penstock.engine.results import Cause, Made, OutputRefused, Topics
 from penstock.engine.watching import Hand
@@ -94,7 +94,8 @@ class Handler:
         """`_call` for parked events, each with its own number of attempts."""
         function = bound = self._spec.function
         if self._spec.shape.wants_context:
-            words, source, marks = self._slot.words, self._topics.source, made.marks
+            words, source = self._slot.words, self._topics.source
+            marks = InHand(made.marks, words, made.partition)
 
             def bound(event: Any) -> Any:
                 return function(event, Context(again.delivered, words[1], again.attempt, source, marks=marks))
@@ -125,7 +126,8 @@ class Handler:
             raised = call_sync(handler, pairs, words, made.gave)
         words[0] = 0
         self._going = (0.0, None)
-        cut = made.gather(whole=self._spec.on_failure.given_up == "continue")
+        # What is called by itself, and not in a run, fails by itself: it may have a letter, or attempts, to tell of.
+        cut = made.gather(whole=calls is not None and self._spec.on_failure.given_up == "continue")
         if cut is None:
             return raised if raised is not None or calls is None else calls.uncalled(words[1])
         return Raised(cut.offset, OutputRefused(cut.reason)) if cut.reason else cut.offset
@@ -153,9 +155,10 @@ class Handler:
         function = bound = self._spec.function
         if self._spec.shape.wants_context:
             said, source = self._slot.words if words is None else words, self._topics.source
+            held = InHand(marks, said, delivered.partition)
 
             def bound(event: Any) -> Any:
-                return function(event, Context(delivered, said[1], attempt, source, redriven=again, marks=marks))
+                return function(event, Context(delivered, said[1], attempt, source, redriven=again, marks=held))
 
         return self._in_time(bound)
 

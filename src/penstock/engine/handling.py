@@ -8,13 +8,14 @@ from collections.abc import AsyncGenerator, Collection, Sequence
 import msgspec
 
 from penstock.channel.api import Assigned, Delivery, LedgerWrite, Owned, Subscription
+from penstock.delivery.deadletter import with_try
 from penstock.delivery.lot import Head, Now
 from penstock.engine.again import Again, Line
 from penstock.engine.calling import Raised
 from penstock.engine.commands import Commands
 from penstock.engine.handler import Handler, HandlerSpec
 from penstock.engine.parts import Part, parts_of
-from penstock.engine.place import SPACES, Place, tried
+from penstock.engine.place import SPACES, Place
 from penstock.engine.results import Cause, Made, Topics
 from penstock.engine.work import Draft, Gauge, Read, Stopping
 from penstock.errors import Reject
@@ -205,7 +206,7 @@ class HandlerWork(Handler):
     def _park_or_give_up(self, place: Place, part: Part, error: BaseException, made: Made, head: Head) -> None:
         """A new event has failed, and is `head` of those that wait for it."""
         now = self._now()
-        tried(head, error, now)
+        head.tries = with_try(head.tries, error, now.us)
         head.transient = place.policy.is_transient(error)
         head.attempts += 1
         pause_s = self._pause_s(error, head.attempts, head.waited_s)
@@ -281,6 +282,7 @@ class HandlerWork(Handler):
         pickers, read, cut = await place.pickers(lines, source, self._read)
         again = Again(lines, pickers, source, now)
         made.inputs += again.inputs
+        made.failed_before([line.head for line in lines], now)
         made.size += read  # it is kept until the step is made
         start, held = self._system.clock.monotonic_s(), made.size
         while True:
@@ -361,7 +363,7 @@ class HandlerWork(Handler):
             place.lot.postpone(head, place.probed(self._spec.retries.for_error(error), now), now)
             head.waited_s = waited_s
             return
-        tried(head, error, now)
+        head.tries = with_try(head.tries, error, now.us)
         head.attempts += place.deaths.get(head.offset, 0) + 1
         made.ledger += place.forgive(head.offset)
         pause_s = self._pause_s(error, head.attempts, head.waited_s)

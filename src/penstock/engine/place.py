@@ -11,14 +11,13 @@ from penstock.channel.api import Assigned, LedgerWrite
 from penstock.channel.typed import TypedTopic
 from penstock.delivery import lot as lots
 from penstock.delivery import once
-from penstock.delivery.deadletter import text_of
-from penstock.delivery.lot import Head, Lot, Now, OnFailure, Try
+from penstock.delivery.lot import Head, Lot, Now, OnFailure
 from penstock.delivery.once import Marks
 from penstock.delivery.redrive import LETTERS_SPACE, POSITION_SPACE, Command
 from penstock.delivery.retry import Retry
 from penstock.engine.again import Line
 from penstock.engine.commands import Commands
-from penstock.engine.parts import Part, Picker, redriven
+from penstock.engine.parts import Part, Picker, in_its_envelope, redriven
 from penstock.engine.work import Read
 from penstock.errors import CorruptionError
 from penstock.event.batch import Delivered
@@ -172,7 +171,7 @@ class Place:
         offset = head.offset
         if head.body is not None:
             event = redriven(topic.name, self.partition, offset=offset, body=head.body, key=head.key, identity=head.id)
-            return Part(event, topic)
+            return Part(await in_its_envelope(event, topic, read), topic)
         picker = await self.picker(offset, topic, read)
         return Part(picker.one(offset), topic)
 
@@ -341,10 +340,4 @@ class Place:
         head.attempts, head.waited_s, head.tries, head.transient = 0, 0.0, (), False
 
 
-def tried(head: Head, error: BaseException, now: Now) -> None:
-    """Note a failed attempt."""
-    entry = Try(now.us, type(error).__name__, text_of(error)[: lots.REASON_MAX])
-    head.tries = (*head.tries, entry)[-lots.TRIES_KEPT :]
-
-
-__all__ = ["ATTEMPTS", "SPACES", "Place", "tried"]
+__all__ = ["ATTEMPTS", "SPACES", "Place"]

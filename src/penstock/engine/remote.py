@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
 import msgspec
 
+from penstock.channel.sealed import Sealed, enveloped
 from penstock.channel.typed import TypedTopic
-from penstock.delivery.once import Marks
-from penstock.engine.calling import Sealing
-from penstock.engine.context import Context
+from penstock.engine.context import Context, Takes
 from penstock.engine.results import stack_of
 from penstock.errors import Reject, Rejected
 from penstock.event.batch import Delivered, Rows
@@ -45,7 +44,7 @@ class Call(msgspec.Struct, frozen=True, array_like=True):
         origin = (delivered.recorded_us, delivered.schema_id, delivered.origin, delivered.base)
         return cls(*place, body, attributes, *origin, context.attempt, context.redriven)
 
-    def context(self, topic: TypedTopic[Any], marks: Marks) -> Context:
+    def context(self, topic: TypedTopic[Any], marks: Takes) -> Context:
         """What the handler may ask about its event."""
         payload = Rows.of([self.body], {name: [value] for name, value in self.attributes.items()})
         delivered = Delivered(
@@ -72,30 +71,23 @@ class Given(msgspec.Struct, frozen=True, tag="given"):
     beside: Mapping[int, Mapping[str, Any]] = {}
 
     @classmethod
-    def of(cls, results: Sequence[Any], into: TypedTopic[Any] | None) -> Given:
+    def of(cls, sealed: Sequence[Sealed]) -> Given:
         """What the handler returned.
 
         Raises:
-            PenstockError: some of it cannot be published.
+            Rejected: some of it cannot be published.
         """
-        sealed = Sealing(into).all(results)
         for one in sealed:
             if one.refused:
                 raise Rejected(one.refused)
         beside = {index: _beside(one.event) for index, one in enumerate(sealed) if one.event is not None}
         return cls([one.body for one in sealed], beside)
 
-    def results(self, into: TypedTopic[Any] | None) -> list[Any]:
-        """The same where they are published.
-
-        Raises:
-            PenstockError: they are no results of topic `into`.
-        """
-        if into is None:
-            return list(self.bodies)
-        found = [into.decode(body) for body in self.bodies]
+    def results(self) -> list[Sealed]:
+        """The same where they are published."""
+        found = [Sealed(body) for body in self.bodies]
         for index, attributes in self.beside.items():
-            found[index] = NewEvent(data=found[index], **attributes)
+            found[index] = enveloped(found[index].body, NewEvent(data=None, **attributes))
         return found
 
 
@@ -192,16 +184,6 @@ def _told_as(kind: type[Exception], name: str) -> type[Exception]:
 
 def _beside(event: NewEvent) -> dict[str, Any]:
     return {name: canonical_key(value) if name == "key" else value for name, value in said(event)}
-
-
-def results_of(result: Any) -> Iterator[Any]:
-    """What a handler returned, one by one."""
-    if result is None:
-        return
-    if isinstance(result, list | tuple | Iterator):
-        yield from (one for one in result if one is not None)
-    else:
-        yield result
 
 
 encode_call = msgspec.msgpack.Encoder().encode

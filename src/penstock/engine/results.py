@@ -5,15 +5,15 @@ from __future__ import annotations
 import traceback
 from array import array
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
 
 from penstock.channel.api import TOGETHER_BYTES_MAX, LedgerWrite
 from penstock.channel.typed import Seen, TypedTopic
-from penstock.delivery.deadletter import DeadLetter, text_of, to_batch
-from penstock.delivery.lot import Try
+from penstock.delivery.deadletter import DeadLetter, text_of, to_batch, with_try
+from penstock.delivery.lot import Head, Now, Try
 from penstock.delivery.once import SPACE as ONCE
 from penstock.delivery.once import Mark, Marks
 from penstock.engine.calling import Flat, Gave, Sealing, flatten
@@ -59,8 +59,8 @@ class Cause(msgspec.Struct, frozen=True):
     def of(
         cls, error: BaseException, attempts: int, tries: Sequence[Try] = (), *, again: int = 0, holds: bool = False
     ) -> Cause:
-        """What was raised; a rejection is a decision, not a mistake, and where it was made says nothing."""
-        stack = "" if isinstance(error, Reject) else stack_of(error)
+        """What was raised. Where that was says nothing of a rejection, a decision, nor of what was returned."""
+        stack = "" if isinstance(error, Reject | OutputRefused) else stack_of(error)
         return cls(text_of(error), type(error).__name__, stack, attempts, tries, again, holds)
 
 
@@ -123,6 +123,8 @@ class Made:
         self.inputs: list[Delivered] = []
         self.redriven: set[int] = set()
         self._refused: set[int] = set()
+        self._failed: dict[int, tuple[int, tuple[Try, ...]]] = {}
+        self._now_us = 0
         self.events = self.retries = 0
         self.size = 0
         self._group = group
@@ -145,6 +147,11 @@ class Made:
             self.marked += marks
             self.size += MARK_BYTES * len(marks)
 
+    def failed_before(self, heads: Iterable[Head], now: Now) -> None:
+        """These are handled again now: a letter that tells of one of them tells of its failed attempts, too."""
+        self._now_us = now.us
+        self._failed.update({head.offset: (head.attempts, head.tries) for head in heads if head.attempts})
+
     # -- results ---------------------------------------------------------------------------------------------------
 
     def gather(self, *, whole: bool = True) -> Cut | None:
@@ -152,7 +159,7 @@ class Made:
 
         Args:
             whole: an event whose results cannot be published becomes a dead letter with the draft, and the others
-                stay; if not, what came behind it is let go, for its key must wait.
+                stay; if not, what came behind it is let go, for what becomes of it is not for the draft to say.
 
         Returns:
             From where on results were let go, if any were; at least one event's are kept, or refused.
@@ -177,37 +184,41 @@ class Made:
     def _gather(self, into: TypedTopic[Any], flat: Flat, *, whole: bool) -> Cut | None:
         encoded, cut = self._encoded, None
         bodies, causes, numbers = flat.bodies, flat.causes, flat.numbers
+        refused: dict[int, str] = {}
         for index, one in flat.sealed.items():
             if one.refused:
-                encoded.refused.setdefault(causes[index], one.refused)
+                refused.setdefault(causes[index], one.refused)
         if _size(bodies, flat) > RUN_BYTES_MAX:
-            count = self._fitting(bodies, flat)
+            count = self._fitting(bodies, flat, refused)
             if count < len(causes):
                 cut = Cut(causes[count])
                 for let_go in causes[count:]:  # its results are refused when it is handled again, and only then
-                    encoded.refused.pop(let_go, None)
+                    refused.pop(let_go, None)
             bodies, causes = bodies[:count], causes[:count]
         before = encoded.seen.count
         into.look(bodies, encoded.seen)
-        if not whole and (encoded.refused or encoded.seen.refused):
-            known = {causes[i - before]: r for i, r in encoded.seen.refused.items()} | encoded.refused
-            cut = Cut(min(known), known[min(known)])
-            count = causes.index(cut.offset)
-            encoded.refused.clear()
-            encoded.seen.forget(before)
-            bodies, causes = bodies[:count], causes[:count]
-            into.look(bodies, encoded.seen)
+        if not whole:
+            into.look_at_keys(encoded.seen, before)
+            known = {causes[i - before]: r for i, r in encoded.seen.refused.items() if i >= before} | refused
+            if known:
+                cut, refused = Cut(min(known), known[min(known)]), {}
+                count = causes.index(cut.offset)
+                encoded.seen.forget(before)
+                bodies, causes = bodies[:count], causes[:count]
+                into.look(bodies, encoded.seen)
         for index, one in flat.sealed.items():
             if one.event is not None and index < len(bodies):
                 encoded.beside.note(one.event, len(encoded.bodies) + index)
+        encoded.refused.update(refused)
         encoded.bodies += bodies
         encoded.causes.extend(causes)
         encoded.numbers.extend(array("q", bytes(8 * len(causes))) if numbers is None else numbers[: len(causes)])
         self.size += _size(bodies, flat)
         return cut
 
-    def _fitting(self, bodies: list[bytes], flat: Flat) -> int:
-        """How many results to keep: whole events, at least one; one that gives too much alone keeps nothing."""
+    @staticmethod
+    def _fitting(bodies: list[bytes], flat: Flat, refused: dict[int, str]) -> int:
+        """How many results to keep: whole events, at least one; one that gives too much alone is refused."""
         size, causes = 0, flat.causes
         for index, body in enumerate(bodies):
             if size > RUN_BYTES_MAX and causes[index] != causes[index - 1]:
@@ -215,7 +226,7 @@ class Made:
             size += len(flat.sealed.get(index, body))
             if causes[index] == causes[0] and size > EVENT_RESULTS_BYTES_MAX:
                 reason = f"the results of one event are more than {EVENT_RESULTS_BYTES_MAX} bytes; return fewer"
-                self._encoded.refused[causes[0]] = reason
+                refused[causes[0]] = reason
                 behind = next((i for i in range(index, len(causes)) if causes[i] != causes[0]), len(causes))
                 bodies[:behind] = [b""] * behind
                 return behind
@@ -269,7 +280,10 @@ class Made:
         self._refused.update(refused)
         for offset, reason in sorted(refused.items()):
             delivered = min((d for d in self.inputs if d.first <= offset < d.end), key=_count)
-            self.letter(delivered, offset, Cause(str(OutputRefused(reason)), OutputRefused.__name__))
+            error, (failed, tries) = OutputRefused(reason), self._failed.get(offset, (0, ()))
+            if failed:
+                tries = with_try(tries, error, self._now_us)
+            self.letter(delivered, offset, Cause(str(error), type(error).__name__, attempts=failed + 1, tries=tries))
 
     # -- dead letters ----------------------------------------------------------------------------------------------
 

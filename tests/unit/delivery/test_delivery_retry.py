@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from penstock.delivery.retry import Retries, Retry
+from penstock.delivery.lot import Head, Lot, Now
+from penstock.delivery.retry import FACTOR_MAX, SECONDS_MAX, Retries, Retry
 from penstock.errors import ConfigError
 
 
@@ -50,6 +51,15 @@ def test_the_closest_base_class_decides() -> None:
         lambda: Retry(True),
         lambda: Retry(1.5),  # type: ignore[arg-type]
         lambda: Retry(first_s=-1),
+        lambda: Retry(first_s=float("nan")),
+        lambda: Retry(first_s="1"),  # type: ignore[arg-type]
+        lambda: Retry(pause_max_s=float("inf")),
+        lambda: Retry(factor=float("nan")),
+        lambda: Retry(factor=1_001),
+        lambda: Retry(schedule=(1, float("nan"))),
+        lambda: Retry(schedule=(float("inf"),)),
+        lambda: Retry(schedule=5),  # type: ignore[arg-type]
+        lambda: Retry(total_s="1"),  # type: ignore[arg-type]
         lambda: Retry(factor=0.5),
         lambda: Retry(2, schedule=(1, 2, 3)),
         lambda: Retry(schedule=(1, -2)),
@@ -64,3 +74,20 @@ def test_the_closest_base_class_decides() -> None:
 def test_what_cannot_be_meant_is_refused(make: Any) -> None:
     with pytest.raises(ConfigError):
         make()
+
+
+def test_the_longest_pauses_can_be_computed_and_written_down() -> None:
+    retry = Retry(200, first_s=SECONDS_MAX, factor=FACTOR_MAX, pause_max_s=SECONDS_MAX)
+    assert pauses(retry) == [SECONDS_MAX] * 199 + [None]
+    lot, now = Lot(), Now(2**52, 0.0)
+    lot.park(Head(b"k", b"k", 0), float(SECONDS_MAX), now)
+    assert Lot.restore([(key, value) for key, value in lot.writes() if value is not None], now).heads
+
+
+def test_only_the_default_policy_limits_a_call() -> None:
+    limited = Retry(5, timeout_s=2.0, warn_s=1.0)
+    assert Retries.of({TimeoutError: limited, Exception: limited}).timeout_s == 2.0
+    for option in ("timeout_s", "warn_s"):
+        given = {TimeoutError: Retry(5, **{option: 2.0}), Exception: Retry(2)}  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match=rf"retry\.TimeoutError\.{option}: .*give it to the policy for Exception"):
+            Retries.of(given)

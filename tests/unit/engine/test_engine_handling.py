@@ -182,6 +182,26 @@ async def test_what_a_handler_changes_after_it_has_returned_it_is_stored_as_it_w
     assert sorted(found, key=repr) == sorted(enveloped + [(n, {}) for n in range(3_000) if n % 3 < 2], key=repr)
 
 
+@pytest.mark.parametrize("concurrency", [1, 4])
+async def test_what_a_generator_changes_between_two_results_is_stored_as_it_gave_it(kit: Kit, concurrency: int) -> None:
+    source = await kit.topic("orders", Order, partitions=1)
+    into = await kit.topic("bills", Bill, partitions=1)
+    await kit.publish(source, orders(2))
+
+    def instalments(order: Order) -> Iterator[Bill]:
+        bill = Bill(order.id, order.customer, 0)
+        for number in range(3):
+            bill.total = number
+            yield bill
+
+    async def later(order: Order) -> Iterator[Bill]:
+        return instalments(order)
+
+    function = instalments if concurrency == 1 else later
+    await (await kit.handler(function, source, into, concurrency=concurrency)).run()
+    assert [(b.id, b.total) for b in await kit.events(into)] == [(n, total) for n in range(2) for total in range(3)]
+
+
 @pytest.mark.parametrize("given_up", ["continue", "block"])
 async def test_an_envelope_that_may_not_be_makes_its_event_a_dead_letter(kit: Kit, given_up: GivenUp) -> None:
     """By itself: what stands beside it is published."""

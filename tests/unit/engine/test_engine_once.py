@@ -301,3 +301,27 @@ async def test_side_by_side_a_result_that_is_refused_leaves_no_mark(kit: Kit) ->
     await (await kit.handler(work, source, into, concurrency=2)).run()
     assert len(await kit.letters("work")) == 1
     assert marks(kit, "work") == {digest_of("1"): 1}
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+async def test_a_task_that_outlives_its_call_takes_no_token_from_others(kit: Kit, concurrency: int) -> None:
+    source, into = await both(kit, orders(*"aaa"))
+    tasks: list[asyncio.Task[bool]] = []
+    over = asyncio.Event()
+
+    async def later(ctx: Context) -> bool:
+        await over.wait()
+        return ctx.once("t")
+
+    async def work(order: Order, ctx: Context) -> Bill | None:
+        if order.id == 0:
+            tasks.append(asyncio.create_task(later(ctx)))
+            return None
+        over.set()
+        await asyncio.sleep(0)
+        return bill(order) if ctx.once("t") else None
+
+    await (await kit.handler(work, source, into, concurrency=concurrency)).run()
+    with pytest.raises(RuntimeError, match="after the handler has come back"):
+        await tasks[0]
+    assert [made.id for made in await kit.events(into)] == [1]

@@ -11,15 +11,17 @@ from uuid import UUID
 import msgspec
 import pytest
 
+from penstock.channel.sealed import Sealed
 from penstock.delivery.deadletter import text_of
 from penstock.delivery.once import Marks
 from penstock.delivery.retry import Retries, Retry
 from penstock.engine import remote
+from penstock.engine.calling import Sealing
 from penstock.engine.context import Context
 from penstock.engine.results import Cause
 from penstock.errors import PermanentError, Reject, Throttled, TransientError
 from penstock.event.envelope import NewEvent
-from tests.unit.engine.engine_kit import Kit, Order
+from tests.unit.engine.engine_kit import Bill, Kit, Order
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -73,18 +75,34 @@ async def test_results_and_what_lies_beside_them_arrive(kit: Kit) -> None:
         ),
         NewEvent(data=Order(3, "cid", 3)),
     ]
-    said = remote.decode_said(remote.encode_said(remote.Given.of(results, into)))
+    said = remote.decode_said(remote.encode_said(remote.Given.of(Sealing(into).all(results))))
     assert isinstance(said, remote.Given)
-    assert said.results(into) == [
-        results[0],
-        msgspec.structs.replace(results[1], key=str(UUID(int=7)).encode()),
-        results[2],
+    bob = NewEvent(
+        data=None, key=str(UUID(int=7)).encode(), time=when, headers={"a": "b"}, subject="s", traceparent=TRACE
+    )
+    assert said.results() == [
+        Sealed(b'{"id":1,"customer":"ann","amount":1}'),
+        Sealed(b'{"id":2,"customer":"bob","amount":2}', bob, beside=2),
+        Sealed(b'{"id":3,"customer":"cid","amount":3}', NewEvent(data=None)),
     ]
     with pytest.raises(PermanentError, match="id: 'mine'"):
-        remote.Given.of([NewEvent(data=Order(1, "ann", 1), id="mine")], into)
-    none = remote.decode_said(remote.encode_said(remote.Given.of(results, None)))
+        remote.Given.of(Sealing(into).all([NewEvent(data=Order(1, "ann", 1), id="mine")]))
+    none = remote.decode_said(remote.encode_said(remote.Given.of(Sealing(None).all(results))))
     assert isinstance(none, remote.Given)
-    assert none.results(None) == [b"", b"", b""]
+    assert none.results() == [Sealed(b"")] * 3
+
+
+async def test_what_arrives_is_sealed_and_stays_as_it_is(kit: Kit) -> None:
+    """Another struct than the topic's, a whole number where a fraction is expected: no bytes are made of it anew."""
+    into = await kit.topic("bills", Bill, partitions=1)
+    there = Sealing(into).all([More(1, "ann", 2, "more"), {"total": 1, "id": 2, "customer": "bob"}])  # type: ignore[arg-type]
+    said = remote.decode_said(remote.encode_said(remote.Given.of(there)))
+    assert isinstance(said, remote.Given)
+    assert Sealing(into).all(said.results()) == there
+    assert [one.body for one in there] == [
+        b'{"id":1,"customer":"ann","total":2,"more":"more"}',
+        b'{"total":1,"id":2,"customer":"bob"}',
+    ]
 
 
 async def test_what_lies_beside_results_arrives_as_what_it_is_a_kind_of(kit: Kit) -> None:
@@ -98,9 +116,14 @@ async def test_what_lies_beside_results_arrives_as_what_it_is_a_kind_of(kit: Kit
     order, when = Order(1, "ann", 1), Moment(2013, 1, 1, 5, 0, 0, 7, tzinfo=timezone(timedelta(hours=-5)))
     headers: Any = MappingProxyType({Text("a"): Text("b")})
     result = NewEvent(data=order, key=Text("k"), subject=Text("s"), time=when, headers=headers)
-    given = remote.decode_said(remote.encode_said(remote.Given.of([result], into)))
+    given = remote.decode_said(remote.encode_said(remote.Given.of(Sealing(into).all(result))))
     assert isinstance(given, remote.Given)
-    assert given.results(into) == [NewEvent(data=order, key=b"k", subject="s", time=when, headers={"a": "b"})]
+    (one,) = given.results()
+    assert one.event == NewEvent(data=None, key=b"k", subject="s", time=when, headers={"a": "b"})
+
+
+class More(Bill):
+    more: str
 
 
 class Bare(Exception):
@@ -182,8 +205,8 @@ def test_no_other_class_is_raised() -> None:
 
 @pytest.mark.parametrize("result", [None, [], [None], 1, [1, None, 2], (1, 2), iter([1, None])], ids=repr)
 def test_results_one_by_one(result: Any) -> None:
-    expected = {"None": [], "[]": [], "[None]": [], "1": [1], "[1, None, 2]": [1, 2], "(1, 2)": [1, 2]}
-    assert list(remote.results_of(result)) == expected.get(repr(result), [1])
+    expected = {"None": 0, "[]": 0, "[None]": 0, "1": 1, "[1, None, 2]": 2, "(1, 2)": 2}
+    assert len(Sealing(None).all(result)) == expected.get(repr(result), 1)
 
 
 async def test_a_context_tells_the_same_there(kit: Kit) -> None:

@@ -1,0 +1,62 @@
+"""What lies beside a redriven event: what lay beside it before, as long as the log has it."""
+
+from __future__ import annotations
+
+import pytest
+
+from penstock.channel.api import Acked, Publish
+from penstock.delivery.redrive import Command, encode
+from penstock.delivery.retry import Retry
+from penstock.engine.context import Context, Identity
+from penstock.errors import OffsetOutOfRange
+from penstock.event.batch import NewBatch, Rows
+from penstock.event.envelope import RecordedEvent
+from tests.unit.engine.engine_kit import Bill, Kit, Order
+
+
+@pytest.mark.parametrize("gone", [False, True])
+@pytest.mark.parametrize("concurrency", [1, 4])
+async def test_a_redriven_event_comes_in_its_envelope(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch, concurrency: int, gone: bool
+) -> None:
+    source = await kit.topic("orders", Order, partitions=1, key="customer")
+    into = await kit.topic("bills", Bill, partitions=1, key="customer")
+    bodies = [source.encode(Order(number, "ann", number)) for number in range(3)]
+    attributes = {"correlationid": ["c0", "c1", "c2"], "headers": [{"n": "0"}, {"n": "1"}, None], "time_us": [1, 2, 3]}
+    await kit.publish_batches(source.pack(bodies, attributes=attributes).batches)
+    seen: list[RecordedEvent] = []
+
+    async def work(order: Order, ctx: Context) -> Bill:
+        seen.append(ctx.event())
+        if order.id == 1 and not ctx.redriven:
+            raise ValueError("not now")
+        return Bill(order.id, order.customer, order.amount)
+
+    await (await kit.handler(work, source, into, retry=Retry(1), concurrency=concurrency)).run()
+    (letter,) = await kit.letters("work")
+    body = letter.body.replace(b'"amount":1', b'"amount":7')
+    command = encode(Command("redrive", 0, 1, body, letter.key, letter.id))
+    batch = NewBatch("work.redrive", 0, 1, Rows.of([command]))
+    assert isinstance(await kit.channel.publish(Publish("cli", 0, 0, [batch])), Acked)
+    kit.clock.pass_s(2)
+    if gone:
+        whole = kit.channel.read
+
+        async def read(topic: str, partition: int, offset: int, *, events_max: int) -> object:
+            if topic == "orders":
+                raise OffsetOutOfRange("orders/0: offset 1 has gone")
+            return await whole(topic, partition, offset, events_max=events_max)
+
+        monkeypatch.setattr(kit.channel, "read", read)
+    await (await kit.handler(work, source, into, retry=Retry(1), concurrency=concurrency)).run()
+    before, after = seen[1], seen[3]
+    assert (after.id, after.offset, after.key, after.data) == (before.id, 1, b"ann", Order(1, "ann", 7))
+    if not gone:
+        assert (after.headers, after.time, after.correlationid) == ({"n": "1"}, before.time, "c1")
+        assert (after.recorded_time, after.source) == (before.recorded_time, before.source)
+        monkeypatch.undo()
+        *_, (last,) = [
+            [Identity(b, into).event(i) for i in range(b.count)]
+            for b in await kit.channel.read("bills", 0, 2, events_max=9)
+        ]
+        assert (last.correlationid, last.headers) == ("c1", {"redriven": "out of order"})
