@@ -197,9 +197,9 @@ class Client:
         return resolved(unknown, publisher.ask(lambda: publisher.channel.publish_blocking(unknown.ticket)))
 
     def _publish(self, parcels: Sequence[Parcel]) -> None:
-        """After what was sent before."""
+        """After what was sent before, whose failure is for `flush` to raise."""
         if any(lane.busy for lane in list(self._lanes.values())):
-            self.flush()
+            self._wait_for_sent()
         self._usable().publish(parcels)
         for parcel in parcels:
             if parcel.error is not None:
@@ -274,12 +274,15 @@ class Client:
             PenstockError: some of it was not stored since the last flush (a full disk, a closed log): the receipts
                 say which.
         """
+        self._wait_for_sent()
+        self._raise_failure()
+
+    def _wait_for_sent(self) -> None:
         publisher = self._usable()
         self._call_lanes()
         done = Signal()
         self._pipe.put(done)
         publisher.wait_for(done)
-        self._raise_failure()
 
     def _call_lanes(self) -> None:
         """Have all lanes looked into: a `send` that was interrupted may not have called."""

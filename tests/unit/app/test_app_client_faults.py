@@ -222,6 +222,21 @@ def test_a_full_disk_uses_no_numbers_up(app: App, items: TopicHandle[Item], name
     assert stored(app) == [1, 3]
 
 
+def test_the_failure_of_what_was_sent_is_for_flush_and_not_for_another_publish(
+    app: App, items: TopicHandle[Item]
+) -> None:
+    with app.client() as client:
+        with once("log.commit", apsw.FullError("database or disk is full")):
+            receipt = client.send(items, Item(1))
+            assert client.publish(items, Item(2)) == Acked("items", 0, 0)
+        with pytest.raises(LogFull):
+            client.flush()
+        with pytest.raises(LogFull):
+            assert receipt.outcome
+        client.flush()
+    assert stored(app) == [2]
+
+
 def test_a_producer_that_the_log_has_forgotten_goes_on_as_a_new_one(app: App, items: TopicHandle[Item]) -> None:
     for name in (None, "till"):
         with app.client(producer=name) as client:
