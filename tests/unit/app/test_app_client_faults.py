@@ -6,6 +6,8 @@ import asyncio
 import gc
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -273,6 +275,53 @@ def _calls(client: Client, items: TopicHandle[Item]) -> list[Callable[[], object
         lambda: client.publish_together([(items, Item(2))]),
         lambda: client.publish_frame(items, None),
     ]
+
+
+LEFT_OPEN = """
+import sys
+
+import msgspec
+from penstock import App
+from penstock.system import points
+
+
+class Item(msgspec.Struct):
+    n: int
+
+
+def full(point):
+    if point == "log.commit":
+        import apsw
+
+        raise apsw.FullError("database or disk is full")
+
+
+app = App("faults", path=sys.argv[1])
+items = app.topic("items", Item, partitions=1)
+client = app.client()
+client.open()
+disk = points.hooked(full)
+if sys.argv[2] == "full":
+    disk.__enter__()
+for n in range(3_000):
+    client.send(items, Item(n))
+if sys.argv[2] == "raises":
+    raise SystemExit(7)
+"""
+
+
+@pytest.mark.parametrize(("ending", "code"), [("quietly", 0), ("raises", 7), ("full", 0)])
+def test_what_was_sent_is_published_when_a_program_ends_without_closing(tmp_path: Path, ending: str, code: int) -> None:
+    app = App("faults", path=tmp_path / "log")
+    app.topic("items", Item, partitions=1)
+    command = [sys.executable, "-c", LEFT_OPEN, str(tmp_path / "log"), ending]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == code
+    if ending == "full":
+        assert "not all that was sent is stored" in done.stderr
+    else:
+        assert done.stderr == ""
+        assert stored(app) == list(range(3_000))
 
 
 def test_a_forked_child_is_told_at_once(app: App, items: TopicHandle[Item]) -> None:
