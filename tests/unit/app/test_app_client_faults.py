@@ -425,6 +425,33 @@ async def test_a_close_that_is_cancelled_goes_on_and_everybody_is_answered(app: 
     assert len(await asyncio.to_thread(stored, app)) == 40_000
 
 
+async def test_what_waits_is_bounded_in_bytes_and_taken_on_in_turn(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aclient, "WAITING_BYTES_MAX", 5_000)
+    notes = app.topic("notes", partitions=1)
+    looks, most = 0, 0
+    wake = aclient.AsyncClient._wake
+
+    def counted(client: aclient.AsyncClient) -> None:
+        nonlocal looks
+        looks += 1
+        wake(client)
+
+    monkeypatch.setattr(aclient.AsyncClient, "_wake", counted)
+    async with asyncio.timeout(30), app.client() as client:
+        tasks = [asyncio.create_task(client.publish(notes, b"%04d" % n + b"x" * 500)) for n in range(1_000)]
+        while not all(task.done() for task in tasks):
+            most = max(most, client._waiting_bytes)
+            await asyncio.sleep(0)
+            for task in tasks[500:510]:
+                task.cancel()
+        assert client._waiting_bytes == 0
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        offsets = [outcome.offset for outcome in outcomes if isinstance(outcome, Acked)]
+        assert offsets == list(range(990))  # in the order in which they came
+    assert 5_000 <= most <= 5_504
+    assert looks < 3_000  # and not everybody each time
+
+
 @pytest.mark.usefixtures("little_room")
 async def test_when_the_sender_is_stopped_everybody_is_told(app: App, items: TopicHandle[Item]) -> None:
     async with asyncio.timeout(30):
