@@ -6,6 +6,7 @@ import json
 import os
 import re
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -192,6 +193,19 @@ def test_a_reader_that_goes_away(tmp_path: Path, arguments: list[str]) -> None:
         assert running.wait(timeout=LIMIT_S) == exits.OUTPUT_CLOSED
         assert running.stderr is not None
         assert running.stderr.read() == ""
+
+
+def test_a_process_without_standard_streams(tmp_path: Path) -> None:
+    folder = _ran(tmp_path)
+    publish, query = f"{shlex.join([*PENSTOCK, 'publish', 'orders'])} <&-", shlex.join([*PENSTOCK, "query", "-"])
+    for line, code, said in (
+        (publish, exits.DONE, "nothing to publish\n"),
+        (f"{publish} >&-", exits.DONE, "nothing to publish\n"),
+        (f"{publish} >&- 2>&-", exits.DONE, ""),
+        (f"{query} <&-", 2, "no SQL"),
+    ):
+        ran = subprocess.run(["sh", "-c", line], cwd=folder, capture_output=True, text=True, check=False)
+        assert (ran.returncode, said in ran.stderr) == (code, True), ran.stderr
 
 
 def test_a_terminal_that_lacks_characters(tmp_path: Path) -> None:

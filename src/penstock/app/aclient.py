@@ -17,19 +17,20 @@ from penstock.errors import Closed, OutcomeUnknown, TransientError
 from penstock.system.ports import real_system
 
 WAITING_EVENTS_MAX = 50_000
+WAITING_BYTES_MAX = 16_000_000
 
 
 class _Job:
     """Parcels that are published as one transaction, and who waits for them."""
 
-    __slots__ = ("done", "events", "open", "parcels", "publish", "waiters")
+    __slots__ = ("done", "events", "open", "parcels", "publish", "size", "waiters")
 
     def __init__(self, done: asyncio.Future[None]) -> None:
         self.parcels: dict[str, Parcel] = {}
         self.publish: api.Publish | None = None  # what is under way
         self.waiters: list[tuple[asyncio.Future[Outcome], Parcel, int]] = []
         self.done = done
-        self.events = 0
+        self.events = self.size = 0
         self.open = False
 
 
@@ -47,8 +48,7 @@ class AsyncClient:
         self._inherited: Opened | None = None
         self._numbers: Numbering | None = None
         self._jobs: deque[_Job] = deque()
-        self._waiting_events = 0
-        self._waiting_for_room = 0
+        self._waiting_events = self._waiting_bytes = 0
         self._sender: asyncio.Task[None] | None = None
         self._end: asyncio.Task[None] | None = None
         self._closing = False
@@ -75,7 +75,7 @@ class AsyncClient:
         """Publish over a channel that is open already, real or simulated; instead of `open`."""
         self._numbers = await opened.numbering(self._name)
         self._news = asyncio.Event()
-        self._room = asyncio.Event()
+        self._turns: deque[asyncio.Event] = deque()  # of those that wait for room
         self._closing = self._ended = False
         self._end = None
         self._opened = opened
@@ -117,15 +117,15 @@ class AsyncClient:
         May be cancelled: then the outcome is unknown.
         """
         opened = self._topic(topic)
-        if self._waiting_events >= WAITING_EVENTS_MAX:
+        if self._full or self._turns:
             await self._until_room()
         job = self._open_job()
         parcel = job.parcels.get(opened.name)
         if parcel is None:
             parcel = job.parcels[opened.name] = Parcel(opened)
+        before = parcel.size
         index = parcel.add(event)
-        job.events += 1
-        self._waiting_events += 1
+        self._count(job, 1, parcel.size - before)
         if job.events >= CHUNK_EVENTS or parcel.size >= CHUNK_BYTES:
             job.open = False
         waiter: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
@@ -175,22 +175,41 @@ class AsyncClient:
             raise Closed(_NOT_OPEN)
         return self._opened.topic(topic if isinstance(topic, str) else topic.name)
 
+    @property
+    def _full(self) -> bool:
+        """Whether so much waits that whoever comes must wait before it is taken on."""
+        return self._waiting_events >= WAITING_EVENTS_MAX or self._waiting_bytes >= WAITING_BYTES_MAX
+
+    def _count(self, job: _Job, events: int, size: int) -> None:
+        """So much more waits, or less, with the job."""
+        job.events += events
+        job.size += size
+        self._waiting_events += events
+        self._waiting_bytes += size
+
     async def _until_room(self) -> None:
         """Return when there is room; the caller takes it at once. Who waits here when the client is closed is served.
 
         Raises:
             Closed: the sender was cancelled.
         """
-        self._waiting_for_room += 1
+        turn = asyncio.Event()
+        self._turns.append(turn)
         try:
-            while self._waiting_events >= WAITING_EVENTS_MAX and not self._ended:
-                self._room.clear()
-                await self._room.wait()
+            while (self._full or self._turns[0] is not turn) and not self._ended:
+                turn.clear()
+                await turn.wait()
         finally:
-            self._waiting_for_room -= 1
+            self._turns.remove(turn)
             self._news.set()
+            self._wake()
         if self._ended:
             raise Closed(_NOT_OPEN)
+
+    def _wake(self) -> None:
+        """Have the first of those that wait look for room, who wakes the next: all at once would find it taken."""
+        if self._turns:
+            self._turns[0].set()
 
     # -- sending ---------------------------------------------------------------------------------------------------
 
@@ -205,12 +224,11 @@ class AsyncClient:
         return job
 
     async def _published(self, parcels: Sequence[Parcel]) -> None:
-        if self._waiting_events >= WAITING_EVENTS_MAX:
+        if self._full or self._turns:
             await self._until_room()
         job = _Job(asyncio.get_running_loop().create_future())
         job.parcels = {parcel.topic.name: parcel for parcel in parcels}
-        job.events = sum(parcel.count for parcel in parcels)
-        self._waiting_events += job.events
+        self._count(job, sum(parcel.count for parcel in parcels), sum(parcel.size for parcel in parcels))
         self._jobs.append(job)
         self._news.set()
         await asyncio.shield(job.done)
@@ -224,7 +242,7 @@ class AsyncClient:
         Everybody gets an answer, also when it is cancelled (a loop that ends).
         """
         try:
-            while self._jobs or self._waiting_for_room or not self._closing:
+            while self._jobs or self._turns or not self._closing:
                 if not self._jobs:
                     self._news.clear()
                     await self._news.wait()
@@ -234,8 +252,8 @@ class AsyncClient:
                 try:
                     await self._send(job, opened, numbers)
                 finally:
-                    self._waiting_events -= job.events
-                    self._room.set()
+                    self._count(job, -job.events, -job.size)
+                    self._wake()
                     self._answer(job)
         finally:
             self._closing = self._ended = True
@@ -243,6 +261,7 @@ class AsyncClient:
                 _stopped(job)
                 self._answer(job)
             self._jobs.clear()
+            self._wake()
 
     async def _send(self, job: _Job, opened: Opened, numbers: Numbering) -> None:
         parcels = list(job.parcels.values())

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import logging
 from collections import deque
 from collections.abc import Iterable, Sequence
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
+from weakref import WeakSet
 
 from penstock.app.declared import AnyTopic, Program
 from penstock.app.opened import Opened, tell_when_forked
@@ -14,9 +17,10 @@ from penstock.app.outbox import CHUNK_EVENTS, FrameReceipt, Parcel, Receipt, lai
 from penstock.app.outcome import Acked, Outcome, Rejected, Unknown
 from penstock.app.publisher import NOT_OPEN, Publisher
 from penstock.channel.typed import TypedTopic
-from penstock.errors import Closed
+from penstock.errors import Closed, PenstockError
 from penstock.event.envelope import NewEvent
 from penstock.system.pipe import LOOK_S, Permits, Pipe, Signal
+from penstock.telemetry import emit
 
 if TYPE_CHECKING:
     from penstock.app.aclient import AsyncClient
@@ -85,6 +89,7 @@ class Client:
             self._pipe.start()
             self._opened = publisher.open()
             tell_when_forked(self)
+            _OPENED.add(self)
         except BaseException:
             self._opened = None
             self._pipe.end()
@@ -109,6 +114,7 @@ class Client:
             lane.end()
         self._lanes = {}
         self._publisher = None
+        _OPENED.discard(self)
         self._failure = self._failure or publisher.failure
         self._raise_failure()
 
@@ -118,6 +124,7 @@ class Client:
             self._inherited = (self._opened, self._publisher)
         self._opened = self._publisher = None
         self._lanes = {}
+        _OPENED.discard(self)
 
     def _usable(self) -> Publisher:
         if self._publisher is None:
@@ -197,9 +204,9 @@ class Client:
         return resolved(unknown, publisher.ask(lambda: publisher.channel.publish_blocking(unknown.ticket)))
 
     def _publish(self, parcels: Sequence[Parcel]) -> None:
-        """After what was sent before."""
+        """After what was sent before, whose failure is for `flush` to raise."""
         if any(lane.busy for lane in list(self._lanes.values())):
-            self.flush()
+            self._wait_for_sent()
         self._usable().publish(parcels)
         for parcel in parcels:
             if parcel.error is not None:
@@ -274,12 +281,15 @@ class Client:
             PenstockError: some of it was not stored since the last flush (a full disk, a closed log): the receipts
                 say which.
         """
+        self._wait_for_sent()
+        self._raise_failure()
+
+    def _wait_for_sent(self) -> None:
         publisher = self._usable()
         self._call_lanes()
         done = Signal()
         self._pipe.put(done)
         publisher.wait_for(done)
-        self._raise_failure()
 
     def _call_lanes(self) -> None:
         """Have all lanes looked into: a `send` that was interrupted may not have called."""
@@ -326,6 +336,21 @@ class Client:
         self._failure = self._failure or parcel.error
         lane.answered += 1
         self._ahead.release()
+
+
+_OPENED: WeakSet[Client] = WeakSet()
+
+
+@atexit.register
+def _at_exit() -> None:
+    """While the threads of the clients still run: as files that nobody closed are written."""
+    for client in list(_OPENED):
+        try:
+            client.flush()
+        except Closed:  # a close that was interrupted, or an error that the program has been told of
+            continue
+        except PenstockError as exc:
+            emit.log(logging.WARNING, "not all that was sent is stored, of a client that nobody closed", reason=exc)
 
 
 class _Lane:

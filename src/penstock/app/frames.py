@@ -15,16 +15,14 @@ def record_batch(frame: Any) -> Any:
     """One Arrow record batch of a Polars frame, an Arrow table or a record batch."""
     import pyarrow as pa  # noqa: PLC0415
 
-    if isinstance(frame, pa.RecordBatch):
-        return frame
-    if not isinstance(frame, pa.Table) and not callable(getattr(frame, "to_arrow", None)):
-        msg = f"found {type(frame).__name__}; expected a Polars DataFrame, an Arrow table or a record batch"
-        raise SchemaIncompatible(msg)
+    table = _arrow(frame)
+    _check_memory(table)
+    if isinstance(table, pa.RecordBatch):
+        return table
     try:
-        table = frame if isinstance(frame, pa.Table) else frame.to_arrow()
         batches = table.combine_chunks().to_batches()
-    except Exception as exc:
-        msg = f"the frame cannot be turned into Arrow columns: {exc}"
+    except pa.ArrowException as exc:
+        msg = f"the frame's chunks cannot be put together: {exc}"
         raise SchemaIncompatible(msg) from exc
     if len(batches) > 1:
         msg = f"{table.nbytes} bytes in one frame; publish it in parts, as with frame.iter_slices()"
@@ -34,6 +32,38 @@ def record_batch(frame: Any) -> Any:
         if batches
         else pa.RecordBatch.from_arrays([pa.nulls(0, f.type) for f in table.schema], schema=table.schema)
     )
+
+
+def _arrow(frame: Any) -> Any:
+    import pyarrow as pa  # noqa: PLC0415
+
+    found = frame
+    if callable(getattr(frame, "to_arrow", None)):
+        try:
+            found = frame.to_arrow()
+        except Exception as exc:
+            msg = f"the frame cannot be turned into Arrow columns: {exc}"
+            raise SchemaIncompatible(msg) from exc
+    if not isinstance(found, pa.Table | pa.RecordBatch):
+        msg = f"found {type(frame).__name__}; expected a Polars DataFrame, an Arrow table or a record batch"
+        raise SchemaIncompatible(msg)
+    return found
+
+
+def _check_memory(columns: Any) -> None:
+    """That the columns hold what their types say (text that is UTF-8, offsets that lie inside): Arrow believes it.
+
+    Raises:
+        SchemaIncompatible: the first column that does not.
+    """
+    import pyarrow as pa  # noqa: PLC0415
+
+    for name, column in zip(columns.schema.names, columns.columns, strict=True):
+        try:
+            column.validate(full=True)
+        except pa.ArrowException as exc:
+            msg = f"column {name} holds what is no {column.type}: {exc}"
+            raise SchemaIncompatible(msg) from exc
 
 
 def fitted(topic: TypedTopic[Any], batch: Any) -> Any:

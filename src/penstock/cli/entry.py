@@ -91,10 +91,21 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command line (the process's own by default) and exit with its code."""
+    _have_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         codecs.register_error(output.ESCAPED, output.escaped)
         sys.stdout.reconfigure(errors=output.ESCAPED)
     sys.exit(outcome(sys.argv[1:] if arguments is None else list(arguments)))
+
+
+def _have_streams() -> None:
+    """A service may be started without them (``<&-``); else the next file, such as a lock, has their place.
+
+    In their order: a file gets the lowest number that is free.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
 
 
 def outcome(arguments: list[str]) -> int:

@@ -67,7 +67,7 @@ def restore(
 ) -> Copied:
     """Make a log in `target` of a copy that `back_up` has made: the same events, of a new incarnation.
 
-    Groups go on where they were when the copy was made; sinks whose target knows more than that stop.
+    Groups go on where they were when the copy was made; sinks stop whose target was written before.
 
     Args:
         backup: the copy; what it holds is not changed. It is opened as a log is, or where nobody can write to it (a

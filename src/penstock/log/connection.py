@@ -10,7 +10,16 @@ from urllib.parse import quote
 
 import apsw
 
-from penstock.errors import ConfigError, CorruptionError, IOFailed, LogBusy, LogFull, PenstockError, RecordDamaged
+from penstock.errors import (
+    ConfigError,
+    CorruptionError,
+    IOFailed,
+    LogBusy,
+    LogFull,
+    LogTruncated,
+    PenstockError,
+    RecordDamaged,
+)
 from penstock.log.ddl import APPLICATION_ID, PAGE_BYTES
 from penstock.system.points import reached
 
@@ -40,9 +49,11 @@ def connect(path: Path, durability: Durability, *, create: bool = False) -> apsw
 
     Raises:
         ConfigError: a pragma did not take, or the SQLite version is affected.
-        apsw.CantOpenError: there is no such file, and `create` is off.
+        LogTruncated: there is no such file or nothing in it, and `create` is off; nothing was changed.
     """
     check_sqlite(apsw.sqlite_lib_version())
+    if not create:
+        _check_content(path)
     flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if create else 0)
     db = apsw.Connection(str(path), flags=flags)
     try:
@@ -60,6 +71,19 @@ def connect(path: Path, durability: Durability, *, create: bool = False) -> apsw
         db.close()
         raise
     return db
+
+
+def _check_content(path: Path) -> None:
+    """SQLite takes an empty file for a new database, and deletes its write-ahead log, which holds acked commits."""
+    try:
+        found = "empty" if path.stat().st_size == 0 else ""
+    except FileNotFoundError:
+        found = "missing"
+    except OSError:
+        return  # SQLite says why it cannot be opened
+    if found:
+        msg = f"{path} is {found}; put the log's file back, beside its write-ahead log, or restore a backup"
+        raise LogTruncated(msg)
 
 
 def connect_still(path: Path) -> apsw.Connection:

@@ -35,19 +35,19 @@ def check_columns(name: str, schema: pa.Schema, batch: pa.RecordBatch) -> None:
 
 
 def checked_as_columns(shape: Shape) -> bool:
-    """Whether `check_values` finds everything; otherwise each row must be looked at as an event."""
+    """Whether `check_values` finds everything; otherwise each row must be looked at as an event, too."""
     simple = all(f.kind in _WRONG and not f.type.limits for f in shape.fields)
     return simple and not hasattr(shape.cls, "__post_init__")
 
 
 def check_values(name: str, shape: Shape, batch: pa.RecordBatch) -> None:
-    """That no cell holds a value that its field's type does not have.
+    """That no cell holds a value that its field's type does not have, of the types that a column tells it of.
 
     Raises:
         SchemaIncompatible: the first column with such a value; the row and the value are named.
     """
     for field, column in zip(shape.fields, batch.columns, strict=True):
-        find = _WRONG[field.kind]
+        find = _WRONG.get(field.kind)
         wrong = None if find is None else find(field, column)
         if wrong is not None and pc.any(wrong).as_py():
             row = pc.index(wrong, pa.scalar(True)).as_py()

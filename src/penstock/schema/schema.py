@@ -328,8 +328,8 @@ class Schema(Generic[T]):
         from penstock.schema.checking import check_columns, check_values, checked_as_columns  # noqa: PLC0415
 
         check_columns(self.name, self.arrow, batch)
+        check_values(self.name, self.shape, batch)
         if checked_as_columns(self.shape):
-            check_values(self.name, self.shape, batch)
             return
         try:
             self.to_columns(Schema.from_columns(self, batch))

@@ -6,6 +6,8 @@ import asyncio
 import gc
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -222,6 +224,21 @@ def test_a_full_disk_uses_no_numbers_up(app: App, items: TopicHandle[Item], name
     assert stored(app) == [1, 3]
 
 
+def test_the_failure_of_what_was_sent_is_for_flush_and_not_for_another_publish(
+    app: App, items: TopicHandle[Item]
+) -> None:
+    with app.client() as client:
+        with once("log.commit", apsw.FullError("database or disk is full")):
+            receipt = client.send(items, Item(1))
+            assert client.publish(items, Item(2)) == Acked("items", 0, 0)
+        with pytest.raises(LogFull):
+            client.flush()
+        with pytest.raises(LogFull):
+            assert receipt.outcome
+        client.flush()
+    assert stored(app) == [2]
+
+
 def test_a_producer_that_the_log_has_forgotten_goes_on_as_a_new_one(app: App, items: TopicHandle[Item]) -> None:
     for name in (None, "till"):
         with app.client(producer=name) as client:
@@ -258,6 +275,53 @@ def _calls(client: Client, items: TopicHandle[Item]) -> list[Callable[[], object
         lambda: client.publish_together([(items, Item(2))]),
         lambda: client.publish_frame(items, None),
     ]
+
+
+LEFT_OPEN = """
+import sys
+
+import msgspec
+from penstock import App
+from penstock.system import points
+
+
+class Item(msgspec.Struct):
+    n: int
+
+
+def full(point):
+    if point == "log.commit":
+        import apsw
+
+        raise apsw.FullError("database or disk is full")
+
+
+app = App("faults", path=sys.argv[1])
+items = app.topic("items", Item, partitions=1)
+client = app.client()
+client.open()
+disk = points.hooked(full)
+if sys.argv[2] == "full":
+    disk.__enter__()
+for n in range(3_000):
+    client.send(items, Item(n))
+if sys.argv[2] == "raises":
+    raise SystemExit(7)
+"""
+
+
+@pytest.mark.parametrize(("ending", "code"), [("quietly", 0), ("raises", 7), ("full", 0)])
+def test_what_was_sent_is_published_when_a_program_ends_without_closing(tmp_path: Path, ending: str, code: int) -> None:
+    app = App("faults", path=tmp_path / "log")
+    app.topic("items", Item, partitions=1)
+    command = [sys.executable, "-c", LEFT_OPEN, str(tmp_path / "log"), ending]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == code
+    if ending == "full":
+        assert "not all that was sent is stored" in done.stderr
+    else:
+        assert done.stderr == ""
+        assert stored(app) == list(range(3_000))
 
 
 def test_a_forked_child_is_told_at_once(app: App, items: TopicHandle[Item]) -> None:
@@ -359,6 +423,33 @@ async def test_a_close_that_is_cancelled_goes_on_and_everybody_is_answered(app: 
         with pytest.raises(Closed):
             await client.publish(items, Item(1))
     assert len(await asyncio.to_thread(stored, app)) == 40_000
+
+
+async def test_what_waits_is_bounded_in_bytes_and_taken_on_in_turn(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aclient, "WAITING_BYTES_MAX", 5_000)
+    notes = app.topic("notes", partitions=1)
+    looks, most = 0, 0
+    wake = aclient.AsyncClient._wake
+
+    def counted(client: aclient.AsyncClient) -> None:
+        nonlocal looks
+        looks += 1
+        wake(client)
+
+    monkeypatch.setattr(aclient.AsyncClient, "_wake", counted)
+    async with asyncio.timeout(30), app.client() as client:
+        tasks = [asyncio.create_task(client.publish(notes, b"%04d" % n + b"x" * 500)) for n in range(1_000)]
+        while not all(task.done() for task in tasks):
+            most = max(most, client._waiting_bytes)
+            await asyncio.sleep(0)
+            for task in tasks[500:510]:
+                task.cancel()
+        assert client._waiting_bytes == 0
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        offsets = [outcome.offset for outcome in outcomes if isinstance(outcome, Acked)]
+        assert offsets == list(range(990))  # in the order in which they came
+    assert 5_000 <= most <= 5_504
+    assert looks < 3_000  # and not everybody each time
 
 
 @pytest.mark.usefixtures("little_room")

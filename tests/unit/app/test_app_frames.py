@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -30,6 +31,10 @@ class Reading(msgspec.Struct):
     at: datetime
     n: int
     x: float
+
+
+class Note(msgspec.Struct):
+    text: str
 
 
 @pytest.fixture
@@ -204,6 +209,34 @@ def test_the_same_values_in_other_types_are_stored(app: App, readings: TopicHand
     found = app.read(readings)
     assert sorted(found["x"].to_list()) == [0.5, 0.5, 0.5, 1.0]
     assert set(found["at"].to_list()) == {AT}
+
+
+def text(offsets: list[int], data: bytes) -> pa.Array[Any]:
+    """A column of text as another library may hand it over: nobody has looked whether it is."""
+    ends = pa.array(offsets, pa.int32()).buffers()[1]
+    return pa.Array.from_buffers(pa.string(), len(offsets) - 1, [None, ends, pa.py_buffer(data)])
+
+
+@pytest.mark.parametrize("as_batch", [False, True])
+def test_a_column_that_is_not_what_its_type_says_is_rejected(
+    app: App, readings: TopicHandle[Reading], as_batch: bool
+) -> None:
+    wrong = text([0, 2], b"\xff\xfe")
+    for column in (wrong, wrong.dictionary_encode()):
+        table = frame().to_arrow().set_column(0, "key", column)
+        reason = published(app, readings, table.to_batches()[0] if as_batch else table)
+        assert re.search("column key .*UTF8", str(reason))
+    notes = app.topic("notes", Note)
+    assert "Offset" in str(published(app, notes, pa.table({"text": text([0, 64, 2], b"ab")})))
+    reason = published(app, notes, pa.table({"text": text([0, 2], b"\xff\xfe")}))
+    assert reason == "column text holds what is no string: In chunk 0: Invalid: Invalid UTF8 sequence at string index 0"
+
+
+def test_what_is_no_frame_is_rejected_by_its_name(app: App, readings: TopicHandle[Reading]) -> None:
+    for what, name in ((pl.Series([1]), "Series"), (frame().lazy(), "LazyFrame"), ({"key": ["a"]}, "dict")):
+        assert published(app, readings, what) == (
+            f"found {name}; expected a Polars DataFrame, an Arrow table or a record batch"
+        )
 
 
 def test_a_frame_is_published_after_what_was_sent_before(app: App, readings: TopicHandle[Reading]) -> None:

@@ -102,6 +102,27 @@ def test_a_write_ahead_log_without_its_database_is_never_used_for_a_new_one(tmp_
     assert not (directory / "log.db").exists()
 
 
+def test_an_emptied_database_is_refused_and_its_write_ahead_log_left_alone(whole: Path) -> None:
+    """SQLite takes an empty file for a new database, and deletes the write-ahead log beside it."""
+    data, wal = (whole / "log.db").read_bytes(), (whole / "log.db-wal").read_bytes()
+    (whole / "log.db").write_bytes(b"")
+    for create in (True, False):
+        with pytest.raises(LogTruncated, match=r"log\.db is empty.*back"):
+            Log.open(whole, SYSTEM, LogConfig(create=create))
+    with pytest.raises(LogTruncated, match="is empty"):
+        opening.accept_loss(whole)
+    assert (whole / "log.db-wal").read_bytes() == wal
+    (whole / "log.db").write_bytes(data)
+    with opened(whole) as log:
+        assert contents(log, 1) == [b"0", b"1"]
+
+
+def test_who_looks_at_a_log_whose_database_is_gone_is_told(whole: Path) -> None:
+    (whole / "log.db").unlink()
+    with pytest.raises(LogTruncated, match=r"log\.db is missing.*back"):
+        Log.open(whole, SYSTEM, LogConfig(create=False))
+
+
 @pytest.mark.parametrize("way", ["gone", "empty", "flipped"])
 def test_a_write_ahead_log_that_lost_commits_is_refused_and_left_alone(whole: Path, way: str) -> None:
     wal = whole / "log.db-wal"

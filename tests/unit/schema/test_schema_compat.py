@@ -283,6 +283,14 @@ def test_older_columns_that_cannot_become_the_new_ones() -> None:
             one(other).from_columns(number)
 
 
+def test_a_value_is_named_by_its_column_whatever_the_others_are() -> None:
+    """A list makes the rows be looked at one by one, which knew the value alone."""
+    schema = schema_of(msgspec.defstruct("Event", [("many", list[int]), ("two", Two)]))
+    batch = pa.RecordBatch.from_arrays([pa.array([[1], [1]]), pa.array(["b", "z"])], schema=schema.arrow)
+    with pytest.raises(SchemaIncompatible, match="column two, row 1: z is no enum"):
+        schema.check(batch)
+
+
 def batch_of(**values: list[Any]) -> pa.RecordBatch:
     return pa.RecordBatch.from_pydict(values)
 

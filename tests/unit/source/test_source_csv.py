@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from penstock.errors import ConfigError
 from penstock.schema import scale, schema_of
 from penstock.source.files import Csv, files
-from tests.unit.source.reading import BID, bads, bid, bodies, chunks, opened, read
+from tests.unit.source.reading import BID, Bid, bads, bid, bodies, chunks, opened, read
 
 
 class Color(enum.Enum):
@@ -229,6 +229,18 @@ def test_a_quote_that_is_never_closed_costs_its_own_line(tmp_path: Path) -> None
     assert (bad.where, bad.body) == ("a.csv:2", b'1,"a')
     assert "not closed within" in bad.reason
     assert bodies(found) == [bid(n, "x") for n in range(2, 500)]
+
+
+def test_a_field_may_be_as_large_as_its_record(tmp_path: Path) -> None:
+    """Beyond the limit of Python's parser too; lines of a field are no records, and a quote costs no others' lines."""
+    text = "2,not an event\n" * 20_000
+    many = b"".join(b"%d,x\n" % n for n in range(2, 30_000))
+    for name, body in (("a", b'1,"%b"\n3,x\n' % text.encode()), ("b", b'1,"a\n' + many)):
+        (tmp_path / f"{name}.csv").write_bytes(HEAD + body)
+    found = chunks(opened(files("a.*"), tmp_path, limit=1_000_000), bytes_max=4_000_000)
+    assert (bodies(found), bads(found)) == ([BID.encode(Bid(1, text)), bid(3, "x")], [])
+    found = chunks(opened(files("b.*"), tmp_path, limit=1_000_000), bytes_max=4_000_000)
+    assert (len(bodies(found)), [bad.body for bad in bads(found)]) == (29_998, [b'1,"a'])
 
 
 def test_options(tmp_path: Path) -> None:

@@ -108,8 +108,8 @@ def backup(*, directory: Path) -> None:
 def restore_log(*, backup: Path, directory: Path, replace: bool) -> None:
     """Make a log in DIRECTORY of BACKUP; it gets a new incarnation.
 
-    Groups go on where they were when the backup was made. Sinks whose target knows more than that stop with an error
-    and skip nothing.
+    Groups go on where they were when the backup was made. Sinks whose target was written from the log that was
+    copied stop with an error and skip nothing: they need a new target.
     """
     from penstock.log.backup import restore  # noqa: PLC0415 - opens the log's libraries
     from penstock.system import real_system  # noqa: PLC0415

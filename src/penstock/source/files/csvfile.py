@@ -1,7 +1,7 @@
 """CSV: records of quoted or plain fields, as the JSON lines of the topic's type.
 
 Source: RFC 4180, and strictly so where fields are quoted. A quote inside a field that does not begin with one is text.
-A quoted field holds at most 131,072 characters (the limit of Python's parser).
+A field may be as large as the record that it is part of.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ _BOM = b"\xef\xbb\xbf"
 # How the schema's messages name the field at fault: by its name in JSON at the end, or in Python at the beginning.
 _FIELD = re.compile(r"at `\$\.([^`.\[]+)|\A\w+\.(\w+)")
 _UNCLOSED = "unexpected end of data"
+# Python's parser gives a field up in its middle, at 131,072 characters by default, and its other lines would be taken
+# for records. The limit is one for the whole process, so it is only ever raised.
+_FIELD_CHARS_MAX = 2**31 - 1
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -52,6 +55,7 @@ class CsvReader:
         self._schema = schema
         self._config = config
         self._limit = line_bytes_max
+        csv.field_size_limit(_FIELD_CHARS_MAX)
         self._encode = msgspec.json.Encoder().encode
         self._table = self._header(start or lines)
         columns = {column.wire: column for column in (self._table.columns if self._table else ())}
