@@ -213,7 +213,8 @@ class Settle(msgspec.Struct, frozen=True):
     """How progress moves: everything in [floor_before, floor_after) is settled, and each of `holes` above it.
 
     `floor_before` must be what the channel has: a step is applied once or not at all. A step that moves no floor is
-    told from its own repetition by its `number`, which must be the partition's next one (None: not compared).
+    told by its `number` from its own repetition, and from the one that begins where it began: the number must be the
+    partition's next one (None: not compared).
     `oldest` is the lowest offset that the ledger still refers to (a parked event, settled or not), None when there is
     none: retention stops there. `references` are further positions the step's outputs depend on (topic, partition,
     first, end), for lineage.

@@ -435,7 +435,10 @@ def order_of(step: Step) -> tuple[int, int]:
 
 def origin_of(step: Step) -> str:
     """Who wrote a step's outputs; ids of outputs without their own are derived from it, so no two steps share one."""
-    return f"{step.group}:{step.owned.topic}:{step.owned.partition}:{step.settle.floor_before}"
+    settle = step.settle
+    # What moves no floor leaves it to be the beginning of another step.
+    own = "" if settle.floor_after > settle.floor_before or settle.number is None else f".{settle.number}"
+    return f"{step.group}:{step.owned.topic}:{step.owned.partition}:{settle.floor_before}{own}"
 
 
 # -- what is handed out --------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from penstock.channel.typed import TypedTopic
 from penstock.delivery.deadletter import dead_letter_topic
 from penstock.delivery.redrive import Command, encode, redrive_topic
 from penstock.delivery.retry import Retry
+from penstock.engine.context import Identity
 from penstock.engine.flowing import FlowTopics, FlowWork
 from penstock.engine.group import Group
 from penstock.errors import DeclaredDifferently
@@ -248,6 +249,37 @@ async def test_a_row_that_was_given_up_is_computed_again_once(kit: Kit) -> None:
     kept = [n for n in range(20) if n not in (6, 7)]
     assert latest.select("rows", "amount").rows() == [(len(kept) + 1, sum(kept) + 1_006)]
     assert [(letter.offset, letter.again) for letter in await kit.letters(first)] == [(5, 0), (6, 0), (7, 0), (7, 1)]
+
+
+async def test_what_comes_of_a_row_that_is_computed_again_has_an_id_of_its_own(kit: Kit) -> None:
+    """The step that has it moves no floor, so the next one begins where it began."""
+    source = await kit.topic("orders", Order, partitions=1)
+    await kit.publish(source, orders(4))
+    mended = False
+
+    def divide(rows: pl.DataFrame) -> pl.DataFrame:
+        if not mended and not set(rows["id"]).isdisjoint((1, 2)):
+            raise ZeroDivisionError("no such order")
+        return rows
+
+    flow = Flow(FlowSpec("passed", "orders")).map(divide)
+    (group,) = await stages(kit, flow, source, retry=Retry(1))
+    await group.run()
+    mended = True
+    bodies = [msgspec.json.encode(order) for order in orders(4)]
+    for letter, offset in enumerate((1, 2)):
+        said = encode(Command("redrive", letter, offset, bodies[offset], None, "", 1))
+        await kit.publish_batches([NewBatch("passed.redrive", 0, 1, Rows.of([said]))])
+        kit.clock.pass_s(2)
+        (group,) = await stages(kit, flow, source, retry=Retry(1))
+        await group.run()
+    await kit.publish(source, orders(3))
+    (group,) = await stages(kit, flow, source, retry=Retry(1))
+    await group.run()
+    passed = kit.topics["passed"]
+    batches = await kit.channel.read("passed", 0, 0, events_max=100)
+    ids = [Identity(batch, passed).id(index) for batch in batches for index in range(batch.count)]
+    assert len(ids) == len(set(ids)) == 2 + 2 + 3
 
 
 @pytest.mark.parametrize(

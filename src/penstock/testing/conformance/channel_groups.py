@@ -328,6 +328,17 @@ class GroupPromises(ChannelSuite):
         origins = [batch.origin for batch in await channel.read("out", 0, 0, events_max=10)]
         assert origins == ["g:t:0:0", "g:t:0:1"]
 
+    @promise("steps that move no floor have origins of their own", power="fenced")
+    async def test_origins_of_steps_that_move_no_floor(self, site: Site) -> None:
+        mine = await self._owner(site, b"a", b"b")
+        start = mine.assigned[0].number
+        for number, after in enumerate((0, 0, 1), start):
+            step = mine.step(after, outputs=[rows(b"x", topic="out")], number=number)
+            assert isinstance(await mine.intake.commit(step), Committed)
+        channel = await site.channel()
+        origins = [batch.origin for batch in await channel.read("out", 0, 0, events_max=10)]
+        assert origins == [f"g:t:0:0.{start}", f"g:t:0:0.{start + 1}", "g:t:0:0"]
+
     @promise("a step that moves no floor is told from its repetition by its number", power="fenced")
     async def test_step_numbers(self, site: Site) -> None:
         mine = await self._owner(site, b"a", b"b")

@@ -18,7 +18,6 @@ from penstock.testing.simulation.process import host
 from penstock.testing.simulation.scenario import Host, Scenario, bodies
 from penstock.testing.simulation.scenarios_app import Job, from_json, member_of, scenario_of
 from penstock.testing.simulation.scenarios_handlers import Done
-from penstock.testing.simulation.tape import KINDS
 
 EVENTS_MAX = 6
 WORK_S = 0.2
@@ -50,9 +49,7 @@ def holes() -> Scenario:
         await member(process, channel, system)
 
     made = scenario_of(app, app.topics["jobs"], name="holes", outputs=("done", "work.dead"))
-    # A step that moves no floor cannot be told from its repetition.
-    commit = [kind for kind in KINDS["commit"] if kind != "duplicate"]
-    return replace(made, member=mixed, kinds={**KINDS, "commit": commit})
+    return replace(made, member=mixed)
 
 
 async def _out_of_order(process: Host, channel: FaultyChannel) -> None:
@@ -85,4 +82,5 @@ def _of_one_key(assigned: Assigned, delivery: Delivery) -> Step | None:
     outputs = [msgspec.json.encode(Done(event.key, event.number, 1)) for _, event in mine]
     batch = NewBatch("done", assigned.owned.partition, len(outputs), Rows.of(outputs))
     settled = sorted([*assigned.holes, *(offset for offset, _ in mine)])
-    return Step("work", assigned.owned, Settle(assigned.floor, assigned.floor, settled), [batch])
+    settle = Settle(assigned.floor, assigned.floor, settled, number=assigned.number)
+    return Step("work", assigned.owned, settle, [batch])
