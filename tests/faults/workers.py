@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from penstock.app.client import Client
+from penstock.errors import LogBusy
 from penstock.system.leases import LEASE_S
 from tests.faults import appwork
 from tests.faults import workersprogram as program
@@ -40,9 +41,12 @@ class Feed:
         self.numbers = dict.fromkeys((f"k{n}" for n in range(KEYS)), 0)
 
     def publish(self) -> None:
-        """The next event of every key."""
+        """The next event of every key; the same again later, while a stopped worker has the log's lock."""
         events = [program.Item(key, number) for key, number in self.numbers.items()]
-        self._client.publish_many("items", events)
+        try:
+            self._client.publish_many("items", events)
+        except LogBusy:
+            return
         for key in self.numbers:
             self.numbers[key] += 1
 
@@ -56,9 +60,19 @@ class Feed:
 
 def cycled(place: Path, count: int, *, seed: int, say: Callable[[str], None] = lambda _: None) -> tuple[Feed, Cycles]:
     """Run WORKERS workers through `count` random kills, stops beyond the lease, leaves and joins; then drain them."""
+    workers: list[subprocess.Popen[str]] = [program.start(place) for _ in range(WORKERS)]
+    try:
+        return _cycled(workers, place, count, seed=seed, say=say)
+    finally:
+        for worker in workers:
+            worker.kill()
+
+
+def _cycled(
+    workers: list[subprocess.Popen[str]], place: Path, count: int, *, seed: int, say: Callable[[str], None]
+) -> tuple[Feed, Cycles]:
     chance = random.Random(seed)
     cycles = Cycles()
-    workers: list[subprocess.Popen[str]] = [program.start(place) for _ in range(WORKERS)]
     with program.made(place).client() as client:
         feed = Feed(client)
         feed.for_s(1.5)
