@@ -328,6 +328,20 @@ def test_run_a_wrong_program(penstock: Penstock, tmp_path: Path, text: str, said
     assert "Traceback" not in found.err
 
 
+def test_run_a_program_in_a_package(penstock: Penstock, tmp_path: Path) -> None:
+    inner = tmp_path / "ferry" / "jobs"
+    inner.mkdir(parents=True)
+    for folder in (inner, inner.parent):
+        (folder / "__init__.py").write_text("")
+    (inner.parent / "names.py").write_text("NAME = 'harbour'\n")
+    (inner / "sail.py").write_text("from penstock import App\nfrom ..names import NAME\n\napp = App(NAME)\n")
+
+    said = penstock("run", "ferry/jobs/sail.py", "--until-idle")
+
+    assert said.code == 0, said.err
+    assert "harbour" in said.err
+
+
 def test_run_names(penstock: Penstock, tmp_path: Path) -> None:
     assert penstock("run", "nowhere.py").code == exits.USAGE
     (tmp_path / "text.txt").write_text("x")
