@@ -50,7 +50,9 @@ def _command(command: click.Command, parent: click.Context, name: str, *, level:
         yield f"{'#' * level} {context.command_path}"
         yield f"```text\n{' '.join([context.command_path, *command.collect_usage_pieces(context)])}\n```"
         yield from _prose(command.help or "")
-        rows = [_option(p, context) for p in command.get_params(context) if isinstance(p, click.Option) and not p.hidden]
+        rows = [
+            _option(p, context) for p in command.get_params(context) if isinstance(p, click.Option) and not p.hidden
+        ]
         yield _table(("option", ""), [row for row in rows if "`--help`" not in row[0]])
         if isinstance(command, click.Group):
             for inner in command.list_commands(context):

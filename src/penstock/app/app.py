@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from penstock.app.client import Client
     from penstock.app.running import RunReport
     from penstock.engine.supervisor import Progress
+    from penstock.schema import Schema
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -107,7 +108,7 @@ class App(Program):
         for option, value in (("partitions", partitions), ("event_bytes_max", event_bytes_max)):
             if not isinstance(value, int) or isinstance(value, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise ConfigError(f"{value!r}; expected a whole number", path=f"{path}.{option}")
-        schema = None if type is None else schema_of(type)
+        schema = None if type is None else _schema_of(type, path=f"{path}.type")
         for option, field, kinds in (("key", key, _KEY_KINDS), ("time", time, ("datetime",))):
             if field is not None:
                 _check_field(schema, field, kinds, path=f"{path}.{option}")
@@ -237,8 +238,10 @@ class App(Program):
         `retry` is for functions in it (`map`, `flat_map`) that raise; 3 attempts by default.
         """
         if not isinstance(source, AppFlow):
-            self._mine(source, None, path=f"flows.{name}")
+            self._mine(source, path=f"flows.{name}")
         check_name(name, what="flow")
+        if retry is not None and not isinstance(retry, Retry):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError(f"{retry!r}; expected Retry(…), such as Retry(5)", path=f"flows.{name}.retry")
         self._free(name)
         where = source.name if isinstance(source, AppFlow) else source
         spec = FlowSpec(name, source.name)
@@ -275,7 +278,12 @@ class App(Program):
         if isinstance(source, str | TopicHandle):
             from penstock.app.reading import read_frame  # noqa: PLC0415 - loads the columnar libraries
 
+            if into is not None or name is not None:
+                msg = "into= and name= belong to a source, such as files('in/*.csv'); a handler or a flow reads a topic"
+                raise ConfigError(f"found {source!r}; {msg}", path="sources")
             return read_frame(self, str(getattr(source, "name", source)), columns=columns, limit=limit)
+        if columns is not None or limit is not None:
+            raise ConfigError("columns= and limit= belong to reading a topic; leave them out", path="sources")
         if into is None:
             msg = "a source needs into=: the topic that gets its events"
             raise ConfigError(msg, path="sources")
@@ -291,11 +299,9 @@ class App(Program):
         self.sources[identity] = Sourced(identity, source, into)
         return None
 
-    def _mine(self, *handles: TopicHandle[Any] | None, path: str) -> None:
+    def _mine(self, source: TopicHandle[Any], into: TopicHandle[Any] | None = None, *, path: str) -> None:
         """That these are topics, and of this app."""
-        for handle in handles:
-            if handle is None:
-                continue
+        for handle in (source,) if into is None else (source, into):
             if not isinstance(handle, TopicHandle):  # pyright: ignore[reportUnnecessaryIsInstance]
                 msg = f"found {handle!r}; expected what app.topic(…) returned, as in @app.handle(orders)"
                 raise ConfigError(msg, path=path)
@@ -358,6 +364,13 @@ def _check_concurrency(concurrency: int, order: Order, *, path: str) -> None:
     if concurrency > 1 and order == "partition":
         msg = 'events side by side, and on_failure.order="partition"; keep one of the two'
         raise ConfigError(msg, path=path)
+
+
+def _schema_of(cls: type[T], *, path: str) -> Schema[T]:
+    try:
+        return schema_of(cls)
+    except ConfigError as exc:
+        raise ConfigError(str(exc), path=path) from None
 
 
 def _name_of(function: Callable[..., Any], name: str | None, *, path: str) -> str:

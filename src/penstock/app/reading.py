@@ -12,6 +12,7 @@ import pyarrow as pa
 from penstock.app.declared import Program
 from penstock.app.opened import open_app
 from penstock.app.plan import plan_app
+from penstock.errors import ConfigError
 from penstock.system.pipe import Worker
 from penstock.system.ports import real_system
 
@@ -22,8 +23,12 @@ def read_frame(app: Program, topic: str, *, columns: Sequence[str] | None, limit
     """The topic's events, partition by partition, each in offset order; works inside a running loop too.
 
     Raises:
-        ConfigError: no such topic, it has no type, or no such column.
+        ConfigError: no such topic, it has no type, no such column, or what is no number of events.
     """
+    if columns is not None and (isinstance(columns, str) or not isinstance(columns, Sequence)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"{columns!r}; expected names of columns, such as ['id', 'price']", path="read.columns")
+    if limit is not None and (not isinstance(limit, int) or limit < 0):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"{limit!r}; expected how many events at most, or None for all", path="read.limit")
     worker = Worker(name="penstock-read")
     worker.start()
     try:

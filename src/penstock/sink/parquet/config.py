@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from penstock.config import path_text
 from penstock.errors import ConfigError
 from penstock.sink.api import Roll
 from penstock.sink.roll import roll_of
@@ -47,7 +48,7 @@ def parquet(
     Raises:
         ConfigError: the path is empty or a file, the roll is not a duration, the level is out of range.
     """
-    text = os.fspath(path)
+    text = path_text(path, path="parquet.path", example="lake/delays")
     if not text:
         msg = "the path is empty; expected a directory such as 'lake/delays'"
         raise ConfigError(msg, path="parquet.path")
