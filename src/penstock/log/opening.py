@@ -22,13 +22,16 @@ from penstock.system.points import reached
 from penstock.system.ports import System
 
 NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "afs", "ceph"})
+PATH_BYTES_MAX = 512 - len("/log.new-journal")
+"""Of the directory: SQLite keeps 512 bytes for a file's path with its longest suffix."""
 
 
 def check_directory(directory: Path, *, network: bool = False) -> None:
     """Refuse a directory that cannot hold a log, before anything is made; then make it if need be.
 
     Raises:
-        ConfigError: it is a file, a link, not ours, not writable, or on a network file system (unless `network`).
+        ConfigError: it is a file, a link, not ours, not writable, on a network file system (unless `network`), or
+            SQLite cannot take its path.
     """
     if directory.is_symlink():
         msg = f"{directory} is a symbolic link; name the directory it points to ({directory.resolve()})"
@@ -40,6 +43,7 @@ def check_directory(directory: Path, *, network: bool = False) -> None:
     if not standing.is_dir() or not os.access(standing, os.W_OK | os.X_OK):
         msg = f"{standing} is not writable by this user; change its owner or mode, or name another directory"
         raise ConfigError(msg, path="log.path")
+    _check_path(directory)
     kind = file_system(standing)
     if kind in NETWORK_FILE_SYSTEMS and not network:
         msg = (
@@ -56,6 +60,18 @@ def check_directory(directory: Path, *, network: bool = False) -> None:
             sync_directory(path.parent)
     except OSError as exc:
         msg = f"{directory} cannot be made ({exc.strerror}); make it, or name another directory"
+        raise ConfigError(msg, path="log.path") from exc
+
+
+def _check_path(directory: Path) -> None:
+    path = os.fsencode(directory.resolve())
+    if len(path) > PATH_BYTES_MAX:
+        msg = f"{directory} is {len(path)} bytes long; SQLite takes up to {PATH_BYTES_MAX}: name a directory with less"
+        raise ConfigError(msg, path="log.path")
+    try:
+        path.decode()
+    except UnicodeDecodeError as exc:
+        msg = f"{str(directory)!r} is not UTF-8, and SQLite takes no other names: name another directory"
         raise ConfigError(msg, path="log.path") from exc
 
 
