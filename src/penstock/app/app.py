@@ -313,7 +313,9 @@ class App(Program):
         """A name is used once: topics, handlers and flows are told apart by it."""
         for kind, names in (("topic", self.topics), ("handler", self.handlers), ("flow", self.flows)):
             if name in names:
-                msg = f"{name} is the name of a {kind} already; names are identities, take another"
+                msg = (
+                    f"{name} is the name of a {kind} already; names are identities: take another, or make the App anew"
+                )
                 raise ConfigError(msg, path=f"{kind}s.{name}")
 
     # -- use -------------------------------------------------------------------------------------------------------

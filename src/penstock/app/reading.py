@@ -12,6 +12,7 @@ import pyarrow as pa
 from penstock.app.declared import Program
 from penstock.app.opened import open_app
 from penstock.app.plan import plan_app
+from penstock.delivery import deadletter
 from penstock.errors import ConfigError
 from penstock.system.pipe import Worker
 from penstock.system.ports import real_system
@@ -46,6 +47,9 @@ async def _read(app: Program, topic: str, *, columns: Sequence[str] | None, limi
         raise
     try:
         typed = opened.topic(topic)
+        if typed.schema is None and topic.endswith(deadletter.SUFFIX):
+            msg = f"dead letters have no type; see them with `penstock query 'from \"{topic}\"'` or `penstock dlq list`"
+            raise ConfigError(msg, path=f"topics.{topic}")
         schema = typed.columns(columns)
         tables: list[pa.RecordBatch] = []
         left = limit

@@ -140,3 +140,22 @@ async def test_an_asyncio_client_asked_with_the_wrong_things(app: App) -> None:
             await client.publish(cast("Any", Order(1, "ann")), orders)
         with pytest.raises(ConfigError, match=r"client\.resolve: found Acked; expected the Unknown"):
             await client.resolve(cast("Any", Acked("t", 0, 0)))
+
+
+def test_dead_letters_are_no_frame_and_a_part_has_a_name(app: App) -> None:
+    @app.handle(app.topic("t", Order))
+    def book(order: Order) -> None: ...
+
+    report = app.run(until_idle=True)
+    with pytest.raises(KeyError, match="no part 'pack'; there are book"):
+        report.part("pack")
+    with pytest.raises(
+        ConfigError, match=r"topics\.book\.dead: dead letters have no type; see them with `penstock query"
+    ):
+        app.read("book.dead")
+
+
+def test_a_cell_that_is_run_again_is_told_how(app: App) -> None:
+    app.topic("t", Order)
+    with pytest.raises(ConfigError, match=r"topics\.t: .* take another, or make the App anew"):
+        app.topic("t", Order)
