@@ -22,8 +22,8 @@ from penstock.system.points import reached
 from penstock.system.ports import System
 
 NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "afs", "ceph"})
-PATH_BYTES_MAX = 512 - len("/log.new-journal")
-"""Of the directory: SQLite keeps 512 bytes for a file's path with its longest suffix."""
+PATH_BYTES_MAX = 496
+"""Of the directory: SQLite keeps 512 for the path of a file, its longest suffix included."""
 
 
 def check_directory(directory: Path, *, network: bool = False) -> None:
