@@ -233,9 +233,15 @@ class App(Program):
         return declare
 
     def flow(self, name: str, source: TopicHandle[Any] | AppFlow, *, retry: Retry | None = None) -> AppFlow:
-        """Begin a columnar flow over a topic or over another flow's results; its name is its identity.
+        """Begin a columnar flow over a topic or over another flow's results.
 
-        `retry` is for functions in it (`map`, `flat_map`) that raise; 3 attempts by default.
+        Args:
+            name: its identity: its consumer group, its state, and the topic of its results.
+            source: the topic, or the flow, whose events it gets as columns.
+            retry: for batches that fail, as a function in it (`map`, `flat_map`) may; 3 attempts by default.
+
+        Raises:
+            ConfigError: a name, a source or a policy that cannot be meant; what its operators are, `run` looks at.
         """
         if not isinstance(source, AppFlow):
             self._mine(source, path=f"flows.{name}")
@@ -345,7 +351,17 @@ class App(Program):
         republish: bool = False,
         on_progress: Progress | None = None,
     ) -> RunReport:
-        """`run` inside a running loop: until `stop` is set, or all is done. Signals are left to the caller."""
+        """`run` inside a running loop. Signals are left to the caller; cancelled, it drops what is in hand.
+
+        Args:
+            stop: ends it when it is set, what is in hand being finished first; None: only `until_idle` or cancelling.
+            until_idle: end when every source is read and everything published has been worked on.
+            republish: publish every source again from its beginning; the log answers with the original offsets.
+            on_progress: called about four times a second with every part's state.
+
+        Raises:
+            PenstockError: why it cannot start or go on; nothing acked is lost.
+        """
         from penstock.app.running import RunOptions, serve_app  # noqa: PLC0415
 
         return await serve_app(self, RunOptions(until_idle, republish), stop=stop, on_progress=on_progress)
@@ -353,7 +369,11 @@ class App(Program):
     def client(self, *, producer: str | None = None) -> Client:
         """A client that publishes to this app's topics, for threads and plain code: use it with ``with``.
 
-        ``async with`` gives its asyncio twin. `producer` is a stable name for publishers that go on where they were.
+        ``async with`` gives its asyncio twin.
+
+        Args:
+            producer: a stable name, 1 to 200 printable characters, for a publisher that comes and goes: a newer client
+                of the name fences the older one. Without it a client is a new producer each time.
         """
         from penstock.app.client import Client  # noqa: PLC0415
 

@@ -47,8 +47,8 @@ def check_directory(directory: Path, *, network: bool = False) -> None:
     kind = file_system(standing)
     if kind in NETWORK_FILE_SYSTEMS and not network:
         msg = (
-            f"{directory} is on a network file system ({kind}), where locks and syncs cannot be trusted; use a disk of "
-            "this machine, or allow it with LogConfig(network=True) at the risk of losing the log"
+            f"{directory} is on a network file system ({kind}), where locks and syncs cannot be trusted; name a "
+            "directory on a disk of this machine, as in App(…, path=…)"
         )
         raise ConfigError(msg, path="log.path")
     for name in (*FILES, "turn", "lock"):

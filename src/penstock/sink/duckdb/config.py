@@ -56,6 +56,15 @@ def duckdb_table(  # every option by name, one face for users
 
     Delivery guarantee: effectively-once; D2 on a local disk; per key the last offset of a partition wins.
 
+    Args:
+        path: the file, relative to the program's directory; made when it is missing.
+        table: a letter or _, then up to 127 letters, digits or _; made when it is missing.
+        key: the columns that identify a row, or one column's name; empty: every event is a row.
+        roll: when staged events are committed; a duration alone is enough.
+        wait_s: for how many seconds a commit waits for whoever holds the file; then the sink says so and tries again.
+        storage: the oldest DuckDB version that must be able to read a newly made file, such as ``v1.0.0``; empty: the
+            installed one.
+
     Raises:
         ConfigError: an empty path, a name that is no plain identifier, a key named twice.
     """

@@ -45,6 +45,11 @@ def parquet(
 
     Delivery guarantee: effectively-once; D2 on a local disk; order per partition within a file.
 
+    Args:
+        path: the directory, relative to the program's; made when it is missing.
+        roll: when a file is finished; a duration alone keeps the other limits of a `Roll`.
+        zstd_level: 1 (fast) to 22 (small).
+
     Raises:
         ConfigError: the path is empty or a file, the roll is not a duration, the level is out of range.
     """
