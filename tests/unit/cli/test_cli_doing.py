@@ -294,6 +294,7 @@ def test_letters_are_asked_for_at_a_rate(penstock: Penstock, tmp_path: Path, mon
         (["a/0/1", "b/0/1", "--all"], "name one group"),
         (["check", "--all", "--edit"], "for one letter"),
         (["nowhere", "--all"], "nowhere"),
+        (["check"], "check is a group; name a letter of it, or say which to redrive or skip: --all, --matching"),
     ],
 )
 def test_a_wrong_redrive(penstock: Penstock, tmp_path: Path, arguments: list[str], said: str) -> None:
