@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 
@@ -20,10 +21,24 @@ def duration_s(value: str | float, *, path: str) -> float:
     """
     if isinstance(value, str):
         return _measured(value, _UNITS_S, what="a duration", example="60s", path=path)
+    if isinstance(value, bool) or not isinstance(value, int | float):  # pyright: ignore[reportUnnecessaryIsInstance]
+        msg = f"{value!r} is not a duration; expected seconds, or text such as '60s'"
+        raise ConfigError(msg, path=path)
     if not value >= 0:
         msg = f"{value} s; expected 0 or more seconds"
         raise ConfigError(msg, path=path)
     return float(value)
+
+
+def path_text(value: str | os.PathLike[str], *, path: str, example: str) -> str:
+    """A path as text.
+
+    Raises:
+        ConfigError: not a path; `path` is where it was written.
+    """
+    if not isinstance(value, str | os.PathLike):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"{value!r}; expected a path such as {example!r}", path=path)
+    return os.fspath(value)
 
 
 def size_bytes(value: str | int, *, path: str) -> int:

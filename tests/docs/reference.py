@@ -42,6 +42,13 @@ def commands() -> str:
             found = cli.get_command(context, name)
             assert found is not None
             parts += _command(found, context, name, level=2)
+    parts += [
+        "## What --json prints",
+        "One document, whose names stay; more may be added. A list's items are in brackets, times are RFC 3339 in UTC, "
+        "sizes bytes, names that end in `_s` seconds; null or empty text says that there is none. `publish` prints an "
+        "object a line (`line outcome partition offset reason`), `query` a row, `tail` a CloudEvent.",
+        _table(("command", "names"), [(f"`{name}`", f"`{names}`") for name, names in DOCUMENTS.items()]),
+    ]
     return _page(parts)
 
 
@@ -50,7 +57,9 @@ def _command(command: click.Command, parent: click.Context, name: str, *, level:
         yield f"{'#' * level} {context.command_path}"
         yield f"```text\n{' '.join([context.command_path, *command.collect_usage_pieces(context)])}\n```"
         yield from _prose(command.help or "")
-        rows = [_option(p, context) for p in command.get_params(context) if isinstance(p, click.Option)]
+        rows = [
+            _option(p, context) for p in command.get_params(context) if isinstance(p, click.Option) and not p.hidden
+        ]
         yield _table(("option", ""), [row for row in rows if "`--help`" not in row[0]])
         if isinstance(command, click.Group):
             for inner in command.list_commands(context):
@@ -71,6 +80,35 @@ def _option(option: click.Option, context: click.Context) -> tuple[str, str]:
     return ", ".join(f"`{name}`" for name in re.split(r", (?=-)", names)), re.sub(r"  \[x\S+\]$", "", text)
 
 
+DOCUMENTS: dict[str, str] = {
+    "run": "log seconds parts[name kind topic state reason events dead steps repeated gauge]",
+    "topics": "log topics[name type internal partitions events skew blocks bytes schema_id key time first last]",
+    "topics show": (
+        "name log type internal partitions events skew blocks bytes schema_id key time first last disorder_s "
+        "event_bytes_max parts[partition begin next blocks bytes] fields[name type required default]"
+    ),
+    "groups list": (
+        "log groups[name kind topic state owner lag lag_s trend holds "
+        "partitions[partition owner epoch floor holes parked end lag lag_s trend]]"
+    ),
+    "groups seek": "group done partitions[partition floor to again skipped forgets]",
+    "dlq list": "log dead_letters causes[group error cause count open reason example first last]",
+    "dlq show": (
+        "position id group topic partition offset key given_up attempts tries error reason stack again holds body"
+    ),
+    "dlq redrive, dlq skip": "log action dry_run letters passed_over[letter state]",
+    "log backup": "log backup identity bytes incarnation commits",
+    "log restore": "log restored identity bytes incarnation commits",
+    "log trim": "log busy topics warned steps pages bundled",
+    "log verify": "log whole blocks events rows damages quarantined",
+    "doctor": "log ok findings[check state detail]",
+    "doctor PROGRAM": (
+        "of each app: app log processing durability durability_why edges[start end by processing durability order why]"
+    ),
+}
+"""What commands print with --json; a test of the command line holds this to them."""
+
+
 # -- configuration -------------------------------------------------------------------------------------------------
 
 _DECLARED: list[tuple[str, Callable[..., Any]]] = [
@@ -83,8 +121,10 @@ _DECLARED: list[tuple[str, Callable[..., Any]]] = [
     ("app.read", App.read),
     ("app.flow", App.flow),
     ("app.run", App.run),
+    ("app.serve", App.serve),
     ("app.client", App.client),
     ("Retry", penstock.Retry),
+    ("OnFailure", penstock.OnFailure),
     ("files", penstock.files),
     ("Csv", penstock.Csv),
     ("Gzip", penstock.Gzip),

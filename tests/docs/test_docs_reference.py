@@ -18,6 +18,13 @@ def test_it_is_what_the_code_says(page: str) -> None:
     assert (reference.HOME / page).read_text() == reference.PAGES[page]()
 
 
+def test_every_option_is_explained() -> None:
+    """What it means, its unit and what may be meant by None."""
+    page = (reference.HOME / "configuration.md").read_text()
+    assert "| option | default |\n" not in page
+    assert [line for line in page.splitlines() if line.startswith("| `") and line.endswith("|  |")] == []
+
+
 def test_every_error_has_its_place() -> None:
     """The page has the whole tree."""
     text = reference.error_tree()

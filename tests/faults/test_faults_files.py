@@ -240,7 +240,7 @@ def test_a_network_file_system(tmp_path: Path, kind: str, fault_report: FaultRep
     """Its locks and syncs cannot be trusted: refused before anything is made, unless the user says so."""
     tally = fault_report("A14")
     with mock.patch.object(opening, "file_system", return_value=kind):
-        with pytest.raises(ConfigError, match=rf"network.*{kind}.*LogConfig"):
+        with pytest.raises(ConfigError, match=rf"network.*{kind}.*a disk of this machine, as in App"):
             Log.open(tmp_path / "log", real_system())
         assert not (tmp_path / "log").exists()
         Log.open(tmp_path / "log", real_system(), LogConfig(network=True)).close()

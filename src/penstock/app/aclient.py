@@ -7,9 +7,19 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from penstock.app.declared import AnyTopic, Program
+from penstock.app.declared import AnyTopic, Program, topic_name
 from penstock.app.opened import Numbering, Opened, open_app, tell_when_forked
-from penstock.app.outbox import CHUNK_BYTES, CHUNK_EVENTS, Parcel, assemble, laid_out, leave_out, resolved, together
+from penstock.app.outbox import (
+    CHUNK_BYTES,
+    CHUNK_EVENTS,
+    Parcel,
+    assemble,
+    laid_out,
+    leave_out,
+    resolved,
+    ticket_of,
+    together,
+)
 from penstock.app.outcome import Outcome, Rejected, Unknown
 from penstock.app.plan import plan_topics
 from penstock.channel import api
@@ -168,12 +178,12 @@ class AsyncClient:
         """Find out what became of an event whose outcome is unknown; see `Client.resolve`."""
         if self._opened is None:
             raise Closed(_NOT_OPEN)
-        return resolved(unknown, await self._opened.channel.publish(unknown.ticket))
+        return resolved(unknown, await self._opened.channel.publish(ticket_of(unknown)))
 
     def _topic(self, topic: AnyTopic) -> Any:
         if self._opened is None or self._closing:
             raise Closed(_NOT_OPEN)
-        return self._opened.topic(topic if isinstance(topic, str) else topic.name)
+        return self._opened.topic(topic_name(topic))
 
     @property
     def _full(self) -> bool:

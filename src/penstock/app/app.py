@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from penstock.app.client import Client
     from penstock.app.running import RunReport
     from penstock.engine.supervisor import Progress
+    from penstock.schema import Schema
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -107,7 +108,7 @@ class App(Program):
         for option, value in (("partitions", partitions), ("event_bytes_max", event_bytes_max)):
             if not isinstance(value, int) or isinstance(value, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise ConfigError(f"{value!r}; expected a whole number", path=f"{path}.{option}")
-        schema = None if type is None else schema_of(type)
+        schema = None if type is None else _schema_of(type, path=f"{path}.type")
         for option, field, kinds in (("key", key, _KEY_KINDS), ("time", time, ("datetime",))):
             if field is not None:
                 _check_field(schema, field, kinds, path=f"{path}.{option}")
@@ -232,13 +233,21 @@ class App(Program):
         return declare
 
     def flow(self, name: str, source: TopicHandle[Any] | AppFlow, *, retry: Retry | None = None) -> AppFlow:
-        """Begin a columnar flow over a topic or over another flow's results; its name is its identity.
+        """Begin a columnar flow over a topic or over another flow's results.
 
-        `retry` is for functions in it (`map`, `flat_map`) that raise; 3 attempts by default.
+        Args:
+            name: its identity: its consumer group, its state, and the topic of its results.
+            source: the topic, or the flow, whose events it gets as columns.
+            retry: for batches that fail, as a function in it (`map`, `flat_map`) may; 3 attempts by default.
+
+        Raises:
+            ConfigError: a name, a source or a policy that cannot be meant; what its operators are, `run` looks at.
         """
         if not isinstance(source, AppFlow):
-            self._mine(source, None, path=f"flows.{name}")
+            self._mine(source, path=f"flows.{name}")
         check_name(name, what="flow")
+        if retry is not None and not isinstance(retry, Retry):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError(f"{retry!r}; expected Retry(…), such as Retry(5)", path=f"flows.{name}.retry")
         self._free(name)
         where = source.name if isinstance(source, AppFlow) else source
         spec = FlowSpec(name, source.name)
@@ -275,7 +284,12 @@ class App(Program):
         if isinstance(source, str | TopicHandle):
             from penstock.app.reading import read_frame  # noqa: PLC0415 - loads the columnar libraries
 
+            if into is not None or name is not None:
+                msg = "into= and name= belong to a source, such as files('in/*.csv'); a handler or a flow reads a topic"
+                raise ConfigError(f"found {source!r}; {msg}", path="sources")
             return read_frame(self, str(getattr(source, "name", source)), columns=columns, limit=limit)
+        if columns is not None or limit is not None:
+            raise ConfigError("columns= and limit= belong to reading a topic; leave them out", path="sources")
         if into is None:
             msg = "a source needs into=: the topic that gets its events"
             raise ConfigError(msg, path="sources")
@@ -291,11 +305,9 @@ class App(Program):
         self.sources[identity] = Sourced(identity, source, into)
         return None
 
-    def _mine(self, *handles: TopicHandle[Any] | None, path: str) -> None:
+    def _mine(self, source: TopicHandle[Any], into: TopicHandle[Any] | None = None, *, path: str) -> None:
         """That these are topics, and of this app."""
-        for handle in handles:
-            if handle is None:
-                continue
+        for handle in (source,) if into is None else (source, into):
             if not isinstance(handle, TopicHandle):  # pyright: ignore[reportUnnecessaryIsInstance]
                 msg = f"found {handle!r}; expected what app.topic(…) returned, as in @app.handle(orders)"
                 raise ConfigError(msg, path=path)
@@ -307,7 +319,9 @@ class App(Program):
         """A name is used once: topics, handlers and flows are told apart by it."""
         for kind, names in (("topic", self.topics), ("handler", self.handlers), ("flow", self.flows)):
             if name in names:
-                msg = f"{name} is the name of a {kind} already; names are identities, take another"
+                msg = (
+                    f"{name} is the name of a {kind} already; names are identities: take another, or make the App anew"
+                )
                 raise ConfigError(msg, path=f"{kind}s.{name}")
 
     # -- use -------------------------------------------------------------------------------------------------------
@@ -337,7 +351,17 @@ class App(Program):
         republish: bool = False,
         on_progress: Progress | None = None,
     ) -> RunReport:
-        """`run` inside a running loop: until `stop` is set, or all is done. Signals are left to the caller."""
+        """`run` inside a running loop. Signals are left to the caller; cancelled, it drops what is in hand.
+
+        Args:
+            stop: ends it when it is set, what is in hand being finished first; None: only `until_idle` or cancelling.
+            until_idle: end when every source is read and everything published has been worked on.
+            republish: publish every source again from its beginning; the log answers with the original offsets.
+            on_progress: called about four times a second with every part's state.
+
+        Raises:
+            PenstockError: why it cannot start or go on; nothing acked is lost.
+        """
         from penstock.app.running import RunOptions, serve_app  # noqa: PLC0415
 
         return await serve_app(self, RunOptions(until_idle, republish), stop=stop, on_progress=on_progress)
@@ -345,7 +369,11 @@ class App(Program):
     def client(self, *, producer: str | None = None) -> Client:
         """A client that publishes to this app's topics, for threads and plain code: use it with ``with``.
 
-        ``async with`` gives its asyncio twin. `producer` is a stable name for publishers that go on where they were.
+        ``async with`` gives its asyncio twin.
+
+        Args:
+            producer: a stable name, 1 to 200 printable characters, for a publisher that comes and goes: a newer client
+                of the name fences the older one. Without it a client is a new producer each time.
         """
         from penstock.app.client import Client  # noqa: PLC0415
 
@@ -358,6 +386,13 @@ def _check_concurrency(concurrency: int, order: Order, *, path: str) -> None:
     if concurrency > 1 and order == "partition":
         msg = 'events side by side, and on_failure.order="partition"; keep one of the two'
         raise ConfigError(msg, path=path)
+
+
+def _schema_of(cls: type[T], *, path: str) -> Schema[T]:
+    try:
+        return schema_of(cls)
+    except ConfigError as exc:
+        raise ConfigError(str(exc), path=path) from None
 
 
 def _name_of(function: Callable[..., Any], name: str | None, *, path: str) -> str:

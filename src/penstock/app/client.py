@@ -11,9 +11,19 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakSet
 
-from penstock.app.declared import AnyTopic, Program
+from penstock.app.declared import AnyTopic, Program, topic_name
 from penstock.app.opened import Opened, tell_when_forked
-from penstock.app.outbox import CHUNK_EVENTS, FrameReceipt, Parcel, Receipt, laid_out, resolved, seal, together
+from penstock.app.outbox import (
+    CHUNK_EVENTS,
+    FrameReceipt,
+    Parcel,
+    Receipt,
+    laid_out,
+    resolved,
+    seal,
+    ticket_of,
+    together,
+)
 from penstock.app.outcome import Acked, Outcome, Rejected, Unknown
 from penstock.app.publisher import NOT_OPEN, Publisher
 from penstock.channel.typed import TypedTopic
@@ -134,7 +144,7 @@ class Client:
     def _open_topic(self, topic: AnyTopic) -> Any:
         if self._opened is None:
             raise Closed(NOT_OPEN)
-        return self._opened.topic(topic if isinstance(topic, str) else topic.name)
+        return self._opened.topic(topic_name(topic))
 
     # -- waiting for the answer ------------------------------------------------------------------------------------
 
@@ -200,8 +210,8 @@ class Client:
 
         Use a client that was opened after the failure.
         """
-        publisher = self._usable()
-        return resolved(unknown, publisher.ask(lambda: publisher.channel.publish_blocking(unknown.ticket)))
+        publisher, ticket = self._usable(), ticket_of(unknown)
+        return resolved(unknown, publisher.ask(lambda: publisher.channel.publish_blocking(ticket)))
 
     def _publish(self, parcels: Sequence[Parcel]) -> None:
         """After what was sent before, whose failure is for `flush` to raise."""

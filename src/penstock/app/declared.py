@@ -43,6 +43,20 @@ AnyTopic = TopicHandle[Any] | str
 """A topic of the program, or its name."""
 
 
+def topic_name(topic: AnyTopic) -> str:
+    """The name of what a client publishes to.
+
+    Raises:
+        ConfigError: it is no topic.
+    """
+    if isinstance(topic, str):
+        return topic
+    if not isinstance(topic, TopicHandle):  # pyright: ignore[reportUnnecessaryIsInstance]
+        msg = f"found {type(topic).__name__}; expected what app.topic(…) returned, or its name: publish(orders, order)"
+        raise ConfigError(msg, path="client.topic")
+    return topic.name
+
+
 class SinkConfig(Protocol):
     """What a user says about a target, such as `parquet(…)`."""
 

@@ -105,6 +105,8 @@ class Opened:
         Raises:
             ConfigError: no client may have this name.
         """
+        if name is not None and not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError(f"{name!r}; expected a name such as 'till-1', or None", path="client.producer")
         if name is not None and name.startswith(SOURCES):
             msg = f"{name!r}; names that begin with {SOURCES!r} are those of sources: take another"
             raise ConfigError(msg, path="client.producer")

@@ -13,6 +13,7 @@ from penstock.channel import api
 from penstock.channel.ids import without
 from penstock.channel.sealed import Sealed, seal
 from penstock.channel.typed import Packed, TypedTopic
+from penstock.errors import ConfigError
 from penstock.event.batch import Columns, NewBatch
 from penstock.event.beside import Beside
 from penstock.event.envelope import NewEvent
@@ -330,6 +331,18 @@ def _whole(parcels: Sequence[Parcel]) -> bool:
     for parcel in parcels:
         parcel.refuse_all(f"published together with an event that was refused ({bad.topic.name}, {index}: {reason})")
     return False
+
+
+def ticket_of(unknown: Unknown) -> api.Publish:
+    """What has to be asked for again.
+
+    Raises:
+        ConfigError: the outcome is known.
+    """
+    if not isinstance(unknown, Unknown):  # pyright: ignore[reportUnnecessaryIsInstance]
+        msg = f"found {type(unknown).__name__}; expected the Unknown that a publish answered with"
+        raise ConfigError(msg, path="client.resolve")
+    return unknown.ticket
 
 
 def resolved(unknown: Unknown, answer: api.Acked | api.Refused | api.Unknown) -> Outcome:

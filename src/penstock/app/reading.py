@@ -12,6 +12,8 @@ import pyarrow as pa
 from penstock.app.declared import Program
 from penstock.app.opened import open_app
 from penstock.app.plan import plan_app
+from penstock.delivery import deadletter
+from penstock.errors import ConfigError
 from penstock.system.pipe import Worker
 from penstock.system.ports import real_system
 
@@ -22,8 +24,12 @@ def read_frame(app: Program, topic: str, *, columns: Sequence[str] | None, limit
     """The topic's events, partition by partition, each in offset order; works inside a running loop too.
 
     Raises:
-        ConfigError: no such topic, it has no type, or no such column.
+        ConfigError: no such topic, it has no type, no such column, or what is no number of events.
     """
+    if columns is not None and (isinstance(columns, str) or not isinstance(columns, Sequence)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"{columns!r}; expected names of columns, such as ['id', 'price']", path="read.columns")
+    if limit is not None and (not isinstance(limit, int) or limit < 0):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"{limit!r}; expected how many events at most, or None for all", path="read.limit")
     worker = Worker(name="penstock-read")
     worker.start()
     try:
@@ -41,6 +47,9 @@ async def _read(app: Program, topic: str, *, columns: Sequence[str] | None, limi
         raise
     try:
         typed = opened.topic(topic)
+        if typed.schema is None and topic.endswith(deadletter.SUFFIX):
+            msg = f"dead letters have no type; see them with `penstock query 'from \"{topic}\"'` or `penstock dlq list`"
+            raise ConfigError(msg, path=f"topics.{topic}")
         schema = typed.columns(columns)
         tables: list[pa.RecordBatch] = []
         left = limit

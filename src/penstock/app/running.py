@@ -71,7 +71,7 @@ class RunReport(msgspec.Struct, frozen=True):
         for state in self.parts:
             if state.name == name:
                 return state
-        raise KeyError(name)
+        raise KeyError(f"no part {name!r}; there are {', '.join(state.name for state in self.parts) or 'none'}")
 
 
 def run_app(app: Program, options: RunOptions, on_progress: Progress | None) -> RunReport:

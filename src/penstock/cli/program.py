@@ -63,19 +63,30 @@ def load_apps(path: Path) -> list[App]:
 
 def _load(path: Path) -> ModuleType:
     file = path.resolve()
-    name = file.stem if file.stem.isidentifier() and file.stem not in sys.modules else _SPARE_NAME
+    name, folder = _name_of(file)
+    if name in sys.modules or not file.stem.isidentifier():
+        name = _SPARE_NAME
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         msg = f"{path} is no Python file; expected a name that ends in .py"
         raise ConfigError(msg)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    sys.path.insert(0, str(file.parent))
+    sys.path[:0] = dict.fromkeys((str(file.parent), str(folder)))
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as exc:
         raise ProgramError(_told(exc, file, path)) from exc
     return module
+
+
+def _name_of(file: Path) -> tuple[str, Path]:
+    """What the program is called when it is imported, and from where: in a package, its relative imports need both."""
+    parts, folder = [file.stem], file.parent
+    while folder.name.isidentifier() and (folder / "__init__.py").is_file():
+        parts.insert(0, folder.name)
+        folder = folder.parent
+    return ".".join(parts), folder
 
 
 def _told(exc: Exception | SystemExit, file: Path, shown: Path) -> str:

@@ -16,7 +16,7 @@ import heapq
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
-from typing import Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import msgspec
 
@@ -35,6 +35,10 @@ Write = tuple[bytes, bytes | None]
 
 Order = Literal["key", "partition"]
 GivenUp = Literal["continue", "block"]
+
+
+def _is_exception_type(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseException)
 
 
 class OnFailure(msgspec.Struct, frozen=True):
@@ -68,8 +72,14 @@ class OnFailure(msgspec.Struct, frozen=True):
             ConfigError: naming the field.
         """
         for name in ("keys_max", "events_max", "breaker"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{getattr(self, name)}; expected at least 1", path=f"on_failure.{name}")
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise ConfigError(f"{getattr(self, name)!r}; expected at least 1", path=f"on_failure.{name}")
+        kinds: Any = self.transient
+        if not isinstance(kinds, tuple | list) or not all(
+            _is_exception_type(kind) for kind in cast("list[Any]", kinds)
+        ):
+            msg = f"{kinds!r}; expected types of exceptions, such as (ServerDown,)"
+            raise ConfigError(msg, path="on_failure.transient")
         for name, known in (("given_up", get_args(GivenUp)), ("order", get_args(Order))):
             if getattr(self, name) not in known:
                 msg = f"{getattr(self, name)!r}; expected {' or '.join(map(repr, known))}"

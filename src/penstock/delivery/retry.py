@@ -6,7 +6,7 @@ Source of the full jitter: M. Brooker, "Exponential Backoff And Jitter", AWS Arc
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -49,7 +49,7 @@ class Retry(msgspec.Struct, frozen=True):
             never. Nothing is done to the call; calls of handlers only, not of functions in flows.
     """
 
-    attempts: int = 0
+    attempts: int = cast("int", None)
     first_s: float = 0.1
     factor: float = 2.0
     pause_max_s: float = 30.0
@@ -65,18 +65,18 @@ class Retry(msgspec.Struct, frozen=True):
         Raises:
             ConfigError: naming the field.
         """
-        if not isinstance(self.attempts, int) or isinstance(self.attempts, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
-            msg = f"{self.attempts!r}; expected a whole number of attempts, such as Retry(5)"
-            raise ConfigError(msg, path="retry.attempts")
         if not isinstance(self.schedule, list | tuple):  # pyright: ignore[reportUnnecessaryIsInstance]
             msg = f"{self.schedule!r}; expected pauses in seconds, such as (1, 10, 60)"
             raise ConfigError(msg, path="retry.schedule")
         msgspec.structs.force_setattr(self, "schedule", tuple(self.schedule))
         counted = len(self.schedule) + 1 if self.schedule else ATTEMPTS_DEFAULT
-        if self.attempts == 0:
+        if self.attempts is None:  # pyright: ignore[reportUnnecessaryComparison]
             msgspec.structs.force_setattr(self, "attempts", counted)
+        if not isinstance(self.attempts, int) or isinstance(self.attempts, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+            msg = f"{self.attempts!r}; expected a whole number of attempts, such as Retry(5)"
+            raise ConfigError(msg, path="retry.attempts")
         if self.attempts < 1:
-            msg = f"{self.attempts}; at least 1 attempt is needed"
+            msg = f"{self.attempts}; at least 1 attempt is needed, and Retry(1) tries nothing again"
             raise ConfigError(msg, path="retry.attempts")
         if self.schedule and self.attempts != counted:
             msg = f"{self.attempts} attempts and a schedule of {len(self.schedule)} pauses; leave attempts out"

@@ -44,13 +44,14 @@ class Past(Protocol):
 class _Held(msgspec.Struct):
     """One claimed partition: its position in the target, what is staged above it, and since when.
 
-    `settled` is what the log has been told; deliveries begin at `floor`, which a new target may lie far below.
+    `told` is up to where the log has been told, and reports count; deliveries begin at `floor`, which a new target
+    may lie far below.
     """
 
     owned: Owned
     position: int
     staged_end: int
-    settled: int
+    told: int
     floor: int
     since_s: float = 0.0
     bytes: int = 0
@@ -98,7 +99,8 @@ class SinkWork:
             tip=await self._past.tip(assigned.owned.partition),
         )
         position = await self._patiently(lambda: self._sink.claim(claim), kept=True)
-        self._held[assigned.owned.partition] = _Held(assigned.owned, position, position, assigned.floor, assigned.floor)
+        told = min(position, assigned.floor)
+        self._held[assigned.owned.partition] = _Held(assigned.owned, position, position, told, assigned.floor)
         return ()
 
     async def process(self, delivery: Delivery, stopping: Stopping) -> AsyncGenerator[Draft]:
@@ -237,15 +239,15 @@ class SinkWork:
         held.bytes = 0
 
     def _drafts(self) -> Iterator[Draft]:
-        """What the log is still to be told."""
+        """What the log is still to be told: a target that is filled anew has events below the log's floor."""
         for held in list(self._held.values()):
-            if held.position > held.settled:
+            if held.position > held.told:
                 yield self._draft(held)
 
     def _draft(self, held: _Held) -> Draft:
-        events = held.position - held.settled
-        held.settled = held.position
-        return Draft(held.owned.partition, held.position, events=events)
+        events = held.position - held.told
+        held.told = held.position
+        return Draft(held.owned.partition, max(held.position, held.floor), events=events)
 
     async def _alone(self, act: Callable[[], T]) -> T:
         """In another thread, one call at a time: a cancelled one is waited for before the next begins."""

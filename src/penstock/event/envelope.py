@@ -39,7 +39,22 @@ ATTRIBUTES = (
 
 
 class NewEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be recorded. Only `data` is needed: the topic's declaration and the log supply the rest."""
+    """What is to be recorded. Only `data` is needed: the topic's declaration and the log supply the rest.
+
+    Attributes:
+        data: an instance of the topic's type; bytes for a topic without one.
+        key: text, bytes, an int, a UUID or None, up to 64 KB; only for a topic that does not take it from a field.
+        id: 1 to 2,048 characters; derived from where the event lies when it is None.
+        type: CloudEvents: what kind of event it is; the topic's type by default.
+        source: CloudEvents: where it comes from.
+        subject: CloudEvents: what it is about.
+        time: when it happened, an aware datetime; leave it out where the topic has a field for it (its `time`).
+        correlationid: what it belongs to; a handler's results take it over.
+        causationid: what it was made from.
+        traceparent: W3C trace context; a handler's results take it over.
+        tracestate: W3C trace context; a handler's results take it over.
+        headers: text to text in printable ASCII, up to 100 and 32 KB together.
+    """
 
     data: Any
     key: Key = None

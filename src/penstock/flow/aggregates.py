@@ -35,10 +35,10 @@ def mean(value: pl.Expr | str) -> Aggregation:
 
 
 def min_(value: pl.Expr | str) -> Aggregation:
-    """The smallest that is not null; null when nothing is. NaN counts only where there is nothing else."""
+    """The smallest that is not null; null when nothing is. A row whose value is NaN or infinite is given up."""
     return Aggregation("min", value)
 
 
 def max_(value: pl.Expr | str) -> Aggregation:
-    """The largest that is not null; null when nothing is. NaN counts only where there is nothing else."""
+    """The largest that is not null; null when nothing is. A row whose value is NaN or infinite is given up."""
     return Aggregation("max", value)

@@ -61,14 +61,23 @@ class Flow:
 
     def join(self, table: pl.DataFrame, on: str | Sequence[str], *, how: Literal["left", "inner"] = "left") -> Self:
         """Add the columns of a static table that has at most one row per key."""
-        return self._then(LookupJoin(table, (on,) if isinstance(on, str) else tuple(on), how))
+        columns = (on,) if isinstance(on, str) or not isinstance(on, Sequence) else tuple(on)  # pyright: ignore[reportUnnecessaryIsInstance]
+        self._check_names(columns, "join", "join(table, on='carrier')")
+        return self._then(LookupJoin(table, columns, how))
 
     def by(self, *keys: str) -> Grouped[Self]:
         """Group by columns; `agg` says what is kept of each group."""
         if not keys:
             msg = "by() without a column: name at least one, such as by('carrier')"
             raise ConfigError(msg, path=f"flows.{self.spec.name}")
+        self._check_names(keys, "by", "by('carrier', 'origin'); compute a column first: with_columns(…)")
         return Grouped(self, keys)
+
+    def _check_names(self, columns: tuple[object, ...], operator: str, example: str) -> None:
+        for column in columns:
+            if not isinstance(column, str):
+                msg = f"found {type(column).__name__}; expected names of columns, such as {example}"
+                raise ConfigError(msg, path=f"flows.{self.spec.name}.{operator}")
 
     def aggregate(self, aggregate: Aggregate) -> Self:
         """End the flow with this aggregate; `by(…).agg(…)` is the way to write it."""

@@ -22,13 +22,16 @@ from penstock.system.points import reached
 from penstock.system.ports import System
 
 NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "afs", "ceph"})
+PATH_BYTES_MAX = 496
+"""Of the directory: SQLite keeps 512 for the path of a file, its longest suffix included."""
 
 
 def check_directory(directory: Path, *, network: bool = False) -> None:
     """Refuse a directory that cannot hold a log, before anything is made; then make it if need be.
 
     Raises:
-        ConfigError: it is a file, a link, not ours, not writable, or on a network file system (unless `network`).
+        ConfigError: it is a file, a link, not ours, not writable, on a network file system (unless `network`), or
+            SQLite cannot take its path.
     """
     if directory.is_symlink():
         msg = f"{directory} is a symbolic link; name the directory it points to ({directory.resolve()})"
@@ -40,11 +43,12 @@ def check_directory(directory: Path, *, network: bool = False) -> None:
     if not standing.is_dir() or not os.access(standing, os.W_OK | os.X_OK):
         msg = f"{standing} is not writable by this user; change its owner or mode, or name another directory"
         raise ConfigError(msg, path="log.path")
+    _check_path(directory)
     kind = file_system(standing)
     if kind in NETWORK_FILE_SYSTEMS and not network:
         msg = (
-            f"{directory} is on a network file system ({kind}), where locks and syncs cannot be trusted; use a disk of "
-            "this machine, or allow it with LogConfig(network=True) at the risk of losing the log"
+            f"{directory} is on a network file system ({kind}), where locks and syncs cannot be trusted; name a "
+            "directory on a disk of this machine, as in App(…, path=…)"
         )
         raise ConfigError(msg, path="log.path")
     for name in (*FILES, "turn", "lock"):
@@ -56,6 +60,18 @@ def check_directory(directory: Path, *, network: bool = False) -> None:
             sync_directory(path.parent)
     except OSError as exc:
         msg = f"{directory} cannot be made ({exc.strerror}); make it, or name another directory"
+        raise ConfigError(msg, path="log.path") from exc
+
+
+def _check_path(directory: Path) -> None:
+    path = os.fsencode(directory.resolve())
+    if len(path) > PATH_BYTES_MAX:
+        msg = f"{directory} is {len(path)} bytes long; SQLite takes up to {PATH_BYTES_MAX}: name a directory with less"
+        raise ConfigError(msg, path="log.path")
+    try:
+        path.decode()
+    except UnicodeDecodeError as exc:
+        msg = f"{str(directory)!r} is not UTF-8, and SQLite takes no other names: name another directory"
         raise ConfigError(msg, path="log.path") from exc
 
 

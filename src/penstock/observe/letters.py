@@ -144,6 +144,9 @@ async def find(channel: Columnar, topics: Mapping[str, Topic], wanted: str) -> F
         async for found in letters(channel, topics, group):
             if found.letter.id == wanted:
                 return found
+    if wanted in known:
+        msg = f"{wanted} is a group; name a letter of it, or say which to redrive or skip: --all, --matching or --first"
+        raise ConfigError(msg, path="dlq")
     groups = ", ".join(known) or "none"
     msg = (
         f"no dead letter {wanted!r}; expected an event's id, or GROUP/PARTITION/OFFSET as `penstock dlq list` shows it "

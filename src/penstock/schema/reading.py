@@ -54,10 +54,10 @@ def read_class(cls: Any) -> Shape:
     Raises:
         ConfigError: not such a class, or a field's type cannot travel; the path names the field.
     """
-    name = getattr(cls, "__name__", str(cls))
     if not (isinstance(cls, type) and (issubclass(cls, msgspec.Struct) or dataclasses.is_dataclass(cls))):
-        msg = f"{name} is neither a msgspec Struct nor a dataclass: declare the event as one of them"
-        raise ConfigError(msg, path=name)
+        found = f"the class {cls.__name__}" if isinstance(cls, type) else repr(cls)
+        raise ConfigError(f"{found} is neither a msgspec Struct nor a dataclass: declare the event as one of them")
+    name = cls.__name__
     shape = _shape(_info(cls, name), name, ())
     if not shape.fields:
         msg = "no fields: an event says at least one thing, such as when it happened"
@@ -75,8 +75,10 @@ def _info(cls: type, path: str) -> mi.Type:
             except _UNKNOWN as inner:
                 msg = f"{inner}: use one of the types of docs/reference/types.md"
                 raise ConfigError(msg, path=f"{path}.{name}") from inner
-        msg = f"{exc}: use one of the types of docs/reference/types.md"
-        raise ConfigError(msg, path=path) from exc
+        away = "use one of the types of docs/reference/types.md"
+        if isinstance(exc, NameError):
+            away = "declare it at the top level of the module, before the topic; types in a function are not found"
+        raise ConfigError(f"{exc}: {away}", path=path) from exc
 
 
 def _hints(cls: type) -> dict[str, Any]:

@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
 
 class Roll(msgspec.Struct, frozen=True):
-    """When staged events are committed: whichever of these comes first."""
+    """When staged events are committed: whichever of these comes first, of a partition.
+
+    Attributes:
+        events_max: so many events.
+        bytes_max: so many bytes of columns, before compression.
+        seconds: so long after the first of them was staged.
+    """
 
     events_max: int = 1_000_000
     bytes_max: int = 128 * 1024 * 1024

@@ -14,6 +14,13 @@ def roll_of(value: Roll | str | float, *, path: str) -> Roll:
         ConfigError: not a positive duration; `path` is where it was written.
     """
     roll = value if isinstance(value, Roll) else Roll(seconds=duration_s(value, path=path))
+    for part, kinds, expected in (
+        ("events_max", int, "a whole number"),
+        ("bytes_max", int, "a whole number"),
+        ("seconds", (int, float), "a number of seconds"),
+    ):
+        if not isinstance(getattr(roll, part), kinds):
+            raise ConfigError(f"{getattr(roll, part)!r}; expected {expected}", path=f"{path}.{part}")
     if not (roll.seconds > 0 and roll.events_max > 0 and roll.bytes_max > 0):
         msg = f"{roll} never lets anything be staged; every part of a roll must be above zero"
         raise ConfigError(msg, path=path)

@@ -208,7 +208,8 @@ def test_targets_that_were_removed_are_filled_again_from_the_log(app: App, tmp_p
     app.run(until_idle=True)
     shutil.rmtree(tmp_path / "lake")
     (tmp_path / "c.duckdb").unlink()
-    app.run(until_idle=True)
+    report = app.run(until_idle=True)
+    assert [report.part(f"copy.{kind}").events for kind in ("parquet", "duckdb")] == [100, 100]
     assert sorted(pl.read_parquet(tmp_path / "lake/**/*.parquet")["id"]) == list(range(100))
     with duckdb.connect(str(tmp_path / "c.duckdb"), read_only=True) as connection:
         assert connection.sql("select id from copy order by id").fetchall() == [(n,) for n in range(100)]

@@ -294,6 +294,7 @@ def test_letters_are_asked_for_at_a_rate(penstock: Penstock, tmp_path: Path, mon
         (["a/0/1", "b/0/1", "--all"], "name one group"),
         (["check", "--all", "--edit"], "for one letter"),
         (["nowhere", "--all"], "nowhere"),
+        (["check"], "check is a group; name a letter of it, or say which to redrive or skip: --all, --matching"),
     ],
 )
 def test_a_wrong_redrive(penstock: Penstock, tmp_path: Path, arguments: list[str], said: str) -> None:
@@ -326,6 +327,20 @@ def test_run_a_wrong_program(penstock: Penstock, tmp_path: Path, text: str, said
     assert found.code == exits.FAILED
     assert said in found.err
     assert "Traceback" not in found.err
+
+
+def test_run_a_program_in_a_package(penstock: Penstock, tmp_path: Path) -> None:
+    inner = tmp_path / "ferry" / "jobs"
+    inner.mkdir(parents=True)
+    for folder in (inner, inner.parent):
+        (folder / "__init__.py").write_text("")
+    (inner.parent / "names.py").write_text("NAME = 'harbour'\n")
+    (inner / "sail.py").write_text("from penstock import App\nfrom ..names import NAME\n\napp = App(NAME)\n")
+
+    said = penstock("run", "ferry/jobs/sail.py", "--until-idle")
+
+    assert said.code == 0, said.err
+    assert "harbour" in said.err
 
 
 def test_run_names(penstock: Penstock, tmp_path: Path) -> None:

@@ -268,6 +268,25 @@ def test_a_file_a_link_and_another_database_are_refused_and_nothing_is_made(tmp_
     assert list((tmp_path / "real").iterdir()) == []
 
 
+def test_a_path_that_sqlite_cannot_take_is_refused_and_nothing_is_made(tmp_path: Path) -> None:
+    long = tmp_path.resolve() / ("a" * 200) / ("b" * 200)
+    longest = long / ("c" * (opening.PATH_BYTES_MAX - len(os.fsencode(long)) - 1))
+    with opened(longest):
+        pass
+    with (
+        pytest.raises(ConfigError, match=r"log\.path: .* is 497 bytes long; SQLite takes up to 496"),
+        opened(longest.with_name(longest.name + "c")),
+    ):
+        pass
+    with (
+        pytest.raises(ConfigError, match="is not UTF-8, and SQLite takes no other names"),
+        opened(tmp_path / os.fsdecode(b"\xff")),
+    ):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["a" * 200]
+    assert [path.name for path in long.iterdir()] == [longest.name]
+
+
 def test_links_to_its_files_are_refused(whole: Path) -> None:
     os.link(whole / "log.db", whole / "again")
     with pytest.raises(ConfigError, match="hard links"):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @click.group("dlq", short_help="Look at dead letters, redrive and skip them.")
 def command() -> None:
-    """Look at dead letters, redrive and skip them: events that a handler, flow or sink rejected or could not handle.
+    """Look at dead letters, redrive and skip them: events that a handler or flow gave up, or a source could not read.
 
     They keep their original bytes. As a table: penstock query 'from "GROUP.dead"'.
     """

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from penstock.config import path_text
 from penstock.errors import ConfigError
 from penstock.sink.api import Roll
 from penstock.sink.duckdb.wire import checked_identifier
@@ -55,10 +56,19 @@ def duckdb_table(  # every option by name, one face for users
 
     Delivery guarantee: effectively-once; D2 on a local disk; per key the last offset of a partition wins.
 
+    Args:
+        path: the file, relative to the program's directory; made when it is missing.
+        table: a letter or _, then up to 127 letters, digits or _; made when it is missing.
+        key: the columns that identify a row, or one column's name; empty: every event is a row.
+        roll: when staged events are committed; a duration alone is enough.
+        wait_s: for how many seconds a commit waits for whoever holds the file; then the sink says so and tries again.
+        storage: the oldest DuckDB version that must be able to read a newly made file, such as ``v1.0.0``; empty: the
+            installed one.
+
     Raises:
         ConfigError: an empty path, a name that is no plain identifier, a key named twice.
     """
-    text = os.fspath(path)
+    text = path_text(path, path="duckdb_table.path", example="build/results.duckdb")
     if not text or text.startswith(":memory:"):
         msg = f"{text!r} is no file; expected a path such as 'build/results.duckdb'"
         raise ConfigError(msg, path="duckdb_table.path")
@@ -69,7 +79,7 @@ def duckdb_table(  # every option by name, one face for users
     if len({name.lower() for name in names}) < len(names):
         msg = f"{', '.join(names)} names a column twice; DuckDB does not tell upper from lower case"
         raise ConfigError(msg, path="duckdb_table.key")
-    if wait_s < 0:
-        msg = f"{wait_s} s; expected 0 (never wait) or more"
+    if not isinstance(wait_s, int | float) or not wait_s >= 0:  # pyright: ignore[reportUnnecessaryIsInstance]
+        msg = f"{wait_s!r} s; expected 0 (never wait) or more"
         raise ConfigError(msg, path="duckdb_table.wait_s")
     return DuckDBSink(text, table, names, roll_of(roll, path="duckdb_table.roll"), wait_s, storage)

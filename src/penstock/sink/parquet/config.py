@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from penstock.config import path_text
 from penstock.errors import ConfigError
 from penstock.sink.api import Roll
 from penstock.sink.roll import roll_of
@@ -44,10 +45,15 @@ def parquet(
 
     Delivery guarantee: effectively-once; D2 on a local disk; order per partition within a file.
 
+    Args:
+        path: the directory, relative to the program's; made when it is missing.
+        roll: when a file is finished; a duration alone keeps the other limits of a `Roll`.
+        zstd_level: 1 (fast) to 22 (small).
+
     Raises:
         ConfigError: the path is empty or a file, the roll is not a duration, the level is out of range.
     """
-    text = os.fspath(path)
+    text = path_text(path, path="parquet.path", example="lake/delays")
     if not text:
         msg = "the path is empty; expected a directory such as 'lake/delays'"
         raise ConfigError(msg, path="parquet.path")

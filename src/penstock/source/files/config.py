@@ -36,7 +36,12 @@ class Csv(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Gzip(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How much may come out of a gzip file: `bytes_max` in all, and `ratio_max` times what went in."""
+    """How much may come out of a gzip file; beyond it the source stops.
+
+    Attributes:
+        bytes_max: bytes in all.
+        ratio_max: bytes for each byte that went in.
+    """
 
     bytes_max: int = 1 << 40
     ratio_max: int = 250

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -62,6 +63,11 @@ def files(
         ("csv", csv, Csv, "Csv(…), such as Csv(delimiter=';')"),
         ("gzip", gzip, Gzip, "Gzip(…), such as Gzip(ratio_max=1000)"),
         ("csv.delimiter", getattr(csv, "delimiter", ""), str, "one character such as ',' or ';'"),
+        ("csv.null_values", getattr(csv, "null_values", ()), (tuple, list), "a tuple of texts such as ('', 'NA')"),
+        ("csv.names", getattr(csv, "names", ()), (tuple, list), "the columns in order, such as ('id', 'name')"),
+        ("csv.rename", getattr(csv, "rename", {}), Mapping, "column to field, such as {'Customer ID': 'id'}"),
+        ("gzip.bytes_max", getattr(gzip, "bytes_max", 0), int, "a whole number of bytes"),
+        ("gzip.ratio_max", getattr(gzip, "ratio_max", 0), (int, float), "a number such as 1000"),
     ):
         if not isinstance(given, kind):
             raise ConfigError(f"{given!r}; expected {example}", path=f"files.{option}")
