@@ -17,7 +17,7 @@ from penstock.channel.rules import check_name, check_topic
 from penstock.config import duration_s
 from penstock.delivery.lot import OnFailure, Order
 from penstock.delivery.retry import Retries, Retry
-from penstock.engine.calling import shape_of
+from penstock.engine.calling import returned_by, shape_of
 from penstock.engine.handler import HandlerSpec
 from penstock.errors import ConfigError
 from penstock.flow.spec import FlowSpec
@@ -200,6 +200,9 @@ class App(Program):
             check_name(group, what="handler")
             self._free(group)
             shape = shape_of(function, name=group)
+            if into is None and (gives := returned_by(function)):
+                msg = f"returns {gives} and has no into=; name the topic of its results, or return None"
+                raise ConfigError(msg, path=f"handlers.{group}")
             if retries.timeout_s is not None and not shape.is_async and concurrency == 1:
                 msg = "a call of a plain function cannot be ended from outside; make it async, or give it concurrency="
                 raise ConfigError(msg, path=f"handlers.{group}.retry.timeout_s")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar
 
@@ -60,6 +61,11 @@ def topic_name(topic: AnyTopic) -> str:
 class SinkConfig(Protocol):
     """What a user says about a target, such as `parquet(…)`."""
 
+    @property
+    def needs(self) -> Sequence[str]:
+        """Columns that the events must have."""
+        ...
+
     def open(self) -> Sink:
         """The sink itself; the caller closes it."""
         ...
@@ -97,6 +103,8 @@ class Flowed(msgspec.Struct):
     into: TopicHandle[Any] | None = None
     retry: Retry | None = None
     sinks: list[SinkSpec] = msgspec.field(default_factory=list[SinkSpec])
+    grouped: Sequence[str] = ()
+    """Columns of a `by` that waits for its `agg`."""
 
 
 class Program:
@@ -142,7 +150,12 @@ class AppFlow(Flow):
             msg = "an operator after to(…); put it before, or make a second flow on this flow"
             raise ConfigError(msg, path=path)
         self._flowed.spec = spec
+        if spec.aggregate is not None:
+            self._flowed.grouped = ()
         return type(self)(spec, self._flowed)
+
+    def _grouped(self, keys: tuple[str, ...]) -> None:
+        self._flowed.grouped = keys
 
     def to(self, output: SinkConfig | TopicHandle[Any], *, name: str = "") -> Self:
         """Send the results to a sink, or write them to a topic of your own; may be called several times.

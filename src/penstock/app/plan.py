@@ -99,6 +99,10 @@ def _in_order(flows: dict[str, Flowed]) -> list[Flowed]:
 def _plan_flow(plan: Plan, flowed: Flowed, app: Program) -> None:
     from penstock.flow.compile import compile_flow  # noqa: PLC0415 - loads Polars
 
+    if flowed.grouped:
+        columns = ", ".join(map(repr, flowed.grouped))
+        msg = f"by({columns}) without agg(…) keeps nothing: say what, such as by({columns}).agg(events=count())"
+        raise ConfigError(msg, path=f"flows.{flowed.spec.name}.by")
     source = _results_of(app, flowed.source)
     schema, spec = plan.schemas[source], plan.topics[source]
     if schema is None:
@@ -115,7 +119,13 @@ def _plan_flow(plan: Plan, flowed: Flowed, app: Program) -> None:
         plan.add(redrive_topic(stage.name, partitions=plan.topics[stage.topic].partitions), None)
         plan.stages.append(StagePlan(stage, into, flowed.retry))
     results = _results_of(app, flowed.spec.name)
-    plan.sinks += [SinkPlan(sink, results) for sink in flowed.sinks]
+    found = compiled.stages[-1].schema.names
+    for sink in flowed.sinks:
+        missing = [name for name in sink.config.needs if name not in found]
+        if missing:
+            msg = f"needs the column {missing[0]}; the flow's results have {', '.join(found)}"
+            raise ConfigError(msg, path=f"sinks.{sink.name}")
+        plan.sinks.append(SinkPlan(sink, results))
 
 
 def _results_of(app: Program, source: TopicHandle[Any] | str) -> str:

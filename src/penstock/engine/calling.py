@@ -6,7 +6,7 @@ import asyncio
 import inspect
 from array import array
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from typing import Any, Protocol, cast
+from typing import Any, Never, NoReturn, Protocol, cast
 
 import msgspec
 
@@ -98,6 +98,29 @@ def shape_of(function: Callable[..., Any], *, name: str) -> Shape:
         raise ConfigError(msg, path=path)
     is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
     return Shape(is_async, len(parameters) == 2)  # noqa: PLR2004
+
+
+_SAYS_NOTHING = (
+    inspect.Signature.empty,
+    None,
+    Any,
+    object,
+    NoReturn,
+    Never,
+    "None",
+    "Any",
+    "object",
+    "NoReturn",
+    "Never",
+)
+
+
+def returned_by(function: Callable[..., Any]) -> str:
+    """What a handler gives, if its annotation says that it gives something; else empty."""
+    found = inspect.signature(function).return_annotation
+    if found in _SAYS_NOTHING:
+        return ""
+    return found if isinstance(found, str) else inspect.formatannotation(found)
 
 
 def call_sync(

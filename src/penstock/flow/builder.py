@@ -20,7 +20,7 @@ FrameFunction = Callable[["pl.DataFrame"], "pl.DataFrame"]
 class Flow:
     """A flow under construction; `spec` is what it says so far. Immutable: branches may share a beginning.
 
-    A subclass that must know of every change overrides `_with`.
+    A subclass that must know of every change overrides `_with`, and of a `by` that waits for its `agg` `_grouped`.
     """
 
     def __init__(self, spec: FlowSpec) -> None:
@@ -28,6 +28,9 @@ class Flow:
 
     def _with(self, spec: FlowSpec) -> Self:
         return type(self)(spec)
+
+    def _grouped(self, keys: tuple[str, ...]) -> None:
+        """Grouped by these columns, and not aggregated yet."""
 
     def _then(self, operator: Operator) -> Self:
         if self.spec.aggregate is not None:
@@ -71,6 +74,7 @@ class Flow:
             msg = "by() without a column: name at least one, such as by('carrier')"
             raise ConfigError(msg, path=f"flows.{self.spec.name}")
         self._check_names(keys, "by", "by('carrier', 'origin'); compute a column first: with_columns(…)")
+        self._grouped(keys)
         return Grouped(self, keys)
 
     def _check_names(self, columns: tuple[object, ...], operator: str, example: str) -> None:

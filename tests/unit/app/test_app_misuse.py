@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 
 from penstock import Acked, App, Csv, Gzip, OnFailure, Retry, Roll, count, duckdb_table, files, parquet
+from penstock.app.plan import plan_app
 from penstock.errors import ConfigError
 
 
@@ -30,6 +31,10 @@ def app(tmp_path: Path) -> App:
 
 def _flow(app: App) -> Any:
     return app.flow("f", app.topic("t", Order))
+
+
+def _gives_and_has_no_topic(order: Order) -> Order:
+    return order
 
 
 def _read(app: App, **options: Any) -> object:
@@ -61,6 +66,22 @@ MISUSED: dict[str, tuple[Callable[[App], object], str]] = {
     "flow retry": (
         lambda a: a.flow("f", a.topic("t", Order), retry=cast("Any", 3)),
         r"flows\.f\.retry: 3; expected Retry",
+    ),
+    "a result without a topic": (
+        lambda a: a.handle(a.topic("t", Order))(_gives_and_has_no_topic),
+        r"handlers\._gives_and_has_no_topic: returns Order and has no into=; name the topic",
+    ),
+    "by without agg": (
+        lambda a: (_flow(a).by("id"), plan_app(a)),
+        r"flows\.f\.by: by\('id'\) without agg\(…\) keeps nothing",
+    ),
+    "by without agg, and more": (
+        lambda a: (flow := _flow(a), flow.by("id"), flow.filter(pl.col("id") > 0), plan_app(a)),
+        r"flows\.f\.by: by\('id'\) without agg\(…\) keeps nothing",
+    ),
+    "a key that nobody has": (
+        lambda a: (_flow(a).to(duckdb_table("x.duckdb", table="t", key="ident")), plan_app(a)),
+        r"sinks\.f\.duckdb: needs the column ident; the flow's results have id",
     ),
     "by a list": (lambda a: _flow(a).by(["id"]), r"flows\.f\.by: found list; expected names of columns"),
     "by an expression": (

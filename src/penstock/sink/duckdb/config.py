@@ -36,6 +36,11 @@ class DuckDBSink(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     wait_s: float = WAIT_S_DEFAULT
     storage: str = ""
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Columns that the events must have: those of the key."""
+        return self.key
+
     def open(self) -> Sink:
         """The sink itself; the caller closes it. Nothing is touched before the first claim."""
         from penstock.sink.duckdb.driver import DuckDBTable  # noqa: PLC0415 - the library loads on first use

@@ -31,6 +31,11 @@ class ParquetSink(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     roll: Roll = ROLL_DEFAULT
     zstd_level: int = ZSTD_LEVEL_DEFAULT
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Columns that the events must have: none."""
+        return ()
+
     def open(self) -> Sink:
         """The sink itself; the caller closes it. Nothing is touched before the first claim."""
         from penstock.sink.parquet.driver import ParquetDirectory  # noqa: PLC0415 - the library loads on first use

@@ -37,6 +37,7 @@ class LakeSink(msgspec.Struct, frozen=True):
     """`parquet(…)` into the directory of the simulated world that runs here."""
 
     seconds: float = 0.2
+    needs: tuple[str, ...] = ()
 
     def open(self) -> Sink:
         """See `ParquetSink`."""

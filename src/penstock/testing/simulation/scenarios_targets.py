@@ -67,6 +67,7 @@ class TargetSink(msgspec.Struct, frozen=True):
     """What a program would declare of it."""
 
     seconds: float = 0.2
+    needs: tuple[str, ...] = ()
 
     def open(self) -> Sink:
         """The sink in the simulated process that runs here."""
