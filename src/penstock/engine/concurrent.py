@@ -213,7 +213,7 @@ class ConcurrentWork(HandlerWork):
             )
             self._done(waiting)
             return
-        ident = part.ident(offset) if waiting.head is None else waiting.head.ident
+        ident = part.ident(offset)  # a redriven event's too: its place in the lot is its own, its key is not
         lane = (place.partition, ident)
         if waiting.head is None and ident in place.lot.heads:
             place.lot.follow(ident, (offset,))
@@ -331,13 +331,16 @@ class ConcurrentWork(HandlerWork):
         self._progress[place.partition].settled(offset)
 
     def _next_of(self, lane: Lane, place: Place, queue: deque[_Waiting]) -> None:
-        """What waited behind a handled event: the next is handled, or all of it is parked behind a parked one."""
+        """What waited behind a handled event: the next is handled, or what is new is parked behind a parked one."""
         if lane[1] in place.lot.heads:
-            for waiting in queue:
+            new = [waiting for waiting in queue if waiting.head is None]
+            for waiting in new:
                 place.lot.follow(lane[1], (waiting.offset,))
                 self._progress[place.partition].settled(waiting.offset)
-            self._queued -= len(queue)
-            return
+            self._queued -= len(new)
+            queue = deque(waiting for waiting in queue if waiting.head is not None)
+            if not queue:
+                return
         self._queued -= 1
         following = queue.popleft()
         self._lanes[lane] = queue
@@ -375,7 +378,7 @@ class ConcurrentWork(HandlerWork):
         if due_s is None or due_s > now.s:
             return
         for head in place.lot.due(now.s):
-            if len(self._ready) >= self._spec.concurrency:
+            if len(self._ready) >= self._spec.concurrency or self._queued >= QUEUED_MAX:
                 return
             if self._suspects or head.offset in place.deaths:
                 if self._at:
