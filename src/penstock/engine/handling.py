@@ -215,7 +215,7 @@ class HandlerWork(Handler):
             return
         made.retries += 1
         place.park(part, head.offset, head, pause_s, now)
-        place.failed(error)
+        place.failed(error, head)
 
     def _give_up(self, place: Place, part: Part, offset: int, cause: Cause, made: Made) -> None:
         """A dead letter; under the policy *block* the event's key waits for what people say."""
@@ -356,7 +356,7 @@ class HandlerWork(Handler):
         now = self._now()
         first, transient = head.attempts == 0, place.policy.is_transient(error)
         if place.doubted or not transient:
-            place.failed(error)
+            place.failed(error, head)
         head.transient = transient
         if place.open and transient:  # it is the target that fails: nothing is charged, neither attempt nor time
             waited_s = head.waited_s
@@ -373,7 +373,7 @@ class HandlerWork(Handler):
         made.retries += 1
         place.lot.postpone(head, pause_s, now)
         if first and transient:
-            place.failed(error)
+            place.failed(error, head)
 
     def _lay_down_broken(self, place: Place, part: Part, head: Head, made: Made) -> None:
         """A parked event that cannot be decoded."""

@@ -18,7 +18,7 @@ from penstock.engine.place import Place
 from penstock.event.batch import Delivered
 from penstock.event.partition import partition_of
 from tests.unit.engine.engine_kit import Kit, Order
-from tests.unit.engine.test_engine_parking import keyed, orders
+from tests.unit.engine.test_engine_parking import keyed, orders, stops_after
 
 
 @pytest.fixture
@@ -124,3 +124,25 @@ async def test_an_outage_uses_up_neither_the_attempts_nor_the_time_of_an_event(k
     group = await kit.handler(fragile, source, retry=policy, on_failure=OnFailure(breaker=2))
     await group.run()
     assert (group.state.events, group.state.dead) == (6, 0)
+
+
+async def test_the_next_owner_knows_that_the_target_fails_however_few_wait(kit: Kit) -> None:
+    """One event waits at a time where the partition's order is kept: it alone says how many keys failed before it."""
+    source = await keyed(kit, [Order(n, f"c{n}", n) for n in range(40)])
+    well, done = False, list[int]()
+
+    def post(order: Order) -> None:
+        if not well:
+            raise ConnectionError("down")
+        done.append(order.id)
+
+    policy = OnFailure(breaker=4, order="partition")
+    for _ in range(5):
+        group = await kit.handler(post, source, retry=Retry(2, first_s=0.1), on_failure=policy, ended=None)
+        kit.clock.sleep = stops_after(group, kit, 20)  # type: ignore[method-assign]
+        await group.run()
+    well = True
+    group = await kit.handler(post, source, retry=Retry(2, first_s=0.1), on_failure=policy)
+    await group.run()
+    assert [letter.offset for letter in await kit.letters("post")] == [0, 1, 2], "given up before it was known"
+    assert done == list(range(3, 40))
