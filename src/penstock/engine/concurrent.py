@@ -378,13 +378,16 @@ class ConcurrentWork(HandlerWork):
         if due_s is None or due_s > now.s:
             return
         for head in place.lot.due(now.s):
-            if len(self._ready) >= self._spec.concurrency or self._queued >= QUEUED_MAX:
-                return
+            full = len(self._ready) >= self._spec.concurrency or self._queued >= QUEUED_MAX
+            if full or (place.open and any(lane[0] == place.partition for lane in self._lanes)):
+                return  # an open breaker lets one event through at a time
             if self._suspects or head.offset in place.deaths:
                 if self._at:
                     return
                 self._take_all_finished(progress)
                 await self._retry(place, head, progress.made, now)
+                if place.open:
+                    return
                 continue
             part = await place.fetch(head, self._topics.source, self._read)
             place.lot.lend(head)
@@ -392,8 +395,6 @@ class ConcurrentWork(HandlerWork):
                 self._lay_down_broken(place, part, head, progress.made)
                 continue
             self._begin(_Waiting(place, part, head.offset, head))
-            if place.open:
-                return
 
     def wait_s(self) -> float | None:
         """See `Work`."""

@@ -146,3 +146,35 @@ async def test_the_next_owner_knows_that_the_target_fails_however_few_wait(kit: 
     await group.run()
     assert [letter.offset for letter in await kit.letters("post")] == [0, 1, 2], "given up before it was known"
     assert done == list(range(3, 40))
+
+
+async def test_a_target_that_fails_is_tried_with_one_event_at_a_time_also_side_by_side(kit: Kit) -> None:
+    source = await keyed(kit, [Order(n, f"c{n}", n) for n in range(40)])
+    now, most, tries, done = 0, 0, 0, list[int]()
+
+    async def post(order: Order, ctx: Context) -> None:
+        nonlocal now, most, tries
+        if kit.clock.monotonic_s() > 60:
+            done.append(order.id)
+            return
+        now += 1
+        if ctx.attempt > 1:
+            most, tries = max(most, now), tries + 1
+        began_s = kit.clock.monotonic_s()
+        while kit.clock.monotonic_s() < began_s + 5:  # the target is slow to fail
+            await asyncio.sleep(0)
+        now -= 1
+        raise TimeoutError("down")
+
+    options: dict[str, Any] = {"retry": Retry(50, first_s=0.1, pause_max_s=0.1), "on_failure": OnFailure(breaker=8)}
+    group = await kit.handler(post, source, concurrency=8, ended=lambda: len(done) == 40, **options)
+    running = asyncio.ensure_future(group.run())
+    for _ in range(100_000):
+        kit.clock.pass_s(0.01)
+        await asyncio.sleep(0)
+        if running.done():
+            break
+    await asyncio.wait_for(running, 10)
+    assert sorted(done) == list(range(40))
+    assert tries > 3
+    assert most == 1
