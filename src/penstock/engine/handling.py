@@ -143,9 +143,13 @@ class HandlerWork(Handler):
     def resumed(self) -> Delivery | None:
         """See `Work`."""
         for place in self._places.values():
-            if place.aside and not place.paused():
+            if place.aside and self._has_room(place):
                 return Delivery(place.owned, place.with_aside(()))
         return None
+
+    def _has_room(self, place: Place) -> bool:
+        """Whether what was put aside can be taken on."""
+        return not place.paused()
 
     async def _slice(self, place: Place, part: Part, span: tuple[int, int], made: Made) -> int:
         """Handle events of `span` while there is time; returns the offset behind the last that is settled or parked."""

@@ -178,3 +178,41 @@ async def test_a_target_that_fails_is_tried_with_one_event_at_a_time_also_side_b
     assert sorted(done) == list(range(40))
     assert tries > 3
     assert most == 1
+
+
+@pytest.mark.parametrize("bound", ["WINDOW_MAX", "QUEUED_MAX"])
+async def test_a_slow_event_side_by_side_holds_up_no_other_partition_and_no_retry(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch, bound: str
+) -> None:
+    monkeypatch.setattr(f"penstock.engine.concurrent.{bound}", 20)
+    keys = [f"k{number}" for number in range(40)]
+    source, partition = await spread(kit, *keys, *keys)
+    mine = [key for key in keys if partition[key] == 0]
+    slow = [Order(1_000 + n, mine[0] if bound == "QUEUED_MAX" else mine[1 + n % (len(mine) - 1)], 0) for n in range(60)]
+    await kit.publish(source, [*slow, Order(9_999, mine[1], 0)])
+    release, done = asyncio.Event(), dict[str, list[int]]()
+
+    async def work(order: Order, ctx: Context) -> None:
+        if order.id == keys.index(mine[0]):
+            await release.wait()
+        if order.id == 1 and ctx.attempt == 1:
+            raise ValueError("once")
+        done.setdefault(order.customer, []).append(order.id)
+
+    group = await kit.handler(
+        work, source, concurrency=8, ended=lambda: release.is_set() and group.state.events == 141, retry=Retry(2)
+    )
+    running = asyncio.ensure_future(group.run())
+    others = [key for key in keys if partition[key] != 0]
+    for _ in range(3_000):
+        kit.clock.pass_s(0.001)
+        await asyncio.sleep(0)
+        if all(len(done.get(key, [])) == 2 for key in others):
+            break
+    else:
+        pytest.fail("other partitions wait too")
+    assert 9_999 not in done.get(mine[1], []), "what is begun is bounded"
+    release.set()
+    await asyncio.wait_for(running, 20)
+    assert sum(map(len, done.values())) == 141
+    assert all(ids == sorted(ids) for ids in done.values())
