@@ -105,6 +105,7 @@ class Head(msgspec.Struct, array_like=True, gc=False):
 
     `body` is what to handle instead of what lies in the log: a redriven event. `letter` is the dead letter it comes
     from, -1 when it is none; `again` counts how often the event was redriven. `transient`: its last failure was.
+    `row`: so many keys had failed in a row by then.
     """
 
     ident: bytes
@@ -121,6 +122,7 @@ class Head(msgspec.Struct, array_like=True, gc=False):
     again: int = 0
     id: str = ""
     transient: bool = False
+    row: int = 0
 
 
 _encode = msgspec.msgpack.Encoder().encode

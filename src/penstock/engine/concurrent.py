@@ -25,7 +25,7 @@ WINDOW_MAX = 5_000
 """How far beyond the floor events are begun: what is settled there are holes, and those are bounded."""
 STEP_EVERY_S = 0.02
 QUEUED_MAX = 2_000
-"""Events that wait behind one of their key that is being handled."""
+"""Events of a partition that wait behind one of their key that is being handled."""
 
 Lane = tuple[int, bytes]
 """A partition and what tells a key."""
@@ -55,6 +55,15 @@ class _Progress(msgspec.Struct, eq=False):
     full: deque[Draft]
     alone_until: int = 0
     stepped_s: float = float("-inf")
+    queued: int = 0
+    crowded: bool = False
+    """Too much is begun: the rest is put aside, so that a slow event holds up no other partition, nor what is due."""
+
+    def look(self) -> bool:
+        """Whether it is crowded: from a bound on, and until there is room for much."""
+        part = 2 if self.crowded else 1
+        self.crowded = self.taken - self.floor >= WINDOW_MAX // part or self.queued >= QUEUED_MAX // part
+        return self.crowded
 
     def settled(self, offset: int) -> None:
         """It needs no more work."""
@@ -83,7 +92,6 @@ class ConcurrentWork(HandlerWork):
         self._hands: dict[asyncio.Task[None], memoryview] = {}  # what each of them handles: partition + 1, offset
         self._error: BaseException | None = None
         self._suspects = False
-        self._queued = 0
         self._sealing = Sealing(topics.into)
 
     # -- ownership -------------------------------------------------------------------------------------------------
@@ -122,7 +130,7 @@ class ConcurrentWork(HandlerWork):
                 task.cancel()
                 del self._at[task]
             for lane in [lane for lane in self._lanes if lane[0] == number]:
-                self._queued -= len(self._lanes.pop(lane))
+                del self._lanes[lane]
             self._progress.pop(number, None)
         if partition is None:
             self._error = None
@@ -157,7 +165,7 @@ class ConcurrentWork(HandlerWork):
                     yield draft
                 if stopping():
                     return
-                if place.paused():
+                if place.paused() or progress.look():
                     place.put_aside([batch.tail(progress.taken) for batch in batches if batch.end > progress.taken])
                     return
                 self._begin(_Waiting(place, part, progress.taken))
@@ -188,15 +196,13 @@ class ConcurrentWork(HandlerWork):
     async def _room(self, place: Place, progress: _Progress, stopping: Stopping) -> AsyncGenerator[Draft]:
         """Wait until one more event may be begun, or none may."""
         while not (stopping() or place.paused()):
-            full = (
-                len(self._ready) >= self._spec.concurrency
-                or self._queued >= QUEUED_MAX
-                or progress.taken - progress.floor >= WINDOW_MAX
-            )
-            if not full:
+            if progress.taken - progress.floor >= WINDOW_MAX:  # much of it may be finished
+                for draft in self._drafts(everything=True, only=place.partition):
+                    yield draft
+            if len(self._ready) < self._spec.concurrency or progress.look():
                 return
             self._told.clear()
-            for draft in self._drafts(everything=progress.taken - progress.floor >= WINDOW_MAX):
+            for draft in self._drafts(everything=False):
                 yield draft
             if self._at:
                 await self._told.wait()
@@ -213,7 +219,7 @@ class ConcurrentWork(HandlerWork):
             )
             self._done(waiting)
             return
-        ident = part.ident(offset) if waiting.head is None else waiting.head.ident
+        ident = part.ident(offset)  # a redriven event's too: its place in the lot is its own, its key is not
         lane = (place.partition, ident)
         if waiting.head is None and ident in place.lot.heads:
             place.lot.follow(ident, (offset,))
@@ -221,7 +227,7 @@ class ConcurrentWork(HandlerWork):
             return
         if lane in self._lanes:
             self._lanes[lane].append(waiting)
-            self._queued += 1
+            self._progress[place.partition].queued += 1
             return
         self._lanes[lane] = deque()
         self._start(lane, waiting)
@@ -331,14 +337,17 @@ class ConcurrentWork(HandlerWork):
         self._progress[place.partition].settled(offset)
 
     def _next_of(self, lane: Lane, place: Place, queue: deque[_Waiting]) -> None:
-        """What waited behind a handled event: the next is handled, or all of it is parked behind a parked one."""
+        """What waited behind a handled event: the next is handled, or what is new is parked behind a parked one."""
         if lane[1] in place.lot.heads:
-            for waiting in queue:
+            new = [waiting for waiting in queue if waiting.head is None]
+            for waiting in new:
                 place.lot.follow(lane[1], (waiting.offset,))
                 self._progress[place.partition].settled(waiting.offset)
-            self._queued -= len(queue)
-            return
-        self._queued -= 1
+            self._progress[place.partition].queued -= len(new)
+            queue = deque(waiting for waiting in queue if waiting.head is not None)
+            if not queue:
+                return
+        self._progress[place.partition].queued -= 1
         following = queue.popleft()
         self._lanes[lane] = queue
         self._start(lane, following)
@@ -375,13 +384,16 @@ class ConcurrentWork(HandlerWork):
         if due_s is None or due_s > now.s:
             return
         for head in place.lot.due(now.s):
-            if len(self._ready) >= self._spec.concurrency:
-                return
+            full = len(self._ready) >= self._spec.concurrency or progress.queued >= QUEUED_MAX
+            if full or (place.open and any(lane[0] == place.partition for lane in self._lanes)):
+                return  # an open breaker lets one event through at a time
             if self._suspects or head.offset in place.deaths:
                 if self._at:
                     return
                 self._take_all_finished(progress)
                 await self._retry(place, head, progress.made, now)
+                if place.open:
+                    return
                 continue
             part = await place.fetch(head, self._topics.source, self._read)
             place.lot.lend(head)
@@ -389,8 +401,9 @@ class ConcurrentWork(HandlerWork):
                 self._lay_down_broken(place, part, head, progress.made)
                 continue
             self._begin(_Waiting(place, part, head.offset, head))
-            if place.open:
-                return
+
+    def _has_room(self, place: Place) -> bool:
+        return super()._has_room(place) and not self._progress[place.partition].look()
 
     def wait_s(self) -> float | None:
         """See `Work`."""

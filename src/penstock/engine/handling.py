@@ -143,9 +143,13 @@ class HandlerWork(Handler):
     def resumed(self) -> Delivery | None:
         """See `Work`."""
         for place in self._places.values():
-            if place.aside and not place.paused():
+            if place.aside and self._has_room(place):
                 return Delivery(place.owned, place.with_aside(()))
         return None
+
+    def _has_room(self, place: Place) -> bool:
+        """Whether what was put aside can be taken on."""
+        return not place.paused()
 
     async def _slice(self, place: Place, part: Part, span: tuple[int, int], made: Made) -> int:
         """Handle events of `span` while there is time; returns the offset behind the last that is settled or parked."""
@@ -215,7 +219,7 @@ class HandlerWork(Handler):
             return
         made.retries += 1
         place.park(part, head.offset, head, pause_s, now)
-        place.failed(error)
+        place.failed(error, head)
 
     def _give_up(self, place: Place, part: Part, offset: int, cause: Cause, made: Made) -> None:
         """A dead letter; under the policy *block* the event's key waits for what people say."""
@@ -356,7 +360,7 @@ class HandlerWork(Handler):
         now = self._now()
         first, transient = head.attempts == 0, place.policy.is_transient(error)
         if place.doubted or not transient:
-            place.failed(error)
+            place.failed(error, head)
         head.transient = transient
         if place.open and transient:  # it is the target that fails: nothing is charged, neither attempt nor time
             waited_s = head.waited_s
@@ -373,7 +377,7 @@ class HandlerWork(Handler):
         made.retries += 1
         place.lot.postpone(head, pause_s, now)
         if first and transient:
-            place.failed(error)
+            place.failed(error, head)
 
     def _lay_down_broken(self, place: Place, part: Part, head: Head, made: Made) -> None:
         """A parked event that cannot be decoded."""

@@ -77,7 +77,8 @@ class Place:
         self.marks = Marks(assigned.floor, marked)
         self.lot = Lot.restore(parked, now)
         # An owner before this one may have met a target that fails: that is known again at the first event.
-        self._row = sum(head.transient and not head.held for head in self.lot.heads.values())
+        failing = [head.row for head in self.lot.heads.values() if head.transient and not head.held]
+        self._row = max(len(failing), *failing, 0)
         self.open = self._row >= policy.breaker
         self._unnamed.update(ident for ident in self.lot.heads if ident[:1] in b"kd")
 
@@ -231,14 +232,15 @@ class Place:
 
     # -- the breaker -----------------------------------------------------------------------------------------------
 
-    def failed(self, error: BaseException) -> None:
-        """One more key has failed, and none succeeded since the last one."""
-        if not self.policy.is_transient(error):
+    def failed(self, error: BaseException, head: Head) -> None:
+        """One more key has failed, and none succeeded since the last one; its head tells the next owner."""
+        if self.policy.is_transient(error):
+            self._row += 1
+            if self._row >= self.policy.breaker:
+                self.open, self.doubted = True, False
+        else:
             self.succeeded()
-            return
-        self._row += 1
-        if self._row >= self.policy.breaker:
-            self.open, self.doubted = True, False
+        head.row = self._row
 
     def succeeded(self) -> None:
         """An event was handled, or failed by itself: the target works."""
@@ -337,7 +339,7 @@ class Place:
     def _redriven(head: Head, command: Command) -> None:
         head.body, head.key, head.id = command.body, command.key, command.id
         head.letter, head.again = command.letter, command.again
-        head.attempts, head.waited_s, head.tries, head.transient = 0, 0.0, (), False
+        head.attempts, head.waited_s, head.tries, head.transient, head.row = 0, 0.0, (), False, 0
 
 
 __all__ = ["ATTEMPTS", "SPACES", "Place"]

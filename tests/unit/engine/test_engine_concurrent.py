@@ -301,6 +301,43 @@ async def test_a_redriven_event_is_marked_however_many_steps_pass_while_it_is_ha
     assert heads == [None, None, {"redriven": "out of order"}]
 
 
+async def test_redriven_events_are_never_handled_beside_others_of_their_key(kit: Kit) -> None:
+    source = await keyed(kit, spread(12, 3))
+    into = await kit.topic("bills", Bill, partitions=1, key="customer")
+    mended, now, most = False, set[str](), 0
+
+    async def late(order: Order) -> Bill:
+        nonlocal most
+        if not mended or (order.id == 14 and 14 not in failed):
+            failed.add(order.id)
+            raise ValueError("broken")
+        assert order.customer not in now
+        now.add(order.customer)
+        most = max(most, len(now))
+        await asyncio.sleep(0.02 / (order.id + 1))
+        now.discard(order.customer)
+        return bill(order)
+
+    failed = set[int]()
+    await (await kit.handler(late, source, into, concurrency=8, retry=Retry(1))).run()
+    letters = await kit.letters("late")
+    mended = True
+    for number, letter in enumerate(letters):
+        said = Command("redrive", number, letter.offset, letter.body, letter.key, letter.id)
+        await command(kit, "late", said)
+    await kit.publish(source, [Order(12 + n, f"c{n % 3}", n) for n in range(12)])
+    group = await kit.handler(late, source, into, concurrency=8, retry=Retry(2, first_s=0.001))
+    await group.run()
+    by_key: dict[str, list[int]] = defaultdict(list)
+    for made in await kit.events(into):
+        by_key[made.customer].append(made.id)
+    assert most == 3
+    assert sorted(one for ids in by_key.values() for one in ids) == list(range(24)), "each once"
+    for ids in by_key.values():
+        for some in ([one for one in ids if one < 12], [one for one in ids if one >= 12]):
+            assert some == sorted(some), "in order among the redriven, and among the others"
+
+
 @pytest.mark.parametrize("given_up", ["continue", "block"])
 async def test_results_that_are_too_much_together_are_several_steps(
     kit: Kit, monkeypatch: pytest.MonkeyPatch, given_up: str

@@ -18,7 +18,7 @@ from penstock.engine.place import Place
 from penstock.event.batch import Delivered
 from penstock.event.partition import partition_of
 from tests.unit.engine.engine_kit import Kit, Order
-from tests.unit.engine.test_engine_parking import keyed, orders
+from tests.unit.engine.test_engine_parking import keyed, orders, stops_after
 
 
 @pytest.fixture
@@ -124,3 +124,95 @@ async def test_an_outage_uses_up_neither_the_attempts_nor_the_time_of_an_event(k
     group = await kit.handler(fragile, source, retry=policy, on_failure=OnFailure(breaker=2))
     await group.run()
     assert (group.state.events, group.state.dead) == (6, 0)
+
+
+async def test_the_next_owner_knows_that_the_target_fails_however_few_wait(kit: Kit) -> None:
+    """One event waits at a time where the partition's order is kept: it alone says how many keys failed before it."""
+    source = await keyed(kit, [Order(n, f"c{n}", n) for n in range(40)])
+    well, done = False, list[int]()
+
+    def post(order: Order) -> None:
+        if not well:
+            raise ConnectionError("down")
+        done.append(order.id)
+
+    policy = OnFailure(breaker=4, order="partition")
+    for _ in range(5):
+        group = await kit.handler(post, source, retry=Retry(2, first_s=0.1), on_failure=policy, ended=None)
+        kit.clock.sleep = stops_after(group, kit, 20)  # type: ignore[method-assign]
+        await group.run()
+    well = True
+    group = await kit.handler(post, source, retry=Retry(2, first_s=0.1), on_failure=policy)
+    await group.run()
+    assert [letter.offset for letter in await kit.letters("post")] == [0, 1, 2], "given up before it was known"
+    assert done == list(range(3, 40))
+
+
+async def test_a_target_that_fails_is_tried_with_one_event_at_a_time_also_side_by_side(kit: Kit) -> None:
+    source = await keyed(kit, [Order(n, f"c{n}", n) for n in range(40)])
+    now, most, tries, done = 0, 0, 0, list[int]()
+
+    async def post(order: Order, ctx: Context) -> None:
+        nonlocal now, most, tries
+        if kit.clock.monotonic_s() > 60:
+            done.append(order.id)
+            return
+        now += 1
+        if ctx.attempt > 1:
+            most, tries = max(most, now), tries + 1
+        began_s = kit.clock.monotonic_s()
+        while kit.clock.monotonic_s() < began_s + 5:  # the target is slow to fail
+            await asyncio.sleep(0)
+        now -= 1
+        raise TimeoutError("down")
+
+    options: dict[str, Any] = {"retry": Retry(50, first_s=0.1, pause_max_s=0.1), "on_failure": OnFailure(breaker=8)}
+    group = await kit.handler(post, source, concurrency=8, ended=lambda: len(done) == 40, **options)
+    running = asyncio.ensure_future(group.run())
+    for _ in range(100_000):
+        kit.clock.pass_s(0.01)
+        await asyncio.sleep(0)
+        if running.done():
+            break
+    await asyncio.wait_for(running, 10)
+    assert sorted(done) == list(range(40))
+    assert tries > 3
+    assert most == 1
+
+
+@pytest.mark.parametrize("bound", ["WINDOW_MAX", "QUEUED_MAX"])
+async def test_a_slow_event_side_by_side_holds_up_no_other_partition_and_no_retry(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch, bound: str
+) -> None:
+    monkeypatch.setattr(f"penstock.engine.concurrent.{bound}", 20)
+    keys = [f"k{number}" for number in range(40)]
+    source, partition = await spread(kit, *keys, *keys)
+    mine = [key for key in keys if partition[key] == 0]
+    slow = [Order(1_000 + n, mine[0] if bound == "QUEUED_MAX" else mine[1 + n % (len(mine) - 1)], 0) for n in range(60)]
+    await kit.publish(source, [*slow, Order(9_999, mine[1], 0)])
+    release, done = asyncio.Event(), dict[str, list[int]]()
+
+    async def work(order: Order, ctx: Context) -> None:
+        if order.id == keys.index(mine[0]):
+            await release.wait()
+        if order.id == 1 and ctx.attempt == 1:
+            raise ValueError("once")
+        done.setdefault(order.customer, []).append(order.id)
+
+    group = await kit.handler(
+        work, source, concurrency=8, ended=lambda: release.is_set() and group.state.events == 141, retry=Retry(2)
+    )
+    running = asyncio.ensure_future(group.run())
+    others = [key for key in keys if partition[key] != 0]
+    for _ in range(3_000):
+        kit.clock.pass_s(0.001)
+        await asyncio.sleep(0)
+        if all(len(done.get(key, [])) == 2 for key in others):
+            break
+    else:
+        pytest.fail("other partitions wait too")
+    assert 9_999 not in done.get(mine[1], []), "what is begun is bounded"
+    release.set()
+    await asyncio.wait_for(running, 20)
+    assert sum(map(len, done.values())) == 141
+    assert all(ids == sorted(ids) for ids in done.values())
