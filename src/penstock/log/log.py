@@ -123,7 +123,8 @@ class Log:
         """
         config = config or LogConfig()
         directory = directory.absolute()
-        if not config.create and not (directory / DATABASE).exists() and not (directory / "witness").exists():
+        if not config.create and not (directory / DATABASE).exists():
+            opening.check_nothing_lost(directory)  # a maker that was killed leaves a witness that has seen nothing
             msg = f"{directory} holds no log; name the directory of one (with a {DATABASE}), or run the program first"
             raise ConfigError(msg, path="log.path")
         opening.check_directory(directory, network=config.network)

@@ -138,7 +138,7 @@ def create_if_missing(directory: Path, system: System) -> None:
     database = directory / DATABASE
     if database.exists():
         return
-    _check_nothing_lost(directory)
+    check_nothing_lost(directory)
     scratch = directory / "log.new"
     for name in ("log.new", "log.new-wal", "log.new-shm"):
         remove(directory / name)
@@ -152,7 +152,12 @@ def create_if_missing(directory: Path, system: System) -> None:
     sync_directory(directory.parent)
 
 
-def _check_nothing_lost(directory: Path) -> None:
+def check_nothing_lost(directory: Path) -> None:
+    """That a log without its database never had a commit.
+
+    Raises:
+        LogTruncated: it had.
+    """
     database = directory / DATABASE
     way_out = "put the file back; to start an empty log, name another directory"
     for suffix in ("-wal", "-shm"):

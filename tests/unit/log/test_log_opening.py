@@ -117,10 +117,23 @@ def test_an_emptied_database_is_refused_and_its_write_ahead_log_left_alone(whole
         assert contents(log, 1) == [b"0", b"1"]
 
 
-def test_who_looks_at_a_log_whose_database_is_gone_is_told(whole: Path) -> None:
-    (whole / "log.db").unlink()
+@pytest.mark.parametrize("beside", ["log.db-wal", "log.db-shm", "witness"])
+def test_who_looks_at_a_log_whose_database_is_gone_is_told(whole: Path, beside: str) -> None:
+    for name in ("log.db", "log.db-wal", "log.db-shm"):
+        if name != beside:
+            (whole / name).unlink()
     with pytest.raises(LogTruncated, match=r"log\.db is missing.*back"):
         Log.open(whole, SYSTEM, LogConfig(create=False))
+
+
+def test_a_log_whose_maker_was_killed_is_none_for_who_looks(tmp_path: Path) -> None:
+    """Its witness has seen nothing; whoever publishes makes it."""
+    opening.create_if_missing(tmp_path, SYSTEM)
+    (tmp_path / "log.db").rename(tmp_path / "log.new")
+    with pytest.raises(ConfigError, match="holds no log"):
+        Log.open(tmp_path, SYSTEM, LogConfig(create=False))
+    with opened(tmp_path):
+        assert (tmp_path / "log.db").exists()
 
 
 @pytest.mark.parametrize("way", ["gone", "empty", "flipped"])
