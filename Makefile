@@ -34,7 +34,7 @@ demo: .venv ## the main job on real flights; results in build/demo
 test: .venv ## every test of the ordinary suite, tools included
 	$(BIN)/python -m pytest tests -q
 
-check: .venv ## two minutes: format, lint, types, layers, unit, simulation, docs
+check: .venv ## three to four minutes: format, lint, types, layers, unit, simulation, docs
 	$(BIN)/python -m pytest $(FAST) -q
 
 bench: .venv ## the budget rows against their floors; writes build/bench.json
