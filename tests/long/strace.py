@@ -149,6 +149,10 @@ def recorded(trace: Path, place: Path) -> Iterator[Op]:
                 yield op
 
 
+_SIZED = re.compile(r"\Aftruncate|>, 0, 0, \d+")
+"""A call that gives a file its size; of `fallocate` what a new file is given."""
+
+
 def _ops(line: Line, at: dict[str, int]) -> Iterator[Op]:  # one case per system call
     texts = [_bytes(text) for text in _TEXT.findall(line.arguments)]
     names = [text.decode(errors="replace") for text in texts]
@@ -165,7 +169,7 @@ def _ops(line: Line, at: dict[str, int]) -> Iterator[Op]:  # one case per system
             at[path] += len(texts[0])
         case "pwrite64" if line.begun:
             yield Op("write", path, int(last), texts[0])
-        case "ftruncate" if line.begun:
+        case "ftruncate" | "fallocate" if line.begun and _SIZED.search(line.call + line.arguments):
             yield Op("truncate", path, int(last))
         case "fsync" | "fdatasync" if line.ended:
             yield Op("sync", path)
@@ -177,7 +181,9 @@ def _ops(line: Line, at: dict[str, int]) -> Iterator[Op]:  # one case per system
             yield Op("unlink", names[0])
         case "mkdir" | "mkdirat" if line.ended:
             yield Op("mkdir", names[0])
-        case "writev" | "pwritev" | "pwritev2" | "fallocate" | "truncate" | "sync_file_range" if path.startswith("/"):
+        case "writev" | "pwritev" | "pwritev2" | "fallocate" | "truncate" | "sync_file_range" if (
+            line.begun and path[:1] == "/"
+        ):
             msg = f"{line.call} on {path}: the recorder does not know this call; teach it, or states would be wrong"
             raise NotImplementedError(msg)
         case _:
