@@ -6,7 +6,7 @@ import asyncio
 import inspect
 from array import array
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from typing import Any, Never, NoReturn, Protocol, cast
+from typing import Any, Protocol, cast
 
 import msgspec
 
@@ -100,27 +100,16 @@ def shape_of(function: Callable[..., Any], *, name: str) -> Shape:
     return Shape(is_async, len(parameters) == 2)  # noqa: PLR2004
 
 
-_SAYS_NOTHING = (
-    inspect.Signature.empty,
-    None,
-    Any,
-    object,
-    NoReturn,
-    Never,
-    "None",
-    "Any",
-    "object",
-    "NoReturn",
-    "Never",
-)
+_SAYS_NOTHING = ("None", "Any", "object", "NoReturn", "Never")
 
 
 def returned_by(function: Callable[..., Any]) -> str:
     """What a handler gives, if its annotation says that it gives something; else empty."""
     found = inspect.signature(function).return_annotation
-    if found in _SAYS_NOTHING:
+    if found is inspect.Signature.empty:
         return ""
-    return found if isinstance(found, str) else inspect.formatannotation(found)
+    text = found if isinstance(found, str) else inspect.formatannotation(found)
+    return "" if text.removeprefix("typing.") in _SAYS_NOTHING else text
 
 
 def call_sync(

@@ -180,3 +180,12 @@ def test_a_cell_that_is_run_again_is_told_how(app: App) -> None:
     app.topic("t", Order)
     with pytest.raises(ConfigError, match=r"topics\.t: .* take another, or make the App anew"):
         app.topic("t", Order)
+
+
+@pytest.mark.parametrize("said", [None, "None", Any, "typing.Any", object, "NoReturn"])
+def test_a_handler_that_says_nothing_of_what_it_returns_needs_no_topic(app: App, said: object) -> None:
+    def notice(order: Order) -> Any: ...
+
+    notice.__annotations__["return"] = said
+    app.handle(app.topic("t", Order))(notice)
+    assert "notice" in app.handlers
