@@ -13,6 +13,7 @@ of its are.
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
@@ -26,6 +27,8 @@ SPACE = "parked"
 PAGE_HEADS_MAX = 256
 KEY_BYTES_SHOWN = 64
 TRIES_KEPT = 20
+GRAIN_S = 0.01
+"""Pauses end at multiples of it: what is due by then is handled, and made permanent, together."""
 REASON_MAX = 300
 _HEADS, _FOLLOWERS = b"h", b"f"
 
@@ -232,6 +235,7 @@ class Lot:
         if head.held:
             self._due_s.pop(head.ident, None)
             return
+        due_s = math.ceil(due_s / GRAIN_S) * GRAIN_S if head.pause_s else due_s
         self._due_s[head.ident] = due_s
         heapq.heappush(self._due, (due_s, head.offset, head.ident))
 

@@ -144,6 +144,8 @@ def call_sync(
         except BaseException as exc:  # a user's handler may raise anything
             if not is_outcome(exc):
                 raise
+            if gave.goes_on is not None and gave.goes_on(offset, exc):
+                continue
             return Raised(offset, exc)
         if result is None:
             continue
@@ -177,6 +179,8 @@ async def call_async(
         except BaseException as exc:
             if not is_outcome(exc):
                 raise
+            if gave.goes_on is not None and gave.goes_on(offset, exc):
+                continue
             return Raised(offset, exc)
         if result is None:
             continue
@@ -239,13 +243,14 @@ class Gave(msgspec.Struct):
 
     `out` has results as bytes, at once: the handler may change afterwards what it has returned. One that is more than
     its bytes, or has none, is sealed; several of one event are a list. `rejected` are events that were refused, with
-    the decision: the next one is called all the same.
+    the decision: the next one is called all the same. `goes_on` takes what else is raised, and says whether it is, too.
     """
 
     sealing: Sealing
     out: list[bytes | Sealed | list[Sealed]] = []
     causes: list[int] = []
     rejected: list[tuple[int, Reject]] = []
+    goes_on: Callable[[int, BaseException], bool] | None = None
 
     def add(self, other: Gave) -> None:
         """Take what another run gave, behind one's own."""

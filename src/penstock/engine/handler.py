@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from penstock.delivery.lot import Head, OnFailure
+from penstock.delivery.deadletter import with_try
+from penstock.delivery.lot import Head, Now, OnFailure
 from penstock.delivery.once import Marks
 from penstock.delivery.retry import Retries, Retry
 from penstock.engine.again import Again
@@ -177,6 +178,14 @@ class Handler:
             return None
         policy = self._spec.retries.for_error(error)
         return policy.pause_s(attempt, since_s=waited_s, chance=self._system.random.random)
+
+    def _failed_once(self, head: Head, error: BaseException, now: Now) -> float | Cause:
+        """One more attempt at a new event has failed: how long it waits, or why it is given up."""
+        head.tries = with_try(head.tries, error, now.us)
+        head.transient = self._spec.on_failure.is_transient(error)
+        head.attempts += 1
+        pause_s = self._pause_s(error, head.attempts, head.waited_s)
+        return self._cause(error, head.attempts, head) if pause_s is None else pause_s
 
     def _cause(self, error: BaseException, attempts: int, head: Head) -> Cause:
         holds = self._spec.on_failure.given_up == "block" and not isinstance(error, Reject)

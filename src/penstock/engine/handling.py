@@ -13,6 +13,7 @@ from penstock.delivery.lot import Head, Now
 from penstock.engine.again import Again, Line
 from penstock.engine.calling import Raised
 from penstock.engine.commands import Commands
+from penstock.engine.failing import Failed, Failures
 from penstock.engine.handler import Handler, HandlerSpec
 from penstock.engine.parts import Part, parts_of
 from penstock.engine.place import SPACES, Place
@@ -101,6 +102,7 @@ class HandlerWork(Handler):
         begun = done = batches[0].first
         made = self._made(place)
         for delivered in parts_of(batches):
+            await self._retry_due(place, made, self._now(), stopping)  # the fewer wait, the fewer will wait behind them
             part = Part(delivered, self._topics.source)
             place.hold(part)
             made.inputs.append(delivered)
@@ -111,11 +113,11 @@ class HandlerWork(Handler):
                 start, done = done, await self._slice(place, part, (done, until), made)
                 await asyncio.sleep(0)  # others of this loop get their turn after each slice
                 now = clock.monotonic_s()
-                self._size = _next_size(max(1, done - start), now - before, made.size - held)
+                self._size = _next_size(self._size, max(1, done - start), now - before, made.size - held)
                 full = now - started > STEP_S_MAX or made.size > STEP_BYTES_MAX
                 if full or done < until or stopping() or place.paused():
-                    if done > begun:
-                        yield self._draft(place, made, done)
+                    if done > begun or made or place.lot.dirty:
+                        yield self._draft(place, made, done if done > begun else None)
                     begun, made = done, self._made(place)
                     async for draft in self._retried(place, stopping):
                         yield draft
@@ -162,7 +164,7 @@ class HandlerWork(Handler):
             if special == done and not part.waits(done):
                 done = await self._specially(place, part, done, made)
             else:
-                done = await self._plainly(place, part, (done, limit), made)
+                done = await self._plainly(place, part, (done, limit), made, late_s)
         place.follow(part, span[0], done)
         made.events += done - span[0] - (len(place.lot.heads) + place.lot.events - waiting)
         return done
@@ -173,16 +175,22 @@ class HandlerWork(Handler):
             return None
         return min((o for o in (*place.deaths, *part.broken) if done <= o < until), default=None)
 
-    async def _plainly(self, place: Place, part: Part, span: tuple[int, int], made: Made) -> int:
+    async def _plainly(self, place: Place, part: Part, span: tuple[int, int], made: Made, late_s: float) -> int:
         if not part.free(*span):
             return span[1]
-        result = await self._call(part.delivered, part.calls(*span), made, start=span[0])
+        calls = part.calls(*span)
+        failures = Failures(self._failed_once, place, part, calls, now=self._now, late_s=late_s)
+        made.gave.goes_on = failures.goes_on
+        result = await self._call(part.delivered, calls, made, start=span[0])
+        made.gave.goes_on = None
         end = span[1] if result is None else result.offset if isinstance(result, Raised) else result
         for offset, rejection in made.take_rejected():
             if offset < end:
                 made.letter(part.delivered, offset, Cause.of(rejection, 1))
         if part.free(span[0], end):
             place.succeeded()
+        for failed in failures.take(end):
+            self._lay_aside(place, part, failed, made)
         if not isinstance(result, Raised):
             return end
         self._park_or_give_up(place, part, result.take(), made, place.new_head(part, end))
@@ -210,16 +218,17 @@ class HandlerWork(Handler):
     def _park_or_give_up(self, place: Place, part: Part, error: BaseException, made: Made, head: Head) -> None:
         """A new event has failed, and is `head` of those that wait for it."""
         now = self._now()
-        head.tries = with_try(head.tries, error, now.us)
-        head.transient = place.policy.is_transient(error)
-        head.attempts += 1
-        pause_s = self._pause_s(error, head.attempts, head.waited_s)
-        if pause_s is None:
-            self._give_up(place, part, head.offset, self._cause(error, head.attempts, head), made)
+        self._lay_aside(place, part, Failed(head, self._failed_once(head, error, now), now), made)
+
+    def _lay_aside(self, place: Place, part: Part, failed: Failed, made: Made) -> None:
+        """Park a new event that has failed, or give it up."""
+        head, then = failed.head, failed.then
+        if isinstance(then, Cause):
+            self._give_up(place, part, head.offset, then, made)
             return
         made.retries += 1
-        place.park(part, head.offset, head, pause_s, now)
-        place.failed(error, head)
+        place.park(part, head.offset, head, then, failed.at)
+        place.failed(head)
 
     def _give_up(self, place: Place, part: Part, offset: int, cause: Cause, made: Made) -> None:
         """A dead letter; under the policy *block* the event's key waits for what people say."""
@@ -246,19 +255,24 @@ class HandlerWork(Handler):
             return
         made = self._made(place)
         await self._commanded(place, made)
-        now = started = self._now()
-        due_s = place.next_due_s()
-        while due_s is not None and due_s <= now.s and not stopping():
-            await self._retry_some(place, made, now, stopping)
-            due_s = place.next_due_s()
-            if self._system.clock.monotonic_s() - started.s > STEP_S_MAX or made.size > STEP_BYTES_MAX:
-                yield self._draft(place, made, None)
-                made, started = self._made(place), self._now()
-                await asyncio.sleep(0)
-            if place.open:  # an open breaker lets one event through at a time
-                break
+        now = self._now()
+        while await self._retry_due(place, made, now, stopping):
+            yield self._draft(place, made, None)
+            made = self._made(place)
+            await asyncio.sleep(0)
         if made or place.lot.dirty:
             yield self._draft(place, made, None)
+
+    async def _retry_due(self, place: Place, made: Made, now: Now, stopping: Stopping) -> bool:
+        """Handle the heads that are due at `now`; whether some are left, for what was made is enough for a step."""
+        started_s = self._system.clock.monotonic_s()
+        while (due_s := place.next_due_s()) is not None and due_s <= now.s and not stopping():
+            if self._system.clock.monotonic_s() - started_s > STEP_S_MAX or made.size > STEP_BYTES_MAX:
+                return True
+            await self._retry_some(place, made, now, stopping)
+            if place.open:  # an open breaker lets one event through at a time
+                break
+        return False
 
     async def _retry_some(self, place: Place, made: Made, now: Now, stopping: Stopping) -> None:
         """Heads that are due, each with what waits behind it, in one run of calls where nothing is in the way."""
@@ -306,7 +320,7 @@ class HandlerWork(Handler):
                 break
         for line in lines:
             await self._line_ended(place, line, end, made, now)
-        self._size = _next_size(again.calls, self._system.clock.monotonic_s() - start, made.size - held)
+        self._size = _next_size(self._size, again.calls, self._system.clock.monotonic_s() - start, made.size - held)
 
     def _failed_among(self, place: Place, again: Again, offset: int, error: BaseException, made: Made) -> None:
         """An event of a line has failed: what came before it is settled, and it is the head."""
@@ -359,9 +373,9 @@ class HandlerWork(Handler):
     def _failed_again(self, place: Place, delivered: Delivered, head: Head, error: BaseException, made: Made) -> None:
         now = self._now()
         first, transient = head.attempts == 0, place.policy.is_transient(error)
-        if place.doubted or not transient:
-            place.failed(error, head)
         head.transient = transient
+        if place.doubted or not transient:
+            place.failed(head)
         if place.open and transient:  # it is the target that fails: nothing is charged, neither attempt nor time
             waited_s = head.waited_s
             place.lot.postpone(head, place.probed(self._spec.retries.for_error(error), now), now)
@@ -377,7 +391,7 @@ class HandlerWork(Handler):
         made.retries += 1
         place.lot.postpone(head, pause_s, now)
         if first and transient:
-            place.failed(error, head)
+            place.failed(head)
 
     def _lay_down_broken(self, place: Place, part: Part, head: Head, made: Made) -> None:
         """A parked event that cannot be decoded."""
@@ -452,8 +466,12 @@ class HandlerWork(Handler):
         self._slot.close()
 
 
-def _next_size(size: int, seconds: float, result_bytes: int) -> int:
-    """The next slice: about SLICE_S long, results of a step's size at most, at most four times the last one."""
-    longest = size * SLICE_S / seconds if seconds > 0 else size * 4
-    largest = size * STEP_BYTES_MAX / result_bytes if result_bytes else size * 4
-    return max(1, min(size * 4, int(min(longest, largest)) + 1))
+def _next_size(size: int, called: int, seconds: float, result_bytes: int) -> int:
+    """The next slice, when so many of `size` events were called: about SLICE_S long, results of a step's size at most.
+
+    It grows to four times what was called at most; that there were no more to call does not make it smaller.
+    """
+    most = max(size, called * 4)
+    longest = called * SLICE_S / seconds if seconds > 0 else most
+    largest = called * STEP_BYTES_MAX / result_bytes if result_bytes else most
+    return max(1, min(most, int(min(longest, largest)) + 1))

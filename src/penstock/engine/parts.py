@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import accumulate, compress
+from itertools import accumulate, compress, islice
 from typing import Any
 
 import msgspec
@@ -21,6 +21,7 @@ PART_ROWS, PART_COLUMNS = 1_000, 2_000
 """Events are decoded so many at a time: they are handled while they are in the processor's cache.
 
 More of them from columns, where every batch has fixed costs."""
+STRIDE = 64
 
 
 def parts_of(batches: Sequence[Delivered]) -> Iterator[Delivered]:
@@ -84,29 +85,33 @@ class Part:
 
     # -- who waits -------------------------------------------------------------------------------------------------
 
-    def hold(self, keys: Any) -> None:
-        """Events of these keys wait, and no others. `keys` is a set, or a dictionary's keys."""
-        self._mask = None
-        if not keys:
-            return
-        waits = bytearray(map(keys.__contains__, self.keys))
-        if 1 in waits:
-            self._mask = waits.translate(_TURNED)
+    def hold(self, keys: Mapping[Any, object], since: int | None = None) -> None:
+        """From offset `since` on (None: all of it) events of these keys wait, and no others."""
+        low = 0 if since is None else since - self.first
+        mask = bytearray(b"\1") * low if self._mask is None else self._mask[:low]
+        if keys:
+            mask += bytearray(map(keys.__contains__, islice(self.keys, low, None))).translate(_TURNED)
+        self._mask = mask.ljust(len(self.events), b"\1") if 0 in mask else None
 
     def hold_behind(self, offset: int) -> None:
         """The later events of this event's key wait."""
-        keys, index = self.keys, offset - self.first
-        key = keys[index]
-        if key is None:
-            return
-        while True:
-            try:
-                index = keys.index(key, index + 1)
-            except ValueError:
-                return
+        index = self._next_of_key(offset - self.first)
+        while index is not None:
             if self._mask is None:
                 self._mask = bytearray(b"\1") * len(self.events)
             self._mask[index] = 0
+            index = self._next_of_key(index)
+
+    def has_behind(self, offset: int) -> bool:
+        """Whether a later event has this event's key."""
+        return self._next_of_key(offset - self.first) is not None
+
+    def _next_of_key(self, index: int) -> int | None:
+        key = self.keys[index]
+        try:
+            return None if key is None else self.keys.index(key, index + 1)
+        except ValueError:
+            return None
 
     def waits(self, offset: int) -> bool:
         """Whether the event waits behind another of its key."""
@@ -126,15 +131,19 @@ class Part:
 
     def calls(self, start: int, end: int) -> PartCalls:
         """Those in [start, end) that do not wait."""
-        low, high = start - self.first, end - self.first
-        mask = None if self._mask is None or self._mask.find(0, low, high) < 0 else self._mask[low:high]
-        return PartCalls(list(self.events[low:high]), start, mask)
+        low = start - self.first
+        mask = None if self._mask is None else islice(self._mask, low, None)
+        return PartCalls(list(self.events[low : end - self.first]), start, mask)
 
 
 class PartCalls:
-    """See `Calls`. Nothing is done for it per event: what iterates over a list ends where the list does."""
+    """See `Calls`. Nothing is done for it per event: what iterates over a list ends where the list does.
 
-    def __init__(self, events: list[Any], start: int, mask: bytearray | None) -> None:
+    `mask` says of each event whether it is called, when its turn has come; None: all are.
+    """
+
+    def __init__(self, events: list[Any], start: int, mask: Iterator[int] | None) -> None:
+        self.masked = mask is not None
         self._cut = False
         self._events = events
         self._start = start
@@ -165,15 +174,18 @@ class Picker:
         )
 
     @cached_property
-    def _ends(self) -> Sequence[int]:
-        """How many bytes all events up to one have, newlines aside."""
+    def _before(self) -> Sequence[int]:
+        """How many bytes of events lie before each STRIDE-th one: a list of every one costs more than the sums."""
         payload = self.delivered.payload
         assert isinstance(payload, Rows)
-        return list(accumulate(payload.lengths))
+        lengths = payload.lengths
+        strides = (sum(lengths[index : index + STRIDE]) for index in range(0, len(lengths), STRIDE))
+        return list(accumulate(strides, initial=0))
 
     def _body(self, payload: Rows, index: int) -> bytes:
-        end = self._ends[index] + index
-        return payload.body[end - payload.lengths[index] : end]
+        lengths, stride = payload.lengths, index // STRIDE
+        start = self._before[stride] + sum(lengths[stride * STRIDE : index]) + index
+        return payload.body[start : start + lengths[index]]
 
     def event(self, offset: int, topic: TypedTopic[Any]) -> Any:
         """The event at `offset`, decoded anew.

@@ -84,15 +84,15 @@ class Place:
 
     # -- who waits -------------------------------------------------------------------------------------------------
 
-    def hold(self, part: Part) -> None:
-        """Tell a part which of its events wait behind parked ones."""
+    def hold(self, part: Part, since: int | None = None) -> None:
+        """Tell a part which of its events, from offset `since` on, wait behind parked ones."""
         if not self.lot.heads:
-            part.hold(frozenset())
+            part.hold({}, since)
             return
         self._unnamed &= self.lot.heads.keys()
         if self._unnamed:  # parked by an owner before this one: nobody has seen their keys yet
             self._name(part)
-        part.hold(self.named.keys())
+        part.hold(self.named, since)
 
     def _name(self, part: Part) -> None:
         fresh = set(part.keys) - self._asked
@@ -140,7 +140,7 @@ class Place:
     def new_head(self, part: Part, offset: int) -> Head:
         """The event as the head of its key, before it is parked."""
         key = part.key(offset)
-        return Head(part.ident(offset), key if key is None else key[: lots.KEY_BYTES_SHOWN], offset)
+        return Head(lots.ident_of(key, offset), key if key is None else key[: lots.KEY_BYTES_SHOWN], offset)
 
     def release(self, now: Now) -> None:
         """Under the policy *continue* no key waits for people: what was held under another one goes on, in order."""
@@ -232,9 +232,9 @@ class Place:
 
     # -- the breaker -----------------------------------------------------------------------------------------------
 
-    def failed(self, error: BaseException, head: Head) -> None:
+    def failed(self, head: Head) -> None:
         """One more key has failed, and none succeeded since the last one; its head tells the next owner."""
-        if self.policy.is_transient(error):
+        if head.transient:
             self._row += 1
             if self._row >= self.policy.breaker:
                 self.open, self.doubted = True, False

@@ -1,0 +1,189 @@
+"""A run of calls goes on behind events that fail: what comes of them is what would, had it ended with each."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from penstock.channel.typed import TypedTopic
+from penstock.delivery.lot import GivenUp, Lot, OnFailure
+from penstock.delivery.retry import Retry
+from penstock.engine.calling import call_sync
+from penstock.engine.context import Context
+from tests.unit.engine.engine_kit import Bill, Kit, Order
+
+
+@pytest.fixture
+async def kit() -> Any:
+    made = Kit()
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """One entry per run of calls."""
+    found: list[str] = []
+
+    def counted(*args: Any) -> Any:
+        found.append("run")
+        return call_sync(*args)
+
+    monkeypatch.setattr("penstock.engine.handler.call_sync", counted)
+    return found
+
+
+async def keyed(kit: Kit, *customers: str) -> TypedTopic[Any]:
+    source = await kit.topic("orders", Order, partitions=1, key="customer")
+    await kit.publish(source, [Order(number, customer, number) for number, customer in enumerate(customers)])
+    return source
+
+
+def bill(order: Order) -> Bill:
+    return Bill(order.id, order.customer, float(order.amount))
+
+
+async def warm(kit: Kit, source: TypedTopic[Any], work: Callable[..., Any], **options: Any) -> None:
+    """A group whose runs are as long as its batches: the first ones are short, until it is known how quick it is."""
+    group = await kit.handler(work, source, **options)
+    group._work._size = 1_000  # type: ignore[attr-defined]
+    await group.run()
+
+
+async def test_what_fails_of_one_part_is_one_run_and_is_tried_again_in_another(kit: Kit, runs: list[str]) -> None:
+    source = await keyed(kit, *(f"c{n}" for n in range(200)))
+
+    def flaky(order: Order, ctx: Context) -> None:
+        if order.id % 10 == 0 and ctx.attempt == 1:
+            raise ValueError("once")
+
+    await warm(kit, source, flaky, retry=Retry(2, first_s=1))
+    assert len(runs) == 2
+
+
+@pytest.mark.parametrize("first", [0, 4], ids=["nobody-waits-yet", "somebody-waits-already"])
+async def test_later_events_of_its_key_wait_in_the_same_run(kit: Kit, first: int) -> None:
+    """Whether or not anybody was looked for before: key c waits from its event in the middle on."""
+    source = await keyed(kit, *"abcabcabc")
+    into = await kit.topic("bills", Bill, partitions=1, key="customer")
+    calls: list[tuple[int, int]] = []
+
+    def flaky(order: Order, ctx: Context) -> Bill:
+        calls.append((order.id, ctx.attempt))
+        if order.id in (first, 5) and ctx.attempt == 1:
+            raise ValueError("once")
+        return bill(order)
+
+    await warm(kit, source, flaky, into=into, retry=Retry(2, first_s=1))
+    made: dict[str, list[int]] = defaultdict(list)
+    for one in await kit.events(into):
+        made[one.customer].append(one.id)
+    assert made == {"a": [0, 3, 6], "b": [1, 4, 7], "c": [2, 5, 8]}
+    assert calls.index((8, 1)) > calls.index((5, 2))
+    assert calls.index((7, 1)) < calls.index((5, 2)) or first == 4
+
+
+async def test_the_run_ends_where_the_lot_is_full(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = await keyed(kit, *(f"c{n}" for n in range(50)))
+    most = 0
+    real = Lot.park
+
+    def park(self: Lot, *args: Any) -> None:
+        nonlocal most
+        real(self, *args)
+        most = max(most, len(self.heads))
+
+    monkeypatch.setattr(Lot, "park", park)
+
+    def flaky(order: Order, ctx: Context) -> None:
+        if ctx.attempt == 1:
+            raise ValueError("once")
+
+    await warm(kit, source, flaky, retry=Retry(2, first_s=1), on_failure=OnFailure(keys_max=5))
+    assert most == 5
+
+
+async def test_a_target_that_fails_ends_the_run_and_is_counted(kit: Kit) -> None:
+    source = await keyed(kit, *(f"c{n}" for n in range(50)))
+    down: list[int] = []
+
+    def send(order: Order) -> None:
+        if kit.clock.monotonic_s() < 60:
+            down.append(order.id)
+            raise ConnectionError("down")
+
+    await warm(kit, source, send, retry=Retry(5, first_s=1), on_failure=OnFailure(breaker=3))
+    assert set(down) == {0, 1, 2}
+
+
+async def test_order_partition_ends_the_run(kit: Kit) -> None:
+    source = await keyed(kit, *(f"c{n}" for n in range(6)))
+    calls: list[int] = []
+
+    def flaky(order: Order, ctx: Context) -> None:
+        calls.append(order.id)
+        if order.id % 2 == 1 and ctx.attempt == 1:
+            raise ValueError("once")
+
+    await warm(kit, source, flaky, retry=Retry(2, first_s=1), order="partition")
+    assert calls == [0, 1, 1, 2, 3, 3, 4, 5, 5]
+
+
+async def test_a_failed_event_leaves_its_token_to_the_next_one_of_the_run(kit: Kit, runs: list[str]) -> None:
+    source = await keyed(kit, "a", "b", "c")
+    into = await kit.topic("bills", Bill, partitions=1, key="customer")
+    said: list[bool] = []
+
+    def work(order: Order, ctx: Context) -> Bill | None:
+        said.append(ctx.once("t"))
+        if order.id == 0 and ctx.attempt == 1:
+            raise ValueError("once")
+        return bill(order) if said[-1] else None
+
+    await warm(kit, source, work, into=into, retry=Retry(2, first_s=1))
+    assert (said, len(runs)) == ([True, True, False, False], 2)
+    assert [one.id for one in await kit.events(into)] == [1]
+
+
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("given_up", ["continue", "block"])
+async def test_what_fails_behind_results_that_are_let_go_is_called_again_for_the_first_time(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch, given_up: GivenUp, times: int
+) -> None:
+    """The run is cut for its results' sake: an event behind the cut has not been handled, nor has it failed."""
+    monkeypatch.setattr("penstock.engine.results.RUN_BYTES_MAX", 200)
+    source = await keyed(kit, *"abcdefghij", *"aijij")  # a waits first, and the others are looked for
+    into = await kit.topic("bills", Bill, partitions=1, key="customer")
+    calls: dict[int, int] = defaultdict(int)
+
+    def work(order: Order) -> Bill:
+        calls[order.id] += 1
+        if calls[order.id] <= {0: 1, 8: times, 9: times}.get(order.id, 0):
+            raise ValueError("again")
+        return bill(order)
+
+    await warm(kit, source, work, into=into, retry=Retry(2, first_s=1), given_up=given_up)
+    assert await kit.letters("work") == []
+    made: dict[str, list[int]] = defaultdict(list)
+    for one in await kit.events(into):
+        made[one.customer].append(one.id)
+    assert (made["i"], made["j"]) == ([8, 11, 13], [9, 12, 14])
+    assert sorted(one.id for one in await kit.events(into)) == [*range(15)]
+
+
+async def test_given_up_behind_a_cut_is_one_letter(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("penstock.engine.results.RUN_BYTES_MAX", 200)
+    source = await keyed(kit, *"abcdefghij")
+    into = await kit.topic("bills", Bill, partitions=1, key="customer")
+
+    def work(order: Order) -> Bill:
+        if order.id == 8:
+            raise ValueError("no")
+        return bill(order)
+
+    await warm(kit, source, work, into=into, retry=Retry(1))
+    assert [letter.offset for letter in await kit.letters("work")] == [8]
+    assert len(await kit.events(into)) == 9
