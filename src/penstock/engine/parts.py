@@ -95,23 +95,27 @@ class Part:
 
     def hold_behind(self, offset: int) -> None:
         """The later events of this event's key wait."""
-        index = self._next_of_key(offset - self.first)
-        while index is not None:
-            if self._mask is None:
-                self._mask = bytearray(b"\1") * len(self.events)
+        if not self.has_behind(offset):
+            return
+        if self._mask is None:
+            self._mask = bytearray(b"\1") * len(self.events)
+        keys, index = self.keys, offset - self.first
+        key = keys[index]
+        last = self._lasts[key]
+        while index < last:
+            index = keys.index(key, index + 1)
             self._mask[index] = 0
-            index = self._next_of_key(index)
 
     def has_behind(self, offset: int) -> bool:
         """Whether a later event has this event's key."""
-        return self._next_of_key(offset - self.first) is not None
-
-    def _next_of_key(self, index: int) -> int | None:
+        index = offset - self.first
         key = self.keys[index]
-        try:
-            return None if key is None else self.keys.index(key, index + 1)
-        except ValueError:
-            return None
+        return key is not None and self._lasts[key] > index
+
+    @cached_property
+    def _lasts(self) -> dict[Any, int]:
+        """Where each key is last: looked for once, and not with every failure."""
+        return {key: index for index, key in enumerate(self.keys)}
 
     def waits(self, offset: int) -> bool:
         """Whether the event waits behind another of its key."""
@@ -132,7 +136,7 @@ class Part:
     def calls(self, start: int, end: int) -> PartCalls:
         """Those in [start, end) that do not wait."""
         low = start - self.first
-        mask = None if self._mask is None else islice(self._mask, low, None)
+        mask = None if self._mask is None else islice(self._mask, low, None) if low else iter(self._mask)
         return PartCalls(list(self.events[low : end - self.first]), start, mask)
 
 
