@@ -138,7 +138,8 @@ WORDS: dict[str, str] = {
     "H9": "names that could be paths: refused",
     "H10": "nothing turns bytes into code",
     "H13": "payloads and secrets are in no log line, counter or error that is not about them",
-    "H14": "dead letters are copies of events: they are kept no longer, and bodies are in no log line",
+    "H14": "dead letters are copies of events: they are kept no longer; what a type calls personal is in no reason, "
+    "stack, log line or report, and is shown when asked for",
     "H19": "control characters of others cannot forge log lines or steer the terminal",
 }
 

@@ -16,7 +16,7 @@ from penstock.event.beside import time_us
 from penstock.event.checks import check_event
 from penstock.event.envelope import NewEvent
 from penstock.event.partition import KEY_BYTES_MAX, Key, canonical_key, partition_of, partitions_of
-from penstock.schema import ColumnsSchema, Invalid, Schema
+from penstock.schema import ColumnsSchema, Hiding, Invalid, Schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -82,6 +82,7 @@ class TypedTopic(Generic[T]):
         self.schema_id = topic.schema_id
         self.name = topic.spec.name
         self.schema = schema
+        self.hiding = Hiding.of(schema.shape) if isinstance(schema, Schema) else None
         self.encode_quick = schema.encode_quick if isinstance(schema, Schema) else self.encode
         """As `encode`, but it raises whatever an encoder raises: ask `encode` for the reason."""
         self._key: Callable[[Any], Key] | None = attrgetter(topic.spec.key) if topic.spec.key else None

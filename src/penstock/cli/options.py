@@ -31,6 +31,11 @@ def json_option(text: str = "Print one JSON document.") -> Decorated:
     return click.option("--json", is_flag=True, expose_value=False, callback=_remember, help=text)
 
 
+def reveal_option(text: str = "Show personal fields, too; they are hidden otherwise.") -> Decorated:
+    """`--reveal`."""
+    return click.option("--reveal", is_flag=True, help=text)
+
+
 def _remember(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
     """Keep a shared option where a group and its commands both find it."""
     if value:

@@ -25,7 +25,7 @@ class Choice(msgspec.Struct, frozen=True):
     """Which letters are meant, and how they are asked for.
 
     `wanted` are letters by id or position, or one group's name with `everything`, `matching` (part of error or
-    reason) or `first`. `rate` is a number of letters a second.
+    reason) or `first`. `rate` is a number of letters a second. With `reveal` the editor shows personal fields.
     """
 
     action: Action
@@ -37,6 +37,7 @@ class Choice(msgspec.Struct, frozen=True):
     rate: float | None = None
     edit: bool = False
     body: bytes | None = None
+    reveal: bool = False
 
 
 def carry_out(choice: Choice) -> None:
@@ -77,6 +78,7 @@ async def _carried_out(log: Log, choice: Choice, *, many: bool) -> None:
             closed.append((one, state))
     body = choice.body
     if choice.edit and open_:
+        _check_shown(log, open_[0], reveal=choice.reveal)
         body = _edited(open_[0].letter.body)
     if body is not None and open_:
         _check_body(log, open_[0], body)
@@ -108,6 +110,14 @@ async def _chosen(log: Log, choice: Choice, dealt: Mapping[Place, State]) -> lis
             break
         out.append(found)
     return out
+
+
+def _check_shown(log: Log, found: Found, *, reveal: bool) -> None:
+    from penstock.observe.showing import Showing  # noqa: PLC0415
+
+    if Showing(log.channel.topics(), reveal=reveal).hides(found.letter.topic):
+        msg = f"events of topic {found.letter.topic} have personal fields, which an editor shows; to edit add --reveal"
+        raise ConfigError(msg, path="--edit")
 
 
 def _edited(body: bytes) -> bytes:

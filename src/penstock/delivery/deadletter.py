@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -67,9 +67,11 @@ def text_of(error: BaseException) -> str:
         return type(error).__name__
 
 
-def with_try(tries: Sequence[Try], error: BaseException, at_us: int) -> tuple[Try, ...]:
-    """The failed attempts and one more; of many the last ones."""
-    return (*tries, Try(at_us, type(error).__name__, text_of(error)[:REASON_MAX]))[-TRIES_KEPT:]
+def with_try(
+    tries: Sequence[Try], error: BaseException, at_us: int, hide: Callable[[str], str] = str
+) -> tuple[Try, ...]:
+    """The failed attempts and one more; of many the last ones. `hide` takes out of the reason what is personal."""
+    return (*tries, Try(at_us, type(error).__name__, hide(text_of(error))[:REASON_MAX]))[-TRIES_KEPT:]
 
 
 def _clean(text: str) -> str:

@@ -10,8 +10,9 @@ from penstock.delivery.lot import Head, Now
 from penstock.engine.parts import Part, PartCalls
 from penstock.engine.place import Place
 from penstock.engine.results import Cause
+from penstock.event.batch import Delivered
 
-FailedOnce = Callable[[Head, BaseException, Now], float | Cause]
+FailedOnce = Callable[[Delivered, Head, BaseException, Now], float | Cause]
 """Writes one more failed attempt down, and says how long the event waits, or why it is given up."""
 
 
@@ -66,7 +67,7 @@ class Failures:
         if len(self._failed) >= self._room or place.policy.is_transient(error) or now.s > self._late_s:
             return False
         head = place.new_head(part, offset)
-        then = self._failed_once(head, error, now)
+        then = self._failed_once(part.delivered, head, error, now)
         if not isinstance(then, Cause) or then.holds:
             if not self._calls.masked and part.has_behind(offset):
                 return False  # nobody looks at who waits

@@ -353,15 +353,16 @@ class FlowWork:
 
     def _letter(self, delivered: Delivered, error: BaseException, *, again: int = 0) -> DeadLetter:
         identity = Identity(delivered, self._topics.source)
+        hide = identity.hide(0)
         return DeadLetter(
             group=self._stage.name,
             topic=delivered.topic,
             partition=delivered.partition,
             offset=delivered.first,
             body=identity.body(0),
-            reason=text_of(error),
+            reason=hide(text_of(error)),
             error=type(error).__name__,
-            stack="".join(traceback.format_exception(error)),
+            stack=hide("".join(traceback.format_exception(error))),
             key=identity.key(0),
             id=identity.id(0),
             again=again,

@@ -14,12 +14,13 @@ from penstock.delivery.once import Marks
 from penstock.delivery.retry import Retries, Retry
 from penstock.engine.again import Again
 from penstock.engine.calling import Calls, NotCalled, Raised, Shape, call_async, call_sync
-from penstock.engine.context import Context, InHand
+from penstock.engine.context import Context, Identity, InHand
 from penstock.engine.parts import PartCalls
 from penstock.engine.results import Cause, Made, OutputRefused, Topics
 from penstock.engine.watching import Hand
 from penstock.errors import PermanentError, Reject
 from penstock.event.batch import Delivered
+from penstock.schema.hiding import Hide
 from penstock.system.ports import System
 from penstock.system.slots import SIDE_BY_SIDE, MemorySlot, Slot
 
@@ -179,13 +180,17 @@ class Handler:
         policy = self._spec.retries.for_error(error)
         return policy.pause_s(attempt, since_s=waited_s, chance=self._system.random.random)
 
-    def _failed_once(self, head: Head, error: BaseException, now: Now) -> float | Cause:
+    def _failed_once(self, delivered: Delivered, head: Head, error: BaseException, now: Now) -> float | Cause:
         """One more attempt at a new event has failed: how long it waits, or why it is given up."""
-        head.tries = with_try(head.tries, error, now.us)
+        head.tries = with_try(head.tries, error, now.us, self._hide(delivered, head))
         head.transient = self._spec.on_failure.is_transient(error)
         head.attempts += 1
         pause_s = self._pause_s(error, head.attempts, head.waited_s)
         return self._cause(error, head.attempts, head) if pause_s is None else pause_s
+
+    def _hide(self, delivered: Delivered, head: Head) -> Hide:
+        """What takes personal values of the event out of what is kept of its failures."""
+        return Identity(delivered, self._topics.source).hide(head.offset - delivered.first)
 
     def _cause(self, error: BaseException, attempts: int, head: Head) -> Cause:
         holds = self._spec.on_failure.given_up == "block" and not isinstance(error, Reject)

@@ -218,7 +218,7 @@ class HandlerWork(Handler):
     def _park_or_give_up(self, place: Place, part: Part, error: BaseException, made: Made, head: Head) -> None:
         """A new event has failed, and is `head` of those that wait for it."""
         now = self._now()
-        self._lay_aside(place, part, Failed(head, self._failed_once(head, error, now), now), made)
+        self._lay_aside(place, part, Failed(head, self._failed_once(part.delivered, head, error, now), now), made)
 
     def _lay_aside(self, place: Place, part: Part, failed: Failed, made: Made) -> None:
         """Park a new event that has failed, or give it up."""
@@ -381,7 +381,7 @@ class HandlerWork(Handler):
             place.lot.postpone(head, place.probed(self._spec.retries.for_error(error), now), now)
             head.waited_s = waited_s
             return
-        head.tries = with_try(head.tries, error, now.us)
+        head.tries = with_try(head.tries, error, now.us, self._hide(delivered, head))
         head.attempts += place.deaths.get(head.offset, 0) + 1
         made.ledger += place.forgive(head.offset)
         pause_s = self._pause_s(error, head.attempts, head.waited_s)

@@ -291,7 +291,7 @@ class Made:
         """Give an event of `delivered` up."""
         index = offset - delivered.first
         identity = self._identity_of(delivered)
-        body = identity.body(index)
+        body, hide = identity.body(index), identity.hide(index)
         self._letters.append(
             DeadLetter(
                 group=self._group,
@@ -299,9 +299,9 @@ class Made:
                 partition=delivered.partition,
                 offset=offset,
                 body=body,
-                reason=cause.reason,
+                reason=hide(cause.reason),
                 error=cause.error,
-                stack=cause.stack,
+                stack=hide(cause.stack),
                 attempts=cause.attempts,
                 key=identity.key(index),
                 id=identity.id(index),

@@ -201,7 +201,8 @@ def type_words(kind: Mapping[str, Any]) -> str:
             words = f"decimal({kind['digits']}, {kind['scale']})"
         case other:
             words = str(other)
-    return f"{words} | None" if kind.get("optional") else words
+    words = f"{words} | None" if kind.get("optional") else words
+    return f"{words} (personal)" if kind.get("personal") else words
 
 
 def group_facts(channel: EmbeddedChannel, *, now_us: int) -> list[GroupFacts]:

@@ -13,9 +13,9 @@ import msgspec
 
 from penstock.errors import ConfigError
 from penstock.schema.reading import INT_MAX, INT_MIN
-from penstock.schema.shapes import Field, Shape, Type, scale
+from penstock.schema.shapes import Field, Shape, Type, personal, scale
 
-_CLASSES: dict[str, Any] = {
+CLASSES: dict[str, Any] = {
     "bool": bool,
     "int": int,
     "float": float,
@@ -47,6 +47,8 @@ class Builder:
     def hint(self, kind: Type) -> Any:
         """The type annotation of `kind`, with its limits: integers fit in 64 bits, datetimes are aware."""
         found = self._bare(kind)
+        if kind.personal:
+            found = Annotated[found, personal]
         return Optional[found] if kind.optional else found  # noqa: UP045 - a value, not an annotation
 
     def _bare(self, kind: Type) -> Any:
@@ -66,7 +68,7 @@ class Builder:
             assert kind.item is not None
             found = dict[str, self.hint(kind.item)]
         else:
-            found = _CLASSES[kind.kind]
+            found = CLASSES[kind.kind]
         if kind.kind == "int":
             limits = _bounded(limits)
         if kind.scale is not None:

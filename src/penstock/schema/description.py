@@ -52,6 +52,8 @@ def _type(kind: Type) -> dict[str, Any]:
         out["limits"] = dict(kind.limits)
     if kind.optional:
         out["optional"] = True
+    if kind.personal:
+        out["personal"] = True
     return out
 
 
@@ -96,4 +98,5 @@ def _read_type(found: dict[str, Any]) -> Type:
         scale=found.get("scale"),
         digits=found.get("digits", DECIMAL_DIGITS_MAX),
         limits=tuple(found.get("limits", {}).items()),
+        personal=found.get("personal", False),
     )

@@ -171,6 +171,8 @@ def _simple(info: mi.EnumType | mi.LiteralType | mi.DateTimeType, path: str) -> 
 def _annotated(info: mi.Metadata, path: str, above: tuple[type, ...]) -> Type:
     inner = _type(info.type, path, above)
     extra = info.extra or {}
+    if extra.get("personal"):
+        inner = msgspec.structs.replace(inner, personal=True)
     if inner.kind == "decimal" and "scale" in extra:
         return msgspec.structs.replace(inner, scale=extra["scale"], digits=extra.get("precision", DECIMAL_DIGITS_MAX))
     return inner

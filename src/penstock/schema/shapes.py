@@ -42,11 +42,20 @@ def scale(places: int, digits: int = DECIMAL_DIGITS_MAX) -> msgspec.Meta:
     return msgspec.Meta(extra={"scale": places, "precision": digits})
 
 
+personal = msgspec.Meta(extra={"personal": True})
+"""Annotate what says something of a person, as in ``Annotated[str, penstock.schema.personal]``.
+
+It may stand at a field, an item of a list or a value of a dict. The log records it with the type; what people are shown
+of an event, and of texts that quote it, has ``[personal]`` in its place. Stored events are whole.
+"""
+
+
 class Type(msgspec.Struct, frozen=True, kw_only=True):
     """The type of a field, of a list's items or of a dict's values.
 
     `cls` is the Python class of an enum, None when only its values are known. `limits` are msgspec's constraints by
     their names there (``ge``, ``max_length``, ...). `scale` and `digits` are set for decimals stored as numbers.
+    `personal`: see there.
     """
 
     kind: Kind
@@ -58,6 +67,7 @@ class Type(msgspec.Struct, frozen=True, kw_only=True):
     scale: int | None = None
     digits: int = DECIMAL_DIGITS_MAX
     limits: tuple[tuple[str, Any], ...] = ()
+    personal: bool = False
 
     @property
     def shape(self) -> Shape:

@@ -13,8 +13,9 @@ import click
 import msgspec
 
 from penstock.cli import output
-from penstock.cli.options import Decorated, Log, json_option, log_option, wants_json, with_log
+from penstock.cli.options import Decorated, Log, json_option, log_option, reveal_option, wants_json, with_log
 from penstock.cli.redriving import Action, Choice, carry_out
+from penstock.errors import ConfigError
 
 if TYPE_CHECKING:
     from penstock.observe.letters import Cause, Found
@@ -78,7 +79,8 @@ def _told(cause: Cause) -> dict[str, Any]:
 @log_option()
 @json_option()
 @click.option("--raw", is_flag=True, help="Write the event's original bytes to stdout and nothing else.")
-def show(*, letter: str, raw: bool) -> None:
+@reveal_option()
+def show(*, letter: str, raw: bool, reveal: bool) -> None:
     """Show LETTER, an event's id or GROUP/PARTITION/OFFSET: original bytes, reason, stack and attempts."""
     if wants_json() and raw:
         msg = "--json and --raw exclude each other; choose one"
@@ -86,8 +88,14 @@ def show(*, letter: str, raw: bool) -> None:
 
     async def work(opened: Log) -> Found:
         from penstock.observe import letters  # noqa: PLC0415 - opens the log's libraries
+        from penstock.observe.showing import Showing  # noqa: PLC0415
 
-        return await letters.find(opened.channel, opened.channel.topics(), letter)
+        topics = opened.channel.topics()
+        found, showing = await letters.find(opened.channel, topics, letter), Showing(topics, reveal=reveal)
+        if raw and showing.hides(found.letter.topic):
+            msg = f"events of topic {found.letter.topic} have personal fields; to write them out add --reveal"
+            raise ConfigError(msg, path="--raw")
+        return showing.letter(found)
 
     found = with_log(work)
     if raw:
@@ -145,14 +153,15 @@ def _chosen(action: Action, letters: tuple[str, ...]) -> Choice:
 @_choice("redrive")
 @click.option("--edit", is_flag=True, help="Edit the one letter's bytes first, in $EDITOR.")
 @click.option("--body", type=click.File("rb"), metavar="FILE", help="Handle these bytes instead (- is stdin).")
-def redrive(*, letters: tuple[str, ...], edit: bool, body: BinaryIO | None) -> None:
+@reveal_option("With --edit: the editor shows personal fields, too.")
+def redrive(*, letters: tuple[str, ...], edit: bool, body: BinaryIO | None, reveal: bool) -> None:
     """Have LETTERs (by id or GROUP/PARTITION/OFFSET), or letters of GROUP, handled again by their group.
 
     Each is handled once, however often it is asked for. Where the group's policy is block, its key has waited and goes
     on behind it, in order; where it is continue, the event comes late and is marked so. Interrupted, nothing is lost.
     """
     given = None if body is None else body.read()
-    carry_out(msgspec.structs.replace(_chosen("redrive", letters), edit=edit, body=given))
+    carry_out(msgspec.structs.replace(_chosen("redrive", letters), edit=edit, body=given, reveal=reveal))
 
 
 @command.command("skip", short_help="Close dead letters; a key that waits for one goes on.")

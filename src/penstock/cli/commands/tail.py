@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from penstock.cli import output
-from penstock.cli.options import Log, json_option, log_option, wants_json, with_log
+from penstock.cli.options import Log, json_option, log_option, reveal_option, wants_json, with_log
 from penstock.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,9 +29,10 @@ LAST = 10
 @click.option("-n", "count", type=click.IntRange(min=1), metavar="N", help="At most N events.")
 @click.option("--follow", "-f", is_flag=True, help="Go on with new events as they come.")
 @click.option("--partition", "-p", type=click.IntRange(min=0), metavar="P", help="One partition only.")
+@reveal_option()
 def command(
     *, topic: str, start: str | None, count: int | None, follow: bool,
-    partition: int | None,
+    partition: int | None, reveal: bool,
 ) -> None:  # fmt: skip
     """Print events of TOPIC in the order they were recorded: partition/offset, time, key and the event as JSON."""
     place = _place(start)
@@ -39,18 +40,20 @@ def command(
     async def work(opened: Log) -> None:
         from penstock.observe.events import TopicEvents  # noqa: PLC0415 - opens the log's libraries
         from penstock.observe.reading import typed  # noqa: PLC0415
+        from penstock.observe.showing import Showing  # noqa: PLC0415
 
         found = opened.channel.topic(topic)
         every = range(found.spec.partitions)
         if partition is not None and partition not in every:
             msg = f"{partition}; topic {topic} has partitions 0 to {found.spec.partitions - 1}"
             raise ConfigError(msg, path="--partition")
+        showing = Showing(opened.channel.topics(), reveal=reveal)
         events = TopicEvents(opened.channel, typed(found), partitions=every if partition is None else [partition])
         pids = opened.channel.row(topic).pids
         with closing(opened.channel.port.tidings(pids)) as tidings:
             left = count
             async for event in _stream(events, place, LAST if count is None else count, tidings if follow else None):
-                _print(event)
+                _print(showing.event(event))
                 if left is not None:
                     left -= 1
                     if left == 0:

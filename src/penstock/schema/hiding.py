@@ -1,0 +1,159 @@
+"""Fields that are personal: what is shown of an event with them, and of a text that may quote them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
+from typing import Any, cast
+
+import msgspec
+
+from penstock.schema.building import CLASSES
+from penstock.schema.shapes import Shape, Type
+
+HIDDEN = "[personal]"
+Hide = Callable[[str], str]
+"""Takes what is personal of one event out of a text."""
+
+
+class Hiding:
+    """Hides what is personal in events of a shape, given as JSON has them."""
+
+    def __init__(self, shape: Shape) -> None:
+        self._shape = shape
+
+    @classmethod
+    def of(cls, shape: Shape) -> Hiding | None:
+        """None where nothing of the shape is personal."""
+        return cls(shape) if _has_personal(shape) else None
+
+    def covers(self, field: str) -> bool:
+        """Whether this field, by its name in Python, is personal or holds what is."""
+        return any(f.name == field and _is_personal(f.type) for f in self._shape.fields)
+
+    def shown(self, event: Any) -> Any:
+        """The event with HIDDEN in the place of what is personal, and of what the shape does not know.
+
+        An event of an older version may have had personal fields that are gone.
+        """
+        return _shown_struct(self._shape, event)
+
+    def shown_body(self, body: bytes) -> bytes:
+        """`shown` of an event's bytes; of bytes that are no event nothing is."""
+        try:
+            event = msgspec.json.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return HIDDEN.encode()
+        return msgspec.json.encode(self.shown(event))
+
+    def from_texts(self, body: bytes) -> Hide:
+        """What hides, in texts, each personal value of the event with these bytes, where it stands as a whole."""
+        try:
+            event = msgspec.json.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return as_it_is  # no handler has seen its values
+        forms = {form for value in _personal_struct(self._shape, event) for form in _forms(value)} - {""}
+        if not forms:
+            return as_it_is
+        longest_first = sorted(forms, key=len, reverse=True)
+        found = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)")
+        return lambda text: found.sub(HIDDEN, text)
+
+
+def as_it_is(text: str) -> str:
+    """Hides nothing."""
+    return text
+
+
+def _has_personal(shape: Shape) -> bool:
+    return any(_is_personal(field.type) for field in shape.fields)
+
+
+def _is_personal(kind: Type) -> bool:
+    """Whether it is personal, or something in it is."""
+    inner = kind.item is not None and _is_personal(kind.item)
+    return kind.personal or inner or any(map(_has_personal, kind.members))
+
+
+def _shown(kind: Type, value: Any) -> Any:
+    if value is None or not _is_personal(kind):
+        return value
+    if kind.personal:
+        return HIDDEN
+    if kind.kind == "list" and isinstance(value, list):
+        return [_shown(cast("Type", kind.item), one) for one in cast("list[Any]", value)]
+    if kind.kind == "dict" and isinstance(value, dict):
+        return {name: _shown(cast("Type", kind.item), one) for name, one in cast("dict[str, Any]", value).items()}
+    shape = _member(kind, value)
+    return HIDDEN if shape is None else _shown_struct(shape, value)
+
+
+def _shown_struct(shape: Shape, value: Any) -> Any:
+    if not isinstance(value, dict):
+        return HIDDEN
+    types = {field.wire: field.type for field in shape.fields}
+    return {
+        name: one if name == shape.tag_field else _shown(types[name], one) if name in types else HIDDEN
+        for name, one in cast("dict[str, Any]", value).items()
+    }
+
+
+def _member(kind: Type, value: Any) -> Shape | None:
+    """Which of the shapes of a struct or a union the value is of."""
+    if not isinstance(value, dict):
+        return None
+    if kind.kind == "struct":
+        return kind.shape
+    return next((m for m in kind.members if cast("dict[str, Any]", value).get(cast("str", m.tag_field)) == m.tag), None)
+
+
+def _personal(kind: Type, value: Any) -> Iterator[tuple[str, Any]]:
+    """The kind and the value of every leaf that is personal."""
+    if value is None or not _is_personal(kind):
+        return
+    if kind.personal:
+        yield from ((kind.kind, leaf) for leaf in _leaves(value))
+    elif isinstance(value, list):
+        for one in cast("list[Any]", value):
+            yield from _personal(cast("Type", kind.item), one)
+    elif kind.kind == "dict" and isinstance(value, dict):
+        for one in cast("dict[str, Any]", value).values():
+            yield from _personal(cast("Type", kind.item), one)
+    elif (shape := _member(kind, value)) is not None:
+        yield from _personal_struct(shape, value)
+
+
+def _personal_struct(shape: Shape, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for field in shape.fields:
+            yield from _personal(field.type, cast("dict[str, Any]", value).get(field.wire))
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict | list):
+        within: Iterable[Any] = cast("dict[str, Any]", value).values() if isinstance(value, dict) else value
+        for one in within:
+            yield from _leaves(one)
+    elif isinstance(value, str) or (isinstance(value, int | float) and not isinstance(value, bool)):
+        yield value
+
+
+def _forms(leaf: tuple[str, Any]) -> set[str]:
+    """How a value may stand in a text: as it is, as Python shows it, as JSON does."""
+    kind, value = leaf
+    text = str(value)
+    forms = {text, repr(text)[1:-1], msgspec.json.encode(text)[1:-1].decode()}
+    try:
+        made = msgspec.convert(value, CLASSES.get(kind, str))
+    except msgspec.ValidationError:
+        return forms
+    forms |= {str(made), repr(made)}
+    if isinstance(made, datetime):
+        forms.add(made.isoformat())
+    elif isinstance(made, bytes):
+        forms |= {made.decode(errors="backslashreplace"), repr(made)[2:-1]}
+    return forms
+
+
+__all__ = ["HIDDEN", "Hide", "Hiding", "as_it_is"]
