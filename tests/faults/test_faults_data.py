@@ -34,6 +34,7 @@ from penstock.errors import DecodeError, PenstockError
 from penstock.event.partition import canonical_key
 from penstock.schema import Schema, schema_of
 from penstock.system.chance import seeded
+from penstock.telemetry import emit
 from tests.faults import appwork
 from tests.faults.report import FaultReport, Tally
 
@@ -387,6 +388,7 @@ def test_all_events_have_one_key(
         return out
 
     monkeypatch.setattr(Lot, "writes", writes)
+    emit.reset()
     for steps in (8, 64):
         told.append(0)
         count, log = steps * 500, str(tmp_path / f"{steps}")
@@ -416,6 +418,9 @@ def test_all_events_have_one_key(
         assert outcome(["topics", "--json", "--log", log]) == 0
         (facts,) = [fact for fact in json.loads(capsys.readouterr().out)["topics"] if fact["name"] == "readings"]
         assert facts["skew"] == facts["partitions"] > 1
+        counted = emit.counters()
+        handled = [dict(labels) for name, labels in counted if name == "penstock_events_handled_total"]
+        assert len({labels["partition"] for labels in handled if labels["group"] == "handle"}) == 1
     assert told[1] < 16 * told[0], told  # eight times as many; were all written again with each step, sixty times
     assert seconds[1] < 30 * seconds[0], seconds  # eight times as many; were it quadratic, sixty-four times
     assert tally.clean, tally.told

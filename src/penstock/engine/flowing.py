@@ -185,7 +185,8 @@ class FlowWork:
 
     def committed(self, draft: Draft) -> None:
         """See `Work`."""
-        emit.count("penstock_events_handled_total", draft.events, group=self._stage.name)
+        labels = {"group": self._stage.name, "partition": str(draft.partition)}
+        emit.count("penstock_events_handled_total", draft.events, **labels)
         if draft.dead:
             emit.count("penstock_dead_letters_total", draft.dead, group=self._stage.name)
 

@@ -457,7 +457,8 @@ class HandlerWork(Handler):
 
     def committed(self, draft: Draft) -> None:
         """See `Work`."""
-        emit.count("penstock_events_handled_total", draft.events, group=self._spec.name)
+        labels = {"group": self._spec.name, "partition": str(draft.partition)}
+        emit.count("penstock_events_handled_total", draft.events, **labels)
         if draft.dead:
             emit.count("penstock_dead_letters_total", draft.dead, group=self._spec.name)
 
