@@ -22,7 +22,7 @@ from penstock.log.api import Appended, Refusal
 from penstock.log.checks import row_check
 from penstock.log.connection import check_sqlite
 from penstock.log.ddl import OFFSET_BITS, OFFSET_MAX
-from penstock.log.log import Log, LogConfig
+from penstock.log.log import Log
 from penstock.log.witness import NAME as WITNESS
 from penstock.sink.api import Claim, Staged
 from penstock.sink.duckdb import duckdb_table
@@ -236,14 +236,17 @@ def test_the_version_is_asked_before_a_file_is_touched(
 
 
 @pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "smb3", "9p"])
-def test_a_network_file_system(tmp_path: Path, kind: str, fault_report: FaultReport) -> None:
+def test_a_network_file_system(
+    tmp_path: Path, kind: str, fault_report: FaultReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its locks and syncs cannot be trusted: refused before anything is made, unless the user says so."""
     tally = fault_report("A14")
     with mock.patch.object(opening, "file_system", return_value=kind):
         with pytest.raises(ConfigError, match=rf"network.*{kind}.*a disk of this machine, as in App"):
             Log.open(tmp_path / "log", real_system())
         assert not (tmp_path / "log").exists()
-        Log.open(tmp_path / "log", real_system(), LogConfig(network=True)).close()
+        monkeypatch.setenv("PENSTOCK_NETWORK_FILE_SYSTEM", "1")
+        Log.open(tmp_path / "log", real_system()).close()
     tally.points += 1
 
 

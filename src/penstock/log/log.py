@@ -50,15 +50,13 @@ class LogConfig(msgspec.Struct, frozen=True):
     """How one program opens a log; others may open it otherwise, each has the durability it asked for.
 
     durability: `full` syncs every commit (D2: survives a power loss); `normal` syncs at checkpoints (D1: survives the
-    process). lock_wait_s: how long a caller waits while another process holds the log. network: allow a network file
-    system, whose locks and syncs cannot be trusted. wal_bytes_max: nothing is published while a reader keeps a
-    write-ahead log of this size from being emptied.
+    process). lock_wait_s: how long a caller waits while another process holds the log. wal_bytes_max: nothing is
+    published while a reader keeps a write-ahead log of this size from being emptied.
     """
 
     durability: Durability = "full"
     create: bool = True
     lock_wait_s: float = 10.0
-    network: bool = False
     wal_bytes_max: int = 512_000_000
 
 
@@ -127,7 +125,7 @@ class Log:
             opening.check_nothing_lost(directory)  # a maker that was killed leaves a witness that has seen nothing
             msg = f"{directory} holds no log; name the directory of one (with a {DATABASE}), or run the program first"
             raise ConfigError(msg, path="log.path")
-        opening.check_directory(directory, network=config.network)
+        opening.check_directory(directory)
         try:
             return cls(directory, config, system)
         except (apsw.Error, UnicodeDecodeError, OSError) as exc:

@@ -22,16 +22,18 @@ from penstock.system.points import reached
 from penstock.system.ports import System
 
 NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "afs", "ceph"})
+FORCE = "PENSTOCK_NETWORK_FILE_SYSTEM"
+"""Set to 1 it lets a log lie on one: that is a matter of a machine, and of every program that opens the log there."""
 PATH_BYTES_MAX = 496
 """Of the directory: SQLite keeps 512 for the path of a file, its longest suffix included."""
 
 
-def check_directory(directory: Path, *, network: bool = False) -> None:
+def check_directory(directory: Path) -> None:
     """Refuse a directory that cannot hold a log, before anything is made; then make it if need be.
 
     Raises:
-        ConfigError: it is a file, a link, not ours, not writable, on a network file system (unless `network`), or
-            SQLite cannot take its path.
+        ConfigError: it is a file, a link, not ours, not writable, on a network file system (unless the environment
+            says FORCE), or SQLite cannot take its path.
     """
     if directory.is_symlink():
         msg = f"{directory} is a symbolic link; name the directory it points to ({directory.resolve()})"
@@ -45,10 +47,10 @@ def check_directory(directory: Path, *, network: bool = False) -> None:
         raise ConfigError(msg, path="log.path")
     _check_path(directory)
     kind = file_system(standing)
-    if kind in NETWORK_FILE_SYSTEMS and not network:
+    if kind in NETWORK_FILE_SYSTEMS and os.environ.get(FORCE) != "1":
         msg = (
             f"{directory} is on a network file system ({kind}), where locks and syncs cannot be trusted; name a "
-            "directory on a disk of this machine, as in App(…, path=…)"
+            f"directory on a disk of this machine, as in App(…, path=…), or set {FORCE}=1 and trust them"
         )
         raise ConfigError(msg, path="log.path")
     for name in (*FILES, "turn", "lock"):
