@@ -32,7 +32,7 @@ def _check(name: str, value: object, least: float, most: float) -> None:
 class Retry(msgspec.Struct, frozen=True):
     """Try an event up to `attempts` times in all, pausing `first_s`, then `factor` times longer each time.
 
-    A handler's exception or the death of its process is an attempt.
+    A handler's exception or the death of its process is an attempt. A pause is over at the next multiple of 10 ms.
 
     Attributes:
         attempts: 3 by default; one more than the pauses of a `schedule`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import accumulate, compress, islice
+from itertools import compress, islice
 from typing import Any
 
 import msgspec
@@ -21,7 +21,6 @@ PART_ROWS, PART_COLUMNS = 1_000, 2_000
 """Events are decoded so many at a time: they are handled while they are in the processor's cache.
 
 More of them from columns, where every batch has fixed costs."""
-STRIDE = 64
 
 
 def parts_of(batches: Sequence[Delivered]) -> Iterator[Delivered]:
@@ -172,24 +171,15 @@ class Picker:
     """Single events of a batch, as batches of one; their ids do not change."""
 
     def __init__(self, delivered: Delivered) -> None:
+        payload = delivered.payload
         self.delivered = delivered
-        self.size = (
-            len(delivered.payload.body) if isinstance(delivered.payload, Rows) else delivered.payload.table.nbytes
-        )
+        self.size = 2 * len(payload.body) if isinstance(payload, Rows) else payload.table.nbytes
 
     @cached_property
-    def _before(self) -> Sequence[int]:
-        """How many bytes of events lie before each STRIDE-th one: a list of every one costs more than the sums."""
-        payload = self.delivered.payload
-        assert isinstance(payload, Rows)
-        lengths = payload.lengths
-        strides = (sum(lengths[index : index + STRIDE]) for index in range(0, len(lengths), STRIDE))
-        return list(accumulate(strides, initial=0))
-
-    def _body(self, payload: Rows, index: int) -> bytes:
-        lengths, stride = payload.lengths, index // STRIDE
-        start = self._before[stride] + sum(lengths[stride * STRIDE : index]) + index
-        return payload.body[start : start + lengths[index]]
+    def _bodies(self) -> Sequence[bytes]:
+        """Each event's bytes: all at once, for of a part in which something failed several will be asked for."""
+        assert isinstance(self.delivered.payload, Rows)
+        return self.delivered.payload.bodies()
 
     def event(self, offset: int, topic: TypedTopic[Any]) -> Any:
         """The event at `offset`, decoded anew.
@@ -200,7 +190,7 @@ class Picker:
         payload = self.delivered.payload
         if not isinstance(payload, Rows):
             return topic.events(self.one(offset))[0]
-        return topic.decode(self._body(payload, offset - self.delivered.first))
+        return topic.decode(self._bodies[offset - self.delivered.first])
 
     def one(self, offset: int) -> Delivered:
         """The event at `offset` as a batch."""
@@ -210,7 +200,7 @@ class Picker:
         if attributes:
             attributes = {name: values[index : index + 1] for name, values in attributes.items()}
         if isinstance(payload, Rows):
-            one: Rows | Columns = Rows(self._body(payload, index), payload.lengths[index : index + 1], attributes)
+            one: Rows | Columns = Rows(self._bodies[index], payload.lengths[index : index + 1], attributes)
         else:
             one = Columns(payload.table.slice(index, 1), attributes)
         return msgspec.structs.replace(delivered, first=offset, count=1, payload=one)
