@@ -18,6 +18,9 @@ from penstock.delivery.redrive import Command, encode, redrive_topic
 from penstock.errors import ConfigError
 from penstock.event.batch import NewBatch, Rows
 from penstock.event.envelope import RecordedEvent
+from penstock.log import retention
+from penstock.log.ages import Ages, Period
+from penstock.log.living import Expiry
 from penstock.log.verify import verify
 from penstock.observe import health, inventory, letters, redriving
 from penstock.observe.events import TopicEvents
@@ -175,6 +178,22 @@ async def test_a_dead_letter_that_is_not_there(filled: Kit, wanted: str) -> None
     with pytest.raises(ConfigError, match="no dead letter") as caught:
         await letters.find(filled.channel, filled.channel.topics(), wanted)
     assert "check" in str(caught.value)
+
+
+async def test_a_dead_letter_that_retention_has_removed(filled: Kit) -> None:
+    """Those behind it are still there, and it is not taken for one of them."""
+    await filled.letters([letter(100, "later")])
+    topics, port = filled.channel.topics(), filled.channel.port
+    before = [found.position async for found in letters.letters(filled.channel, topics, "check")]
+    [pid, _] = filled.channel.row("check.dead").pids
+    task = retention.Task([pid], retention.Limits(bytes_max=0), force=True)
+    now = Ages(0, 0, [Period(0, 0)])
+    await port.write(lambda db: retention.trim(db, task, ages=now, expiry=Expiry(), bytes_now=1))
+    kept = [found.position async for found in letters.letters(filled.channel, topics, "check")]
+    [gone, *_] = [position for position in before if position not in kept]
+    with pytest.raises(ConfigError, match=rf"no dead letter {gone} any more: retention"):
+        await letters.find(filled.channel, topics, gone)
+    assert (await letters.find(filled.channel, topics, kept[0])).position == kept[0]
 
 
 # -- health ----------------------------------------------------------------------------------------------------------
