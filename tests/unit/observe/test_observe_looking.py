@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import AsyncIterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,22 @@ from penstock.observe import health, inventory, letters, redriving
 from penstock.observe.events import TopicEvents
 from penstock.observe.reading import typed
 from penstock.schema import schema_of
+from penstock.system import real_system
+from penstock.system.ports import RealClock
 from tests.unit.observe.observe_kit import DAY, Flight, Kit, flights, letter
+
+HOUR_US = 3_600_000_000
+
+
+class Moved(RealClock):
+    """The real one, ahead by what a test says."""
+
+    ahead_us = 0
+
+    def now_us(self) -> int:
+        """See `Clock`."""
+        return super().now_us() + self.ahead_us
+
 
 # -- topics and groups -----------------------------------------------------------------------------------------------
 
@@ -82,6 +98,24 @@ async def test_groups_and_their_lag(filled: Kit) -> None:
     with closing(filled.channel.port.company(str(group_id), "process 7", partitions=2, changed=lambda: None)):
         [group] = inventory.group_facts(filled.channel, now_us=filled.system.clock.now_us())
     assert (group.state, group.owner) == ("running", "process 7")
+
+
+async def test_a_clock_that_was_ahead_for_a_while_is_no_trend(tmp_path: Path) -> None:
+    """A group that has settled everything grows by nothing, in however few steps it took what came meanwhile."""
+    clock = Moved()
+    kit = Kit(tmp_path / "log", replace(real_system(), clock=clock))
+    await kit.open(TopicSpec("raw", partitions=1))
+    now_us = clock.now_us()
+    for ahead_us, counts in ((-HOUR_US, [1] * 10), (24 * HOUR_US, [30]), (-HOUR_US // 2, [1] * 14)):
+        clock.ahead_us = ahead_us
+        for count in counts:
+            for _ in range(count):
+                await kit.raw([b"x"])
+            [tip] = await kit.channel.tips("raw")
+            await kit.settle("work", "raw", partition=0, floor=tip)
+    [fact] = inventory.group_facts(kit.channel, now_us=now_us)
+    assert (fact.lag, fact.trend) == (0, 0)
+    await kit.close()
 
 
 # -- events ----------------------------------------------------------------------------------------------------------
