@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,20 @@ from penstock.log.backup import back_up, restore
 from penstock.log.log import Log
 from penstock.log.verify import verify
 from penstock.system.points import hooked
+from penstock.system.ports import RealClock
 from tests.faults import logwork
 from tests.faults.report import FaultReport
+
+
+class Stopped(RealClock):
+    """A clock that always says the same."""
+
+    def __init__(self, at_us: int) -> None:
+        self._at_us = at_us
+
+    def now_us(self) -> int:
+        """See `Clock`."""
+        return self._at_us
 
 
 class Publisher:
@@ -116,6 +129,17 @@ def test_a_restored_log_is_another_history(tmp_path: Path, fault_report: FaultRe
         assert logwork.contents(kept, pid) == [b"a", b"b", b"c"]
     tally.points += 2
     assert tally.clean, tally.told
+
+
+@pytest.mark.parametrize("at_us", [0, 1 << 52])
+def test_a_copy_that_is_restored_twice_makes_two_histories(tmp_path: Path, at_us: int) -> None:
+    """Whatever the clock says: what a target was written from the one would be taken for the other's, and skipped."""
+    with logwork.opened(tmp_path / "log") as log:
+        back_up(log, tmp_path / "copy")
+    system = replace(logwork.system(), clock=Stopped(at_us))
+    made = [restore(tmp_path / "copy", tmp_path / name, system).identity for name in ("one", "other")]
+    assert made[0].log == made[1].log
+    assert made[0].incarnation != made[1].incarnation
 
 
 def test_a_second_copy_to_the_same_place_lets_the_first_one_end(tmp_path: Path) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from penstock.app.declared import Flowed, Program, SinkSpec, TopicHandle
 from penstock.channel.api import TopicSpec
+from penstock.delivery.deadletter import SUFFIX as LETTERS
 from penstock.delivery.deadletter import dead_letter_topic
+from penstock.delivery.redrive import SUFFIX as COMMANDS
 from penstock.delivery.redrive import redrive_topic
 from penstock.delivery.retry import Retry
 from penstock.errors import ConfigError
@@ -50,32 +53,60 @@ class Plan(msgspec.Struct):
         self.topics[spec.name] = spec
         self.schemas[spec.name] = schema
 
-    def dead(self, group: str, source: TopicSpec) -> None:
-        """Take the dead letters of a group that reads `source` on; kept as long as what they hold copies of."""
-        letters = dead_letter_topic(group, partitions=source.partitions)
-        self.add(msgspec.structs.replace(letters, retention=source.retention), None)
+    def group(self, name: str, source: TopicSpec) -> None:
+        """Take the topics of a group that reads `source`: its dead letters, kept as long as their events, its commands.
+
+        Raises:
+            ConfigError: something else has one of their names.
+        """
+        letters = dead_letter_topic(name, partitions=source.partitions)
+        self.own(msgspec.structs.replace(letters, retention=source.retention))
+        self.own(redrive_topic(name, partitions=source.partitions))
+
+    def own(self, spec: TopicSpec) -> None:
+        """Take a topic on that a group, or a source, makes for itself.
+
+        Raises:
+            ConfigError: something else has its name.
+        """
+        _refuse_taken(spec.name, self.topics)
+        self.add(spec, None)
 
 
 def plan_topics(app: Program) -> Plan:
-    """The topics a program declares itself: all that a client needs."""
+    """The topics a program declares itself: all that a client needs.
+
+    Raises:
+        ConfigError: one has the name of what a handler or a flow makes for itself.
+    """
     plan = Plan()
     for handle in app.topics.values():
         plan.add(handle.spec, handle.schema)
+    for group in (*app.handlers, *app.flows):
+        for suffix in (LETTERS, COMMANDS):
+            _refuse_taken(group + suffix, plan.topics)
     return plan
+
+
+def _refuse_taken(name: str, topics: Mapping[str, TopicSpec]) -> None:
+    if name in topics:
+        group = name.rpartition(".")[0]
+        msg = f"{group} keeps its own events in a topic of this name (dead letters, what is redriven); take another"
+        raise ConfigError(msg, path=f"topics.{name}")
 
 
 def plan_app(app: Program) -> Plan:
     """Everything.
 
     Raises:
-        ConfigError: a flow does not fit its topic, or flows read each other in a circle.
+        ConfigError: a flow does not fit its topic, flows read each other in a circle, or a topic has the name of what
+            a group makes for itself.
     """
     plan = plan_topics(app)
     for handled in app.handlers.values():
-        plan.dead(handled.handler.name, handled.source.spec)
-        plan.add(redrive_topic(handled.handler.name, partitions=handled.source.spec.partitions), None)
+        plan.group(handled.handler.name, handled.source.spec)
     for sourced in app.sources.values():
-        plan.add(dead_letter_topic(f"source.{sourced.name}", partitions=1), None)
+        plan.own(dead_letter_topic(f"source.{sourced.name}", partitions=1))
     for flowed in _in_order(app.flows):
         _plan_flow(plan, flowed, app)
     return plan
@@ -115,8 +146,7 @@ def _plan_flow(plan: Plan, flowed: Flowed, app: Program) -> None:
             _check_into(flowed.into, stage.schema, path=f"flows.{flowed.spec.name}.to")
         else:
             plan.add(*_results_topic(into, stage, spec, internal=stage.into is not None))
-        plan.dead(stage.name, plan.topics[stage.topic])
-        plan.add(redrive_topic(stage.name, partitions=plan.topics[stage.topic].partitions), None)
+        plan.group(stage.name, plan.topics[stage.topic])
         plan.stages.append(StagePlan(stage, into, flowed.retry))
     results = _results_of(app, flowed.spec.name)
     found = compiled.stages[-1].schema.names

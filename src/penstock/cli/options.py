@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from penstock.cli.place import find_log
+from penstock.errors import ConfigError
 
 if TYPE_CHECKING:
     from penstock.channel.drivers.embedded import EmbeddedChannel
@@ -58,7 +59,11 @@ class Log:
 
 def log_directory() -> Path:
     """The log that the running command is about; see `find_log`."""
-    return find_log(click.get_current_context().meta.get("penstock.log"), Path.cwd())
+    try:
+        here = Path.cwd()
+    except FileNotFoundError as exc:
+        raise ConfigError("the current directory was removed or renamed; go to another one", path="--log") from exc
+    return find_log(click.get_current_context().meta.get("penstock.log"), here)
 
 
 def with_log(work: Callable[[Log], Awaitable[T]]) -> T:

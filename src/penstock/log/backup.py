@@ -32,6 +32,8 @@ from penstock.system.ports import System
 
 PAGES_AT_ONCE = 256
 _UNFINISHED = ".unfinished"
+_CLOCK_S = 1 << 31
+"""An incarnation has 32 bits, and a clock may say anything."""
 Progress = Callable[[int, int], None]
 """Called with the pages copied so far and the pages in all."""
 
@@ -87,10 +89,11 @@ def restore(
     _require_target(target, replace=replace)
     log = _opened(backup.absolute(), system)
     try:
-        above = max(log.identity.incarnation, _incarnation_of(target), system.clock.now_us() // 1_000_000)
+        clock_s = system.clock.now_us() // 1_000_000 % _CLOCK_S
+        above = max(log.identity.incarnation, _incarnation_of(target), clock_s)
         with _begun(target, replace=replace) as unfinished:
             _copy(log, unfinished, on_progress)
-            identity, commits = _raise_incarnation(unfinished, above)
+            identity, commits = _raise_incarnation(unfinished, system, above)
             Witness.create(unfinished, Seen(identity.log, identity.incarnation, commits))
             size = (unfinished / DATABASE).stat().st_size
             _put_aside(target)
@@ -224,10 +227,10 @@ def _copy(log: Log | _Still, unfinished: Path, on_progress: Progress | None) -> 
     return found
 
 
-def _raise_incarnation(unfinished: Path, above: int) -> tuple[Identity, int]:
+def _raise_incarnation(unfinished: Path, system: System, above: int) -> tuple[Identity, int]:
     with closing(connect(unfinished / DATABASE, "full")) as db:
         store = Store(db)
-        found = store.raise_incarnation(above=above), store.commits()
+        found = store.raise_incarnation(system, above=above), store.commits()
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     _only_the_database(unfinished)
     sync_file(unfinished / DATABASE)

@@ -12,6 +12,7 @@ from penstock.errors import CorruptionError
 from penstock.log import placed
 from penstock.log.api import Span, Stored
 from penstock.log.ddl import OFFSET_BITS, OFFSET_MAX
+from penstock.log.newest import begin_of_newest
 
 _SELECT = f"""
 SELECT count(*), coalesce(sum(length(data)), 0), min(time_min), max(time_max), min(recorded_us),
@@ -57,12 +58,24 @@ def offset_at(db: apsw.Connection, pid: int, end: int, at_us: int) -> int:
     first, last = 0, end
     while first < last:
         middle = (first + last) // 2
-        block = _block(db, pid, middle)
-        if block is not None and block.last_us >= at_us:
-            last = middle
-        else:
-            first = middle + 1
-    block = None if first >= end else _block(db, pid, first)
+        first, last = (first, middle) if _is_since(db, pid, middle, at_us) else (middle + 1, last)
+    return _begin(db, pid, first, end, at_us)
+
+
+def newest_since(db: apsw.Connection, pid: int, end: int, at_us: int) -> int:
+    """As `offset_at`, of a time that is not long ago: what was recorded behind the last jump of the clock decides."""
+    first = begin_of_newest(end, lambda offset: _is_since(db, pid, offset, at_us))
+    return _begin(db, pid, first, end, at_us)
+
+
+def _is_since(db: apsw.Connection, pid: int, offset: int, at_us: int) -> bool:
+    block = _block(db, pid, offset)
+    return block is not None and block.last_us >= at_us
+
+
+def _begin(db: apsw.Connection, pid: int, offset: int, end: int, at_us: int) -> int:
+    """The first offset of the block at `offset`; of a bundle that of the block in it that was recorded at `at_us`."""
+    block = None if offset >= end else _block(db, pid, offset)
     if block is None:
         return end
     if block.schema_id != placed.BUNDLE:

@@ -228,7 +228,7 @@ def _connected(directory: Path, durability: Durability) -> apsw.Connection:
     return connect(directory / DATABASE, durability)
 
 
-def accept_loss(directory: Path, *, wait_s: float = 10.0) -> Identity:
+def accept_loss(directory: Path, system: System, *, wait_s: float = 10.0) -> Identity:
     """Accept a log as it is after a loss: raise its incarnation and write a new witness.
 
     Groups go on from their recorded floors; sinks that know the old incarnation stop with `LogRegressed`. Programs
@@ -247,7 +247,7 @@ def accept_loss(directory: Path, *, wait_s: float = 10.0) -> Identity:
         db = connect(directory / DATABASE, "full")
         try:
             store = Store(db)
-            identity = store.raise_incarnation(above=seen_incarnation(directory))
+            identity = store.raise_incarnation(system, above=seen_incarnation(directory))
             Witness.create(directory, Seen(identity.log, identity.incarnation, store.commits()))
         finally:
             db.close()

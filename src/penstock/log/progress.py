@@ -14,6 +14,7 @@ from penstock.errors import RecordDamaged
 from penstock.log import catalogue, decide, placed
 from penstock.log.api import Advance, Claim, Held, Overtaken, ProgressRow, Range, Refusal, StepRecord
 from penstock.log.checks import row_check, verify_row
+from penstock.log.newest import begin_of_newest
 
 T = TypeVar("T")
 Look = Callable[[Callable[[apsw.Connection], T]], T]
@@ -129,15 +130,16 @@ def spaces_of(db: apsw.Connection, group_id: int, pid: int) -> dict[str, int]:
 
 def floor_at(db: apsw.Connection, group_id: int, pid: int, at_us: int) -> int | None:
     """The group's floor as it was at `at_us`, from its recorded steps; None when there is none since."""
-    found = _find(db, group_id, pid)
-    first, last = 0, 0 if found is None else found.steps
-    end = last
-    while first < last:
-        middle = (first + last) // 2
+
+    def is_new(number: int) -> bool:
         row = db.execute(
-            "SELECT at_us FROM step WHERE group_id = ? AND pid = ? AND number = ?", (group_id, pid, middle)
+            "SELECT at_us FROM step WHERE group_id = ? AND pid = ? AND number = ?", (group_id, pid, number)
         ).fetchone()
-        first, last = (first, middle) if row is not None and row[0] >= at_us else (middle + 1, last)
+        return row is not None and row[0] >= at_us
+
+    found = _find(db, group_id, pid)
+    end = 0 if found is None else found.steps
+    first = begin_of_newest(end, is_new)
     row = db.execute(
         "SELECT before FROM step WHERE group_id = ? AND pid = ? AND number = ?", (group_id, pid, first)
     ).fetchone()

@@ -13,12 +13,14 @@ from penstock.errors import ConfigError, RecordDamaged
 from penstock.log import ages, ddl, ids, meta, migrate, placed, producers, progress
 from penstock.log.api import Advance, Append, Appended, Begin, Claim, Claimed, Refusal, Request, Result
 from penstock.system.points import reached
+from penstock.system.ports import System
 
 T = TypeVar("T")
 CREATED = 1
 """The commit counter of a log that was just made: its creation is the first commit."""
 _LOOK_EVERY_US = 60 * 1_000_000
 _PRODUCERS_HELD_MAX = 1000
+_INCARNATIONS_APART = 1 << 20
 
 
 FORMATS = (*migrate.STEPS, ddl.FORMAT_VERSION)
@@ -102,10 +104,14 @@ class Store:
         """How many transactions this log holds: what the witness is compared with."""
         return placed.commits(self.db)
 
-    def raise_incarnation(self, above: int) -> Identity:
-        """Start another history: offsets recorded elsewhere under an old one are refused from now on."""
+    def raise_incarnation(self, system: System, *, above: int) -> Identity:
+        """Start another history: offsets recorded elsewhere under an old one are refused from now on.
+
+        By how much is chance: what is begun twice from one copy are two histories, whatever the clock says.
+        """
+        step = system.random.randint(1, _INCARNATIONS_APART)
         with self.db:
-            meta.put(self.db, {"incarnation": max(meta.get(self.db, "incarnation"), above) + 1})
+            meta.put(self.db, {"incarnation": max(meta.get(self.db, "incarnation"), above) + step})
         return self.identity()
 
     def apply(

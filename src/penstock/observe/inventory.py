@@ -13,7 +13,7 @@ from penstock.delivery.lot import SPACE as PARKED
 from penstock.delivery.lot import Lot, Now
 from penstock.log import living, placed, progress
 from penstock.log.api import ProgressRow
-from penstock.log.extent import extent, offset_at, recorded_us
+from penstock.log.extent import extent, newest_since, recorded_us
 
 if TYPE_CHECKING:
     import apsw
@@ -264,7 +264,7 @@ def _partition_lag(db: apsw.Connection, number: int, row: ProgressRow, owner: st
     lag_s = 0.0 if first is None else round(max(0, now_us - first) / 1e6, 1)
     then_us = now_us - TREND_S * 1_000_000
     floor = progress.floor_at(db, row.group_id, row.pid, then_us)
-    before = offset_at(db, row.pid, end, then_us) - (row.floor if floor is None else floor)
+    before = max(0, newest_since(db, row.pid, end, then_us) - (row.floor if floor is None else floor))
     parked = _parked(db, row)
     return PartitionLag(number, owner, row.epoch, row.floor, holes, parked, end, lag, lag_s, end - row.floor - before)
 

@@ -162,5 +162,8 @@ async def _at(channel: Columnar, topics: Mapping[str, Topic], group: str, partit
         held = ", ".join(f"{p}: {tip}" for p, tip in enumerate(tips) if tip)
         msg = f"no dead letter {group}/{partition}/{offset}; {group} has, per partition, {held or 'none'}"
         raise ConfigError(msg, path="dlq")
-    [delivered, *_] = await channel.scan(Scan(name, partition, offset, offset + 1), events_max=1)
-    return _letters(delivered, group)[0]
+    found = await channel.scan(Scan(name, partition, offset, offset + 1), events_max=1)
+    if not found:
+        msg = f"no dead letter {group}/{partition}/{offset} any more: retention has removed it, or it is quarantined"
+        raise ConfigError(msg, path="dlq")
+    return _letters(found[0], group)[0]

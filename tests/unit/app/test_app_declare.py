@@ -78,6 +78,30 @@ def test_refused_at_once_with_the_way_out(app: App, name: str) -> None:
         declare(app)
 
 
+@pytest.mark.parametrize("suffix", ["dead", "redrive"])
+@pytest.mark.parametrize("kind", ["handler", "flow"])
+def test_a_topic_does_not_take_the_name_of_what_a_group_makes_for_itself(app: App, kind: str, suffix: str) -> None:
+    """Also not for a client, which would make the topic for good."""
+    orders, _ = app.topic("orders", Order), app.topic(f"h.{suffix}")
+    if kind == "handler":
+        app.handle(orders, name="h")(lambda order: None)
+    else:
+        app.flow("h", orders)
+    for use in (lambda: app.run(until_idle=True), app.client().open):
+        with pytest.raises(ConfigError, match=rf"topics\.h\.{suffix}: h keeps its own events.*take another"):
+            use()
+    assert not app.directory.exists()
+
+
+def test_a_handler_does_not_take_the_name_of_a_source(app: App, tmp_path: Path) -> None:
+    (tmp_path / "orders.ndjson").write_text("")
+    orders = app.topic("orders", Order)
+    app.handle(orders, name="source.s")(lambda order: None)
+    app.read(files(str(tmp_path / "*.ndjson")), into=orders, name="s")
+    with pytest.raises(ConfigError, match=r"topics\.source\.s\.dead: source\.s keeps its own"):
+        app.run(until_idle=True)
+
+
 def test_a_flow_does_not_branch_in_silence(app: App) -> None:
     flow = app.flow("f", app.topic("t", Order))
     flow.filter(pl.col("amount") > 1)

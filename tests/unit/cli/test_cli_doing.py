@@ -379,7 +379,7 @@ def test_doctor_finds_damage_and_accepts_a_loss(penstock: Penstock, project: Pat
     assert refused.code == exits.USAGE
     assert "add --yes" in refused.err
     accepted: Any = penstock("doctor", "--accept-loss", "--yes", "--json").json()
-    assert accepted["incarnation"] == 2
+    assert accepted["incarnation"] > 1
     assert penstock("doctor").code == exits.DONE
 
 

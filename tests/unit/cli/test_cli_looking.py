@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -158,6 +159,21 @@ def test_groups_show_what_is_parked(penstock: Penstock, tmp_path: Path) -> None:
     [part] = group["partitions"]
     assert (part["floor"], part["lag"], part["parked"]) == (4, 0, 3)
     assert "parked" in penstock("groups").out
+
+
+def test_a_current_directory_that_is_gone_is_named(penstock: Penstock, project: Path) -> None:
+    gone = project / "gone"
+    gone.mkdir()
+    os.chdir(gone)
+    gone.rmdir()
+    found = penstock("topics", "--log", str(project / ".penstock" / "flights"))
+    assert found.code == exits.FAILED
+    assert "the current directory was removed or renamed" in found.err
+
+
+def test_trim_says_what_the_topics_declare_that_were_named(penstock: Penstock, project: Path) -> None:
+    assert penstock("log", "trim").out == "no topic declares a retention: everything is kept\n"
+    assert penstock("log", "trim", "raw").out == "topic raw declares no retention: it keeps everything\n"
 
 
 def test_which_log(penstock: Penstock, project: Path) -> None:

@@ -110,7 +110,7 @@ def test_an_emptied_database_is_refused_and_its_write_ahead_log_left_alone(whole
         with pytest.raises(LogTruncated, match=r"log\.db is empty.*back"):
             Log.open(whole, SYSTEM, LogConfig(create=create))
     with pytest.raises(LogTruncated, match="is empty"):
-        opening.accept_loss(whole)
+        opening.accept_loss(whole, SYSTEM)
     assert (whole / "log.db-wal").read_bytes() == wal
     (whole / "log.db").write_bytes(data)
     with opened(whole) as log:
@@ -156,22 +156,34 @@ def test_a_loss_that_is_accepted_raises_the_incarnation_above_all_that_were_seen
     with opened(whole) as log:
         first = log.identity
     shutil.copytree(whole, whole.with_name("older"))
-    for expected in (2, 3):
-        assert opening.accept_loss(whole).incarnation == expected
+    seen = first.incarnation
+    for _ in range(2):
+        raised = opening.accept_loss(whole, SYSTEM).incarnation
+        assert raised > seen
+        seen = raised
     (whole / "log.db").write_bytes((whole.with_name("older") / "log.db").read_bytes())
     (whole / "log.db-wal").write_bytes((whole.with_name("older") / "log.db-wal").read_bytes())
     (whole / "log.db-shm").unlink()
-    with pytest.raises(LogReplaced, match="incarnation 3"):
+    with pytest.raises(LogReplaced, match=f"incarnation {seen}"):
         Log.open(whole, SYSTEM)
-    assert opening.accept_loss(whole).incarnation == 4
+    raised = opening.accept_loss(whole, SYSTEM).incarnation
+    assert raised > seen
     with opened(whole) as log:
-        assert (log.identity.log, log.identity.incarnation) == (first.log, 4)
+        assert (log.identity.log, log.identity.incarnation) == (first.log, raised)
         assert contents(log, 1) == [b"0", b"1"]
+
+
+def test_a_loss_accepted_of_two_copies_makes_two_histories(whole: Path) -> None:
+    """A target that the first one was written to would be taken for one of the second, and events skipped."""
+    shutil.copytree(whole, whole.with_name("same"))
+    made = [opening.accept_loss(directory, SYSTEM) for directory in (whole, whole.with_name("same"))]
+    assert made[0].log == made[1].log
+    assert made[0].incarnation != made[1].incarnation
 
 
 def test_accepting_where_there_is_nothing_makes_nothing(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"holds no log\.db"):
-        opening.accept_loss(tmp_path)
+        opening.accept_loss(tmp_path, SYSTEM)
     assert not (tmp_path / "log.db").exists()
 
 

@@ -57,9 +57,9 @@ def flight_topic(name: str = "flights", *, partitions: int = 2) -> TopicSpec:
 class Kit:
     """An open embedded log in a directory, and one producer."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, system: System | None = None) -> None:
         self.directory = directory
-        self.system: System = real_system()
+        self.system = system or real_system()
         self.channel = EmbeddedChannel(directory, system=self.system)
         self._sequence = 0
 

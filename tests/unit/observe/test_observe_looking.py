@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import AsyncIterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,30 @@ from penstock.delivery.redrive import Command, encode, redrive_topic
 from penstock.errors import ConfigError
 from penstock.event.batch import NewBatch, Rows
 from penstock.event.envelope import RecordedEvent
+from penstock.log import retention
+from penstock.log.ages import Ages, Period
+from penstock.log.living import Expiry
 from penstock.log.verify import verify
 from penstock.observe import health, inventory, letters, redriving
 from penstock.observe.events import TopicEvents
 from penstock.observe.reading import typed
 from penstock.schema import schema_of
+from penstock.system import real_system
+from penstock.system.ports import RealClock
 from tests.unit.observe.observe_kit import DAY, Flight, Kit, flights, letter
+
+HOUR_US = 3_600_000_000
+
+
+class Moved(RealClock):
+    """The real one, ahead by what a test says."""
+
+    ahead_us = 0
+
+    def now_us(self) -> int:
+        """See `Clock`."""
+        return super().now_us() + self.ahead_us
+
 
 # -- topics and groups -----------------------------------------------------------------------------------------------
 
@@ -79,6 +98,24 @@ async def test_groups_and_their_lag(filled: Kit) -> None:
     with closing(filled.channel.port.company(str(group_id), "process 7", partitions=2, changed=lambda: None)):
         [group] = inventory.group_facts(filled.channel, now_us=filled.system.clock.now_us())
     assert (group.state, group.owner) == ("running", "process 7")
+
+
+async def test_a_clock_that_was_ahead_for_a_while_is_no_trend(tmp_path: Path) -> None:
+    """A group that has settled everything grows by nothing, in however few steps it took what came meanwhile."""
+    clock = Moved()
+    kit = Kit(tmp_path / "log", replace(real_system(), clock=clock))
+    await kit.open(TopicSpec("raw", partitions=1))
+    now_us = clock.now_us()
+    for ahead_us, counts in ((-HOUR_US, [1] * 10), (24 * HOUR_US, [30]), (-HOUR_US // 2, [1] * 14)):
+        clock.ahead_us = ahead_us
+        for count in counts:
+            for _ in range(count):
+                await kit.raw([b"x"])
+            [tip] = await kit.channel.tips("raw")
+            await kit.settle("work", "raw", partition=0, floor=tip)
+    [fact] = inventory.group_facts(kit.channel, now_us=now_us)
+    assert (fact.lag, fact.trend) == (0, 0)
+    await kit.close()
 
 
 # -- events ----------------------------------------------------------------------------------------------------------
@@ -175,6 +212,22 @@ async def test_a_dead_letter_that_is_not_there(filled: Kit, wanted: str) -> None
     with pytest.raises(ConfigError, match="no dead letter") as caught:
         await letters.find(filled.channel, filled.channel.topics(), wanted)
     assert "check" in str(caught.value)
+
+
+async def test_a_dead_letter_that_retention_has_removed(filled: Kit) -> None:
+    """Those behind it are still there, and it is not taken for one of them."""
+    await filled.letters([letter(100, "later")])
+    topics, port = filled.channel.topics(), filled.channel.port
+    before = [found.position async for found in letters.letters(filled.channel, topics, "check")]
+    [pid, _] = filled.channel.row("check.dead").pids
+    task = retention.Task([pid], retention.Limits(bytes_max=0), force=True)
+    now = Ages(0, 0, [Period(0, 0)])
+    await port.write(lambda db: retention.trim(db, task, ages=now, expiry=Expiry(), bytes_now=1))
+    kept = [found.position async for found in letters.letters(filled.channel, topics, "check")]
+    [gone, *_] = [position for position in before if position not in kept]
+    with pytest.raises(ConfigError, match=rf"no dead letter {gone} any more: retention"):
+        await letters.find(filled.channel, topics, gone)
+    assert (await letters.find(filled.channel, topics, kept[0])).position == kept[0]
 
 
 # -- health ----------------------------------------------------------------------------------------------------------

@@ -88,6 +88,7 @@ def _deep(channel: Any, findings: list[Finding]) -> tuple[list[Finding], Any]:
 
 def _accept(directory: Path, *, yes: bool) -> int:
     from penstock.log.opening import accept_loss  # noqa: PLC0415 - opens the log's libraries
+    from penstock.system import real_system  # noqa: PLC0415
 
     text = f"{directory}: go on with what is there? What was lost stays lost; a backup would have to come first"
     if not yes:
@@ -95,7 +96,11 @@ def _accept(directory: Path, *, yes: bool) -> int:
             msg = f"--accept-loss changes {directory} for good; add --yes"
             raise click.UsageError(msg)
         click.confirm(text, abort=True)
-    identity = accept_loss(directory)
+    system = real_system()
+    try:
+        identity = accept_loss(directory, system)
+    finally:
+        system.offload.close()
     if wants_json():
         output.document({"log": str(directory), "identity": identity.log, "incarnation": identity.incarnation})
     else:

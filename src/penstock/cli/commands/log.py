@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,17 +57,22 @@ def trim(*, topics: tuple[str, ...], force: bool, yes: bool) -> int:
         output.document(told if report is None else told | msgspec.to_builtins(report))
     else:
         output.note(f"log {directory}")
-        _print_trimmed(report)
+        _print_trimmed(report, topics)
     failed = report is None or any(topic.failed for topic in report.topics)
     return exits.PARTLY if failed else exits.DONE
 
 
-def _print_trimmed(report: Report | None) -> None:
+def _print_trimmed(report: Report | None, asked: Sequence[str]) -> None:
     if report is None:
         output.note("another process looks after this log just now; try again")
         return
-    if not report.topics:
-        output.say("no topic declares a retention: everything is kept")
+    looked_at = [topic.topic for topic in report.topics]
+    for name in asked:
+        if name not in looked_at:
+            output.say(f"topic {name} declares no retention: it keeps everything")
+    if not looked_at:
+        if not asked:
+            output.say("no topic declares a retention: everything is kept")
         return
     rows = [(t.topic, t.events, output.size(t.bytes), "; ".join(t.held) or t.failed) for t in report.topics]
     output.table(("topic", "events removed", "size", "stopped by"), rows, width_max=400)
