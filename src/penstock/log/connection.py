@@ -178,6 +178,7 @@ def translate(exc: Exception, where: Path) -> PenstockError:
         return LogFull(f"{where}: the disk is full: the log cannot be opened; free room, then try again")
     for theirs, ours, text in _TABLE:
         if isinstance(exc, theirs):
-            return ours(f"{where}: {text} ({type(exc).__name__}: {exc})")
+            said = f": {exc}" if str(exc) != "not an error" else ""  # what SQLite says of a backup's step that failed
+            return ours(f"{where}: {text} ({type(exc).__name__}{said})")
     ours, text = _ERRNO.get(getattr(exc, "errno", 0) or 0, (IOFailed, "the disk or the system failed"))
     return ours(f"{where}: {text} ({type(exc).__name__}: {exc})")

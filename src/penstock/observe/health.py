@@ -80,7 +80,11 @@ def _room(directory: Path) -> Finding:
     if usage.free < FREE_BYTES_WARN:
         state = "warning" if usage.free >= FREE_BYTES_BAD else "bad"
     way_out = "" if state == "ok" else "; free some: a full disk refuses every publish (nothing is lost)"
-    return Finding("free room", state, f"{usage.free / 1e9:.1f} GB of {usage.total / 1e9:.1f} GB{way_out}")
+    return Finding("free room", state, f"{_told(usage.free)} of {_told(usage.total)}{way_out}")
+
+
+def _told(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"  # noqa: PLR2004
 
 
 def _sync(directory: Path, system: System) -> Finding:
