@@ -187,3 +187,19 @@ async def test_given_up_behind_a_cut_is_one_letter(kit: Kit, monkeypatch: pytest
     await warm(kit, source, work, into=into, retry=Retry(1))
     assert [letter.offset for letter in await kit.letters("work")] == [8]
     assert len(await kit.events(into)) == 9
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+async def test_a_handler_that_changes_an_events_key_changes_nobodys_order(kit: Kit, concurrency: int) -> None:
+    """Keys are looked at when something fails: by then the handler has had the event in its hands."""
+    source = await keyed(kit, *"abacaba")
+    calls: list[tuple[int, int]] = []
+
+    async def shouting(order: Order, ctx: Context) -> None:
+        calls.append((order.id, ctx.attempt))
+        order.customer = order.customer.upper()
+        if order.id in (0, 3) and ctx.attempt == 1:
+            raise ValueError("once")
+
+    await warm(kit, source, shouting, retry=Retry(2, first_s=1), concurrency=concurrency)
+    assert [call for call in calls if call[0] in (0, 2, 4, 6)] == [(0, 1), (0, 2), (2, 1), (4, 1), (6, 1)]
