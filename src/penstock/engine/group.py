@@ -82,6 +82,7 @@ class Group:
         self._stopping = False
         self._asked: asyncio.Task[Taken] | None = None
         self._passed = False
+        self._asked_for_all = True
         group = work.subscription.group
         self.state = GroupState(group.name, group.kind, group.topic, gauge=work.gauge)
 
@@ -186,7 +187,8 @@ class Group:
                     await member.skip(action)
                 case Rest():
                     await self._rest(member, action, ended=ended)
-                    quiet = not (action.reason or action.behind or member.paused) and self._work.wait_s() is None
+                    left_out = member.paused or not self._asked_for_all
+                    quiet = not (action.reason or action.behind or left_out) and self._work.wait_s() is None
                     if ended and quiet and not (self._stopping or member.refused):
                         break
                 case Hand():
@@ -208,6 +210,7 @@ class Group:
             wait_s = wait_s if parked_s is None else min(wait_s, parked_s)
             asked = intake.next(events_max=EVENTS_MAX, bytes_max=BYTES_MAX, wait_s=wait_s)
             self._asked = asyncio.ensure_future(asked)
+            self._asked_for_all = not member.paused  # the answer may come when nothing is paused any more
         try:
             if self._work.news is not None and not await _first(self._asked, self._work.news):
                 return None

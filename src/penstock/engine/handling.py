@@ -113,7 +113,8 @@ class HandlerWork(Handler):
                 start, done = done, await self._slice(place, part, (done, until), made)
                 await asyncio.sleep(0)  # others of this loop get their turn after each slice
                 now = clock.monotonic_s()
-                self._size = _next_size(self._size, max(1, done - start), now - before, made.size - held)
+                if done > start:  # what was made before may have been enough for a step
+                    self._size = _next_size(self._size, done - start, now - before, made.size - held)
                 full = now - started > STEP_S_MAX or made.size > STEP_BYTES_MAX
                 if full or done < until or stopping() or place.paused():
                     if done > begun or made or place.lot.dirty:
@@ -158,7 +159,9 @@ class HandlerWork(Handler):
         done, until = span
         waiting = len(place.lot.heads) + place.lot.events
         late_s = self._system.clock.monotonic_s() + STEP_S_MAX
-        while done < until and not place.paused() and (done == span[0] or self._system.clock.monotonic_s() < late_s):
+        while done < until and not place.paused() and made.size <= STEP_BYTES_MAX:
+            if done > span[0] and self._system.clock.monotonic_s() >= late_s:
+                break
             special = self._special(place, part, done, until)
             limit = until if special is None else max(special, done + 1)
             if special == done and not part.waits(done):
@@ -206,7 +209,7 @@ class HandlerWork(Handler):
         if self._spec.retries.default.pause_s(deaths) is None:
             self._give_up(place, part, offset, self._died(deaths), made)
         else:
-            one = iter(((offset, part.events[offset - part.first]),))
+            one = iter(((offset, part.give(offset)),))
             result = await self._call_one(part.delivered, one, made, start=offset, attempt=deaths + 1)
             if isinstance(result, Raised):
                 head = place.new_head(part, offset)
@@ -316,7 +319,7 @@ class HandlerWork(Handler):
                 break
             self._failed_among(place, again, result.offset, result.take(), made)
             late = self._system.clock.monotonic_s() - start > STEP_S_MAX
-            if place.open or late or again.cut or stopping():
+            if place.open or late or made.size - held > STEP_BYTES_MAX or again.cut or stopping():
                 break
         for line in lines:
             await self._line_ended(place, line, end, made, now)
@@ -358,7 +361,7 @@ class HandlerWork(Handler):
             self._lay_down(place, delivered, head, self._died(place.deaths[offset], head), made)
             return
         self._mark(head, made)
-        event = iter(((offset, part.events[offset - part.first]),))
+        event = iter(((offset, part.give(offset)),))
         result = await self._call_one(delivered, event, made, start=offset, attempt=attempt, again=head.again)
         if isinstance(result, Raised):
             self._failed_again(place, delivered, head, result.take(), made)

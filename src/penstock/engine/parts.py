@@ -40,20 +40,22 @@ class Part:
         self.first, self.end = delivered.first, delivered.end
         self.broken: dict[int, str] = {}
         self._topic = topic
+        self._given = False
         self._mask: bytearray | None = None  # 0: it waits behind another event of its key
-        self.events: Sequence[Any]
-        if delivered.count == 1 and isinstance(delivered.payload, Rows):  # an event that is handled again
-            self.events = self._each()
-            return
-        try:
-            self.events = topic.events(delivered)
-        except DecodeError:
-            self.events = self._each()
+        self.events = self._decoded()
 
     @cached_property
     def picker(self) -> Picker:
         """Single events of it."""
         return Picker(self.delivered)
+
+    def _decoded(self) -> Sequence[Any]:
+        if self.delivered.count == 1 and isinstance(self.delivered.payload, Rows):  # an event that is handled again
+            return self._each()
+        try:
+            return self._topic.events(self.delivered)
+        except DecodeError:
+            return self._each()
 
     def _each(self) -> list[Any]:
         events: list[Any] = []
@@ -67,8 +69,8 @@ class Part:
 
     @cached_property
     def keys(self) -> Sequence[Any]:
-        """Each event's key, None where it has none."""
-        found = self._topic.keys(self.delivered, self.events)
+        """Each event's key, None where it has none: as recorded, for a handler may have changed what it was given."""
+        found = self._topic.keys(self.delivered, self._decoded() if self._given else self.events)
         return [None] * len(self.events) if found is None else found
 
     def key(self, offset: int) -> bytes | None:
@@ -132,8 +134,14 @@ class Part:
             return start < end
         return self._mask.find(1, start - self.first, end - self.first) >= 0
 
+    def give(self, offset: int) -> Any:
+        """One event, for a handler."""
+        self._given = True
+        return self.events[offset - self.first]
+
     def calls(self, start: int, end: int) -> PartCalls:
-        """Those in [start, end) that do not wait."""
+        """Those in [start, end) that do not wait, for a handler."""
+        self._given = True
         low = start - self.first
         mask = None if self._mask is None else islice(self._mask, low, None) if low else iter(self._mask)
         return PartCalls(list(self.events[low : end - self.first]), start, mask)

@@ -218,13 +218,17 @@ class Made:
 
     @staticmethod
     def _fitting(bodies: list[bytes], flat: Flat, refused: dict[int, str]) -> int:
-        """How many results to keep: whole events, at least one; one that gives too much alone is refused."""
-        size, causes = 0, flat.causes
+        """How many results to keep: whole events, at least one; one that gives too much is refused when it is first."""
+        causes, start, before, size = flat.causes, 0, 0, 0  # where the event's results start; bytes before it, and all
         for index, body in enumerate(bodies):
-            if size > RUN_BYTES_MAX and causes[index] != causes[index - 1]:
-                return index
+            if causes[index] != causes[start]:
+                if size > RUN_BYTES_MAX:
+                    return index
+                start, before = index, size
             size += len(flat.sealed.get(index, body))
-            if causes[index] == causes[0] and size > EVENT_RESULTS_BYTES_MAX:
+            if size - before > EVENT_RESULTS_BYTES_MAX:
+                if start:
+                    return start
                 reason = f"the results of one event are more than {EVENT_RESULTS_BYTES_MAX} bytes; return fewer"
                 refused[causes[0]] = reason
                 behind = next((i for i in range(index, len(causes)) if causes[i] != causes[0]), len(causes))

@@ -59,14 +59,18 @@ def test_an_offset_near_the_limit_is_refused_and_never_wraps(system: System) -> 
     asyncio.run(run())
 
 
-def test_a_seized_group_tells_its_owner_and_fences_it_before_anybody_else_comes(system: System) -> None:
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_seized_group_tells_its_owner_and_fences_it_before_anybody_else_comes(system: System, times: int) -> None:
+    """Whether or not it has been told when it is seized again."""
+
     async def run() -> None:
         channel = MemoryChannel(system=system)
         await channel.open([TopicSpec("t", partitions=2)])
         intake = await channel.join(Subscription(GroupSpec("g", "t")))
         first = [await _take(intake) for _ in range(2)]
         owned = [a.owned for a in first if isinstance(a, Assigned)]
-        channel.seize("g")
+        for _ in range(times):
+            channel.seize("g")
         assert isinstance(await intake.commit(Step("g", owned[0], Settle(0, 0))), FencedOff)
         lost = [await _take(intake) for _ in range(2)]
         assert [item.owned for item in lost if isinstance(item, Lost)] == owned

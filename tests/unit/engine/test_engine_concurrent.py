@@ -391,3 +391,24 @@ async def test_a_result_that_is_let_go_is_refused_once(
     assert sorted(made.id for made in await kit.events(into)) == [*range(18), 19]
     assert [letter.offset for letter in await kit.letters(function.__name__)] == [18]
     assert (group.state.events, group.state.dead) == (20, 1)
+
+
+@pytest.mark.parametrize("number", range(3))
+async def test_a_pause_that_has_just_ended_is_not_the_end(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """The channel was asked while the partition was paused: that it had nothing then says nothing of what it has."""
+    monkeypatch.setattr("penstock.engine.group.EVENTS_MAX", 10)
+    dice = random.Random(number)
+    source = await kit.topic("orders", Order, partitions=1, key="customer")
+    await kit.publish(source, [Order(n, f"c{n % 3}", n) for n in range(200)])
+
+    async def slow(order: Order, ctx: Context) -> None:
+        kit.clock.pass_s(dice.choice([0.0, 0.01, 2.0]))
+        if order.id % 10 == 0 and ctx.attempt == 1:
+            raise ConnectionError("down")
+
+    policy = OnFailure(keys_max=1, breaker=1)
+    group = await kit.handler(slow, source, retry=Retry(2, first_s=0), on_failure=policy, concurrency=3)
+    await group.run()
+    assert group.state.events == 200

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,8 @@ from penstock.delivery.lot import GivenUp, Lot, OnFailure
 from penstock.delivery.retry import Retry
 from penstock.engine.calling import call_sync
 from penstock.engine.context import Context
+from penstock.engine.group import Group
+from penstock.errors import Reject
 from tests.unit.engine.engine_kit import Bill, Kit, Order
 
 
@@ -187,3 +190,73 @@ async def test_given_up_behind_a_cut_is_one_letter(kit: Kit, monkeypatch: pytest
     await warm(kit, source, work, into=into, retry=Retry(1))
     assert [letter.offset for letter in await kit.letters("work")] == [8]
     assert len(await kit.events(into)) == 9
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+async def test_a_handler_that_changes_an_events_key_changes_nobodys_order(kit: Kit, concurrency: int) -> None:
+    """Keys are looked at when something fails: by then the handler has had the event in its hands."""
+    source = await keyed(kit, *"abacaba")
+    calls: list[tuple[int, int]] = []
+
+    async def shouting(order: Order, ctx: Context) -> None:
+        calls.append((order.id, ctx.attempt))
+        order.customer = order.customer.upper()
+        if order.id in (0, 3) and ctx.attempt == 1:
+            raise ValueError("once")
+
+    await warm(kit, source, shouting, retry=Retry(2, first_s=1), concurrency=concurrency)
+    assert [call for call in calls if call[0] in (0, 2, 4, 6)] == [(0, 1), (0, 2), (2, 1), (4, 1), (6, 1)]
+
+
+@pytest.mark.parametrize("number", range(40))
+async def test_whatever_fails_wherever_runs_end(kit: Kit, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Small runs, parts and steps; a member is stopped, or loses its partition: nothing is lost, or out of order."""
+    dice = random.Random(number)
+    for name, choices in {
+        "results.RUN_BYTES_MAX": (150, 10**7),
+        "handling.STEP_BYTES_MAX": (100, 10**7),
+        "parts.PART_ROWS": (7, 50, 1_000),
+        "place.KEPT_BYTES_MAX": (1, 10**7),
+        "place.READ_BYTES_MAX": (500, 10**7),
+        "group.EVENTS_MAX": (40, 50_000),
+    }.items():
+        monkeypatch.setattr(f"penstock.engine.{name}", dice.choice(choices))
+    kinds = dice.sample(["fails", "down", "reject", "slow", "stop", "seize"], 3)
+    does = [[dice.choice(kinds) if dice.random() < 0.2 else "" for _ in range(3)] for _ in range(200)]
+    source = await keyed(kit, *(f"c{dice.randrange(20)}" for _ in does))
+    into = await kit.topic("bills", Bill, partitions=1, key="customer")
+    policy = OnFailure(keys_max=dice.choice([1, 5, 1_000]), breaker=dice.choice([1, 20]))
+    group: Group | None = None
+
+    def work(order: Order, ctx: Context) -> Bill:
+        match does[order.id][ctx.attempt - 1]:
+            case "fails":
+                raise ValueError("fails")
+            case "down" if dice.random() < 0.7:
+                raise ConnectionError("down")
+            case "reject":
+                raise Reject("no")
+            case "slow":
+                kit.clock.pass_s(dice.choice([0.01, 0.3, 2]))
+            case "stop" if group is not None and dice.random() < 0.3:
+                group.stop()
+            case "seize" if dice.random() < 0.05:
+                kit.channel.seize("work")
+            case _:
+                pass
+        return bill(order)
+
+    settled = 0
+    while group is None or group.stopping():
+        group = await kit.handler(work, source, into, retry=Retry(3, first_s=0.1), on_failure=policy)
+        group._work._size = dice.choice([1, 1_000])  # type: ignore[attr-defined]
+        await group.run()
+        settled += group.state.events
+    made: dict[str, list[int]] = defaultdict(list)
+    for one in await kit.events(into):
+        made[one.customer].append(one.id)
+    given = [letter.offset for letter in await kit.letters("work")]
+    assert sorted([*given, *(number for numbers in made.values() for number in numbers)]) == [*range(200)]
+    assert settled == 200
+    assert all(numbers == sorted(numbers) for numbers in made.values())
+    assert kit.channel.memory.progress("work")[0].oldest is None

@@ -173,6 +173,24 @@ async def test_an_event_whose_result_is_refused_leaves_no_mark(kit: Kit) -> None
     assert marks(kit, "work") == {digest_of("1"): 1}
 
 
+async def test_a_result_that_is_refused_is_known_with_its_step_and_lets_the_token_go_with_it(kit: Kit) -> None:
+    """Others of the step that ask meanwhile get False; the next step's event gets the token."""
+    source, into = await both(kit, orders(*"ab"))
+
+    def work(order: Order, ctx: Context) -> Any:
+        said[order.id] = ctx.once("t")
+        return "no bill" if order.id == 0 else None
+
+    said: dict[int, bool] = {}
+    group = await kit.handler(work, source, into)
+    group._work._size = 10  # type: ignore[attr-defined]
+    await group.run()
+    await kit.publish(source, [Order(2, "c", 2)])
+    await (await kit.handler(work, source, into)).run()
+    assert said == {0: True, 1: False, 2: True}
+    assert [letter.offset for letter in await kit.letters("work")] == [0]
+
+
 async def test_without_into_what_returns_something_leaves_no_mark(kit: Kit) -> None:
     source = await keyed(kit, orders("a"))
 

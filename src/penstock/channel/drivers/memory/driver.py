@@ -331,8 +331,8 @@ class MemoryIntake:
         self._told.append(Lost(owned, reason))
 
     def lose(self, reason: str) -> None:
-        """Told by `seize`: all that was held is fenced off; what was to be told is not true any more."""
-        self._told.clear()
+        """Told by `seize`: all that was held is fenced off; what else was to be told is not true any more."""
+        self._told = deque(told for told in self._told if isinstance(told, Lost))
         self._shared.memory.claim(self.group, (), partitions=sorted(self._held))
         for _, owned in sorted(self._held.items()):
             self._lost(owned, reason)
