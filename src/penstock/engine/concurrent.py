@@ -264,7 +264,7 @@ class ConcurrentWork(HandlerWork):
             again, marks = 0 if head is None else head.again, waiting.place.marks
             handler = self._bound(part.delivered, attempt, again, marks=marks, words=mine)
             gave = Gave(self._sealing)
-            pair = iter(((offset, part.give(offset)),))
+            pair = iter(((offset, part.events[offset - part.first]),))
             raised = await call_async(handler, pair, mine, gave)
             mine[0] = 0
             if task not in self._at:  # the partition is somebody else's

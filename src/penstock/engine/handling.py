@@ -209,7 +209,7 @@ class HandlerWork(Handler):
         if self._spec.retries.default.pause_s(deaths) is None:
             self._give_up(place, part, offset, self._died(deaths), made)
         else:
-            one = iter(((offset, part.give(offset)),))
+            one = iter(((offset, part.events[offset - part.first]),))
             result = await self._call_one(part.delivered, one, made, start=offset, attempt=deaths + 1)
             if isinstance(result, Raised):
                 head = place.new_head(part, offset)
@@ -361,7 +361,7 @@ class HandlerWork(Handler):
             self._lay_down(place, delivered, head, self._died(place.deaths[offset], head), made)
             return
         self._mark(head, made)
-        event = iter(((offset, part.give(offset)),))
+        event = iter(((offset, part.events[offset - part.first]),))
         result = await self._call_one(delivered, event, made, start=offset, attempt=attempt, again=head.again)
         if isinstance(result, Raised):
             self._failed_again(place, delivered, head, result.take(), made)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import compress, islice
+from itertools import accumulate, compress, islice
 from typing import Any
 
 import msgspec
@@ -21,6 +21,7 @@ PART_ROWS, PART_COLUMNS = 1_000, 2_000
 """Events are decoded so many at a time: they are handled while they are in the processor's cache.
 
 More of them from columns, where every batch has fixed costs."""
+STRIDE = 64
 
 
 def parts_of(batches: Sequence[Delivered]) -> Iterator[Delivered]:
@@ -40,9 +41,11 @@ class Part:
         self.first, self.end = delivered.first, delivered.end
         self.broken: dict[int, str] = {}
         self._topic = topic
-        self._given = False
         self._mask: bytearray | None = None  # 0: it waits behind another event of its key
         self.events = self._decoded()
+        keys = topic.keys(delivered, self.events)
+        self.keys: Sequence[Any] = [None] * len(self.events) if keys is None else keys
+        """Each event's key, None where it has none. As recorded: a handler may change what it is given."""
 
     @cached_property
     def picker(self) -> Picker:
@@ -66,12 +69,6 @@ class Part:
                 self.broken[offset] = str(exc)
                 events.append(None)
         return events
-
-    @cached_property
-    def keys(self) -> Sequence[Any]:
-        """Each event's key, None where it has none: as recorded, for a handler may have changed what it was given."""
-        found = self._topic.keys(self.delivered, self._decoded() if self._given else self.events)
-        return [None] * len(self.events) if found is None else found
 
     def key(self, offset: int) -> bytes | None:
         """The canonical key of one event."""
@@ -134,14 +131,8 @@ class Part:
             return start < end
         return self._mask.find(1, start - self.first, end - self.first) >= 0
 
-    def give(self, offset: int) -> Any:
-        """One event, for a handler."""
-        self._given = True
-        return self.events[offset - self.first]
-
     def calls(self, start: int, end: int) -> PartCalls:
-        """Those in [start, end) that do not wait, for a handler."""
-        self._given = True
+        """Those in [start, end) that do not wait."""
         low = start - self.first
         mask = None if self._mask is None else islice(self._mask, low, None) if low else iter(self._mask)
         return PartCalls(list(self.events[low : end - self.first]), start, mask)
@@ -181,13 +172,21 @@ class Picker:
     def __init__(self, delivered: Delivered) -> None:
         payload = delivered.payload
         self.delivered = delivered
-        self.size = 2 * len(payload.body) if isinstance(payload, Rows) else payload.table.nbytes
+        self.size = len(payload.body) if isinstance(payload, Rows) else payload.table.nbytes
 
     @cached_property
-    def _bodies(self) -> Sequence[bytes]:
-        """Each event's bytes: all at once, for of a part in which something failed several will be asked for."""
-        assert isinstance(self.delivered.payload, Rows)
-        return self.delivered.payload.bodies()
+    def _before(self) -> Sequence[int]:
+        """How many bytes of events lie before each STRIDE-th one: lists of all ends, or bodies, cost more than sums."""
+        payload = self.delivered.payload
+        assert isinstance(payload, Rows)
+        lengths = payload.lengths
+        strides = (sum(lengths[index : index + STRIDE]) for index in range(0, len(lengths), STRIDE))
+        return list(accumulate(strides, initial=0))
+
+    def _body(self, payload: Rows, index: int) -> bytes:
+        lengths, stride = payload.lengths, index // STRIDE
+        start = self._before[stride] + sum(lengths[stride * STRIDE : index]) + index
+        return payload.body[start : start + lengths[index]]
 
     def event(self, offset: int, topic: TypedTopic[Any]) -> Any:
         """The event at `offset`, decoded anew.
@@ -198,7 +197,7 @@ class Picker:
         payload = self.delivered.payload
         if not isinstance(payload, Rows):
             return topic.events(self.one(offset))[0]
-        return topic.decode(self._bodies[offset - self.delivered.first])
+        return topic.decode(self._body(payload, offset - self.delivered.first))
 
     def one(self, offset: int) -> Delivered:
         """The event at `offset` as a batch."""
@@ -208,7 +207,7 @@ class Picker:
         if attributes:
             attributes = {name: values[index : index + 1] for name, values in attributes.items()}
         if isinstance(payload, Rows):
-            one: Rows | Columns = Rows(self._bodies[index], payload.lengths[index : index + 1], attributes)
+            one: Rows | Columns = Rows(self._body(payload, index), payload.lengths[index : index + 1], attributes)
         else:
             one = Columns(payload.table.slice(index, 1), attributes)
         return msgspec.structs.replace(delivered, first=offset, count=1, payload=one)
