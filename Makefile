@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 LOCKS := requirements/base.txt requirements/dev.txt requirements/build.txt requirements/data.txt
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes
-FAST := $(wildcard tests/architecture tests/unit tests/sim tests/docs)
+FAST := $(wildcard tests/architecture tests/sim tests/docs)
 
 .PHONY: help .venv demo test check bench controls conformance test-long format clean
 
@@ -34,8 +34,10 @@ demo: .venv ## the main job on real flights; results in build/demo
 test: .venv ## every test of the ordinary suite, tools included
 	$(BIN)/python -m pytest tests -q
 
-check: .venv ## three to four minutes: format, lint, types, layers, unit, simulation, docs
-	$(BIN)/python -m pytest $(FAST) -q
+check: .venv ## about two minutes on two cores: format, lint, types, layers, unit, simulation, docs
+	@mkdir -p build; $(BIN)/python -m pytest tests/unit -q > build/check-unit.log 2>&1 & unit=$$!; \
+	$(BIN)/python -m pytest $(FAST) -q; rest=$$?; \
+	wait $$unit; unit=$$?; cat build/check-unit.log; exit $$((unit || rest))
 
 bench: .venv ## the budget rows against their floors; writes build/bench.json
 	$(BIN)/python -m bench
