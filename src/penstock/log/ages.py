@@ -24,7 +24,8 @@ SLACK_US = 60 * 1_000_000
 
 _KEY = "aged"
 _TOLERATED_US = 1_000_000
-_PERIODS_MAX = 64
+_PERIODS_MAX = 366
+"""A machine that sleeps every night begins one a day: those of a year are told apart, older ones count as younger."""
 _WAY_OUT = "nothing was used or changed: restore a backup, or run `penstock doctor`"
 
 

@@ -10,6 +10,7 @@ from penstock.log.ages import Ages, Period
 
 S = 1_000_000
 DAY = 86_400 * S
+HOUR = DAY // 24
 
 
 def test_time_that_both_clocks_say_has_passed_has_passed() -> None:
@@ -44,10 +45,26 @@ def test_while_the_machine_is_off_no_time_passes() -> None:
 
 def test_periods_are_bounded_on_the_safe_side() -> None:
     now = Ages(0, 0, [Period(0, 0)])
-    for step in range(200):
+    for step in range(800):
         now = ages.moved(now, now_us=(step % 2) * DAY + step * S, monotonic_us=step * S)
-    assert len(now.periods) <= 64
+    assert len(now.periods) <= 366
     assert now.youngest_us(100 * S) >= 100 * S - DAY
+
+
+def test_a_machine_that_sleeps_every_night_loses_a_third_of_the_time_and_no_more() -> None:
+    """90 days of its own time are 135 nights: what is older is old, half a year and two years after the beginning."""
+    true = wall = 100 * DAY
+    known = ages.moved(None, now_us=wall, monotonic_us=true)
+    recorded: list[int] = []
+    for night in range(700):
+        true, wall = true + 16 * HOUR, wall + 16 * HOUR
+        known = ages.moved(known, now_us=wall, monotonic_us=true)
+        recorded.append(wall)
+        if night in (180, 699):
+            kept = [at for at in recorded[-200:] if known.youngest_us(at) > known.now_us - 90 * DAY - ages.SLACK_US]
+            assert len(kept) in (135, 136)
+        wall += 8 * HOUR
+        known = ages.moved(known, now_us=wall, monotonic_us=true)
 
 
 def lived_through(steps: list[tuple[int, int]]) -> tuple[ages.Ages, list[tuple[int, int]]]:
