@@ -102,6 +102,7 @@ PLANTED = [
         ("duplicated", "reordered", "lost"),
         "a step that moves no floor is told by its number",
     ),
+    Planted("sim_run_cut", "runs:runs", ("failed",), "what fails in a part of a run that is let go is not kept"),
     Planted(
         "sim_floor_gap", "parking:side_by_side", ("lost", "stuck"), "the floor passes no event that is being handled"
     ),

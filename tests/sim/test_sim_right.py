@@ -34,6 +34,7 @@ SEEDS = {
     "parking:side_by_side": 80,
     "parking:crowded@memory": 60,
     "parking:blocking@memory": 40,
+    "runs:runs": 60,
     "once:once": 60,
     "once:once_side_by_side": 60,
     "once:once@memory": 60,
