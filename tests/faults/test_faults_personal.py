@@ -197,3 +197,61 @@ def test_what_is_personal_is_shown_only_when_asked_for(
         assert "--reveal" in text
         assert shows(text) == []
         tally.points += 1
+
+
+class Checked(msgspec.Struct):
+    who: str
+
+    def __post_init__(self) -> None:
+        if self.who:
+            raise ValueError(f"{self.who} is nobody")
+
+
+class Nobody(msgspec.Struct):
+    who: Annotated[str, personal]
+
+    def __post_init__(self) -> None:
+        if self.who:
+            raise ValueError(f"{self.who} is nobody")
+
+
+def test_no_attempt_quotes_what_a_refused_result_takes_over(tmp_path: Path) -> None:
+    app, users = declared(tmp_path)
+    people = app.topic("people", Checked, key="who", partitions=1)
+    tried: list[int] = []
+
+    @app.handle(users, into=people, retry=Retry(2, first_s=0.001), on_failure=OnFailure(given_up="continue"))
+    def pass_on(user: User) -> Checked:
+        tried.append(user.number)
+        if len(tried) == 1:
+            raise ConnectionError("once")
+        found = Checked("")
+        found.who = user.mail_box
+        return found
+
+    with app.client() as client:
+        client.publish(users, BOB)
+    app.run(until_idle=True)
+    (text,) = letters_of(app, "pass_on")
+    assert text.count("[personal] is nobody") == 2, "the reason and the attempt"
+    assert shows(text) == []
+
+
+def test_no_reason_quotes_what_is_personal_in_a_result_that_is_refused(tmp_path: Path) -> None:
+    """The event holds nothing personal; the result would have."""
+    app = App("people", path=tmp_path / "log")
+    source = app.topic("source", Home, partitions=1)
+    nobodies = app.topic("nobodies", Nobody, key="who", partitions=1)
+
+    @app.handle(source, into=nobodies, retry=Retry(1), on_failure=OnFailure(given_up="continue"))
+    def pass_on(_: Home) -> Nobody:
+        found = Nobody("")
+        found.who = MAIL
+        return found
+
+    with app.client() as client:
+        client.publish(source, Home("", "Rome"))
+    app.run(until_idle=True)
+    (text,) = letters_of(app, "pass_on")
+    assert "[personal] is nobody" in text
+    assert shows(text) == []
