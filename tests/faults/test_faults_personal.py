@@ -7,13 +7,13 @@ import logging
 import sqlite3
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 import polars as pl
 import pytest
 
-from penstock import App, OnFailure, Reject, Retry, parquet
+from penstock import App, OnFailure, Reject, Retry, files, parquet
 from penstock.app.declared import TopicHandle
 from penstock.cli import entry, exits
 from penstock.cli.options import opened
@@ -255,3 +255,39 @@ def test_no_reason_quotes_what_is_personal_in_a_result_that_is_refused(tmp_path:
     (text,) = letters_of(app, "pass_on")
     assert "[personal] is nobody" in text
     assert shows(text) == []
+
+
+class Visitor(msgspec.Struct):
+    mail: Annotated[str, personal]
+    age: Annotated[int, personal]
+    sex: Annotated[Literal["f", "m"], personal]
+
+    def __post_init__(self) -> None:
+        if self.age > 7_000:
+            raise ValueError(f"{self.mail} is {self.age}")
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        (
+            "in.ndjson",
+            [
+                f'{{"mail":"{MAIL}","age":1,"sex":"{STREET}"}}',
+                f'{{"mail":"{MAIL}","age":{AGE},"sex":"f"}}',
+                f'{{"mail":"{MAIL}","age":{AGE}{AGE}{AGE}{AGE}{AGE}{AGE},"sex":"f"}}',
+            ],
+        ),
+        ("in.csv", ["mail,age,sex", f"{MAIL},1,{STREET}", f"{MAIL},{AGE},f", f"{MAIL},{AGE}x,f"]),
+    ],
+)
+def test_a_source_s_letters_quote_nothing_personal(tmp_path: Path, name: str, lines: list[str]) -> None:
+    (tmp_path / name).write_text("".join(f"{line}\n" for line in lines))
+    app = App("people", path=tmp_path / "log")
+    app.read(files(str(tmp_path / name)), into=app.topic("visitors", Visitor, partitions=1))
+    app.run(until_idle=True)
+    found = letters_of(app, "source.visitors")
+    assert len(found) == 3
+    for text in found:
+        assert "[personal]" in text
+        assert shows(text) == []
