@@ -291,3 +291,28 @@ def test_a_source_s_letters_quote_nothing_personal(tmp_path: Path, name: str, li
     for text in found:
         assert "[personal]" in text
         assert shows(text) == []
+
+
+def test_what_is_said_of_lines_that_are_refused_quotes_nothing_personal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app = App("people", path=tmp_path / "log")
+    visitors = app.topic("visitors", Visitor, partitions=1)
+
+    @app.handle(visitors, retry=Retry(1))
+    def welcome(_: Visitor) -> None:
+        raise ValueError
+
+    with app.client() as client:
+        client.publish(visitors, Visitor("", 1, "f"))
+    app.run(until_idle=True)
+    odd = tmp_path / "odd.json"
+    odd.write_text(f'{{"mail":"","age":1,"sex":"{STREET}"}}')
+    for command, code in (
+        (("publish", "visitors", odd.read_text()), exits.PARTLY),
+        (("publish", "visitors", f'{{"mail":"","age":{AGE}{AGE}{AGE}{AGE}{AGE},"sex":"f"}}'), exits.PARTLY),
+        (("dlq", "redrive", "welcome/0/0", "--body", str(odd)), exits.FAILED),
+    ):
+        text = said(capsys, app, *command, code=code)
+        assert "[personal]" in text
+        assert shows(text) == []
