@@ -13,7 +13,7 @@ import msgspec
 import polars as pl
 import pytest
 
-from penstock import App, OnFailure, Reject, Retry, files, parquet
+from penstock import App, OnFailure, Reject, Retry, count, files, parquet
 from penstock.app.declared import TopicHandle
 from penstock.cli import entry, exits
 from penstock.cli.options import opened
@@ -197,6 +197,29 @@ def test_what_is_personal_is_shown_only_when_asked_for(
         assert "--reveal" in text
         assert shows(text) == []
         tally.points += 1
+
+
+class Total(msgspec.Struct):
+    mail_box: str
+    users: int
+
+
+def test_what_a_flow_keeps_on_its_way_is_shown_only_when_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Partial totals by a personal field: columns that the engine keeps for itself, and the keys they lie by."""
+    app = App("people", path=tmp_path / "log")
+    users = app.topic("users", User, key="number", partitions=1)
+    totals = app.topic("totals", Total, key="mail_box", partitions=1)
+    app.flow("total", users).by("mail_box").agg(users=count()).to(totals)
+    with app.client() as client:
+        client.publish(users, BOB)
+    app.run(until_idle=True)
+    for json in ((), ("--json",)):
+        text = said(capsys, app, "tail", "total.partials", *json)
+        assert '"[personal]"' in text
+        assert shows(text) == []
+        assert MAIL in said(capsys, app, "tail", "total.partials", "--reveal", *json)
 
 
 class Checked(msgspec.Struct):
