@@ -7,13 +7,13 @@ import logging
 import sqlite3
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 import polars as pl
 import pytest
 
-from penstock import App, OnFailure, Reject, Retry, parquet
+from penstock import App, OnFailure, Reject, Retry, count, files, parquet
 from penstock.app.declared import TopicHandle
 from penstock.cli import entry, exits
 from penstock.cli.options import opened
@@ -197,3 +197,145 @@ def test_what_is_personal_is_shown_only_when_asked_for(
         assert "--reveal" in text
         assert shows(text) == []
         tally.points += 1
+
+
+class Total(msgspec.Struct):
+    mail_box: str
+    users: int
+
+
+def test_what_a_flow_keeps_on_its_way_is_shown_only_when_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Partial totals by a personal field: columns that the engine keeps for itself, and the keys they lie by."""
+    app = App("people", path=tmp_path / "log")
+    users = app.topic("users", User, key="number", partitions=1)
+    totals = app.topic("totals", Total, key="mail_box", partitions=1)
+    app.flow("total", users).by("mail_box").agg(users=count()).to(totals)
+    with app.client() as client:
+        client.publish(users, BOB)
+    app.run(until_idle=True)
+    for json in ((), ("--json",)):
+        text = said(capsys, app, "tail", "total.partials", *json)
+        assert '"[personal]"' in text
+        assert shows(text) == []
+        assert MAIL in said(capsys, app, "tail", "total.partials", "--reveal", *json)
+
+
+class Checked(msgspec.Struct):
+    who: str
+
+    def __post_init__(self) -> None:
+        if self.who:
+            raise ValueError(f"{self.who} is nobody")
+
+
+class Nobody(msgspec.Struct):
+    who: Annotated[str, personal]
+
+    def __post_init__(self) -> None:
+        if self.who:
+            raise ValueError(f"{self.who} is nobody")
+
+
+def test_no_attempt_quotes_what_a_refused_result_takes_over(tmp_path: Path) -> None:
+    app, users = declared(tmp_path)
+    people = app.topic("people", Checked, key="who", partitions=1)
+    tried: list[int] = []
+
+    @app.handle(users, into=people, retry=Retry(2, first_s=0.001), on_failure=OnFailure(given_up="continue"))
+    def pass_on(user: User) -> Checked:
+        tried.append(user.number)
+        if len(tried) == 1:
+            raise ConnectionError("once")
+        found = Checked("")
+        found.who = user.mail_box
+        return found
+
+    with app.client() as client:
+        client.publish(users, BOB)
+    app.run(until_idle=True)
+    (text,) = letters_of(app, "pass_on")
+    assert text.count("[personal] is nobody") == 2, "the reason and the attempt"
+    assert shows(text) == []
+
+
+def test_no_reason_quotes_what_is_personal_in_a_result_that_is_refused(tmp_path: Path) -> None:
+    """The event holds nothing personal; the result would have."""
+    app = App("people", path=tmp_path / "log")
+    source = app.topic("source", Home, partitions=1)
+    nobodies = app.topic("nobodies", Nobody, key="who", partitions=1)
+
+    @app.handle(source, into=nobodies, retry=Retry(1), on_failure=OnFailure(given_up="continue"))
+    def pass_on(_: Home) -> Nobody:
+        found = Nobody("")
+        found.who = MAIL
+        return found
+
+    with app.client() as client:
+        client.publish(source, Home("", "Rome"))
+    app.run(until_idle=True)
+    (text,) = letters_of(app, "pass_on")
+    assert "[personal] is nobody" in text
+    assert shows(text) == []
+
+
+class Visitor(msgspec.Struct):
+    mail: Annotated[str, personal]
+    age: Annotated[int, personal]
+    sex: Annotated[Literal["f", "m"], personal]
+
+    def __post_init__(self) -> None:
+        if self.age > 7_000:
+            raise ValueError(f"{self.mail} is {self.age}")
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        (
+            "in.ndjson",
+            [
+                f'{{"mail":"{MAIL}","age":1,"sex":"{STREET}"}}',
+                f'{{"mail":"{MAIL}","age":{AGE},"sex":"f"}}',
+                f'{{"mail":"{MAIL}","age":{AGE}{AGE}{AGE}{AGE}{AGE}{AGE},"sex":"f"}}',
+            ],
+        ),
+        ("in.csv", ["mail,age,sex", f"{MAIL},1,{STREET}", f"{MAIL},{AGE},f", f"{MAIL},{AGE}x,f"]),
+    ],
+)
+def test_a_source_s_letters_quote_nothing_personal(tmp_path: Path, name: str, lines: list[str]) -> None:
+    (tmp_path / name).write_text("".join(f"{line}\n" for line in lines))
+    app = App("people", path=tmp_path / "log")
+    app.read(files(str(tmp_path / name)), into=app.topic("visitors", Visitor, partitions=1))
+    app.run(until_idle=True)
+    found = letters_of(app, "source.visitors")
+    assert len(found) == 3
+    for text in found:
+        assert "[personal]" in text
+        assert shows(text) == []
+
+
+def test_what_is_said_of_lines_that_are_refused_quotes_nothing_personal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app = App("people", path=tmp_path / "log")
+    visitors = app.topic("visitors", Visitor, partitions=1)
+
+    @app.handle(visitors, retry=Retry(1))
+    def welcome(_: Visitor) -> None:
+        raise ValueError
+
+    with app.client() as client:
+        client.publish(visitors, Visitor("", 1, "f"))
+    app.run(until_idle=True)
+    odd = tmp_path / "odd.json"
+    odd.write_text(f'{{"mail":"","age":1,"sex":"{STREET}"}}')
+    for command, code in (
+        (("publish", "visitors", odd.read_text()), exits.PARTLY),
+        (("publish", "visitors", f'{{"mail":"","age":{AGE}{AGE}{AGE}{AGE}{AGE},"sex":"f"}}'), exits.PARTLY),
+        (("dlq", "redrive", "welcome/0/0", "--body", str(odd)), exits.FAILED),
+    ):
+        text = said(capsys, app, *command, code=code)
+        assert "[personal]" in text
+        assert shows(text) == []

@@ -17,6 +17,7 @@ from penstock.event.checks import check_event
 from penstock.event.envelope import NewEvent
 from penstock.event.partition import KEY_BYTES_MAX, Key, canonical_key, partition_of, partitions_of
 from penstock.schema import ColumnsSchema, Hiding, Invalid, Schema
+from penstock.schema.hiding import Hide, as_it_is
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -104,6 +105,10 @@ class TypedTopic(Generic[T]):
         msg = f"topic {self.name} has no type and takes bytes; found {type(event).__name__}"
         raise DecodeError(msg)
 
+    def hide(self, body: bytes) -> Hide:
+        """What takes the personal values of the event with these bytes out of a text about it."""
+        return as_it_is if self.hiding is None else self.hiding.from_texts(body)
+
     def check_envelope(self, event: NewEvent) -> None:
         """Whether events of this topic may come in such an envelope; the data is looked at when it is encoded.
 
@@ -149,7 +154,8 @@ class TypedTopic(Generic[T]):
         found = self.schema.validate_lines(bodies)
         events = found.events if isinstance(found, Invalid) else found
         if isinstance(found, Invalid):
-            seen.refused.update({start + index: reason for index, reason in found.reasons.items()})
+            why = {start + index: self.hide(bodies[index])(reason) for index, reason in found.reasons.items()}
+            seen.refused.update(why)
         for get, values in ((self._key, seen.keys), (self._time, seen.times)):
             if get is not None:
                 values.extend(map(get, events) if events is found else (None if e is None else get(e) for e in events))

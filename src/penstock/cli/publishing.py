@@ -48,7 +48,7 @@ class Publisher:
         Raises:
             PenstockError: nothing of these lines was stored.
         """
-        foreign = {} if self._topic.schema is None else _refused(lines)
+        foreign = {} if self._topic.schema is None else _refused(lines, self._topic)
         told = [Told(number, "rejected", reason=reason) for number, reason in foreign.items()]
         told += await self._published([line for line in lines if line.number not in foreign])
         return sorted(told, key=lambda one: one.line)
@@ -79,14 +79,14 @@ class Publisher:
             return answer
 
 
-def _refused(lines: Sequence[Line]) -> dict[int, str]:
+def _refused(lines: Sequence[Line], topic: TypedTopic[Any]) -> dict[int, str]:
     """Lines that two readers could understand differently (a key twice, half a surrogate), by number."""
     found: dict[int, str] = {}
     for line in lines:
         try:
             verify(line.body)
         except DecodeError as exc:
-            found[line.number] = str(exc)
+            found[line.number] = topic.hide(line.body)(str(exc))
     return found
 
 

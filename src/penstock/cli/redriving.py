@@ -137,10 +137,11 @@ def _check_body(log: Log, found: Found, body: bytes) -> None:
     """What the handler could not decode is refused here, where somebody can mend it."""
     from penstock.observe.reading import typed  # noqa: PLC0415
 
+    topic = typed(log.channel.topic(found.letter.topic))
     try:
-        typed(log.channel.topic(found.letter.topic)).decode(body)
+        topic.decode(body)
     except DecodeError as exc:
-        msg = f"the new bytes are no event of topic {found.letter.topic}: {exc}"
+        msg = f"the new bytes are no event of topic {topic.name}: {topic.hide(body)(str(exc))}"
         raise ConfigError(msg, path="dlq.edit") from exc
 
 

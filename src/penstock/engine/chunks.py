@@ -109,7 +109,7 @@ class Layout:
             partition=0,
             offset=-1,
             body=body[:limit],
-            reason=f"{where}{cut}: {reason}",
+            reason=f"{where}{cut}: {self._into.hide(body)(reason)}",
             error="Unreadable",
         )
 

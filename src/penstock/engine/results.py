@@ -286,7 +286,8 @@ class Made:
             delivered = min((d for d in self.inputs if d.first <= offset < d.end), key=_count)
             error, (failed, tries) = OutputRefused(reason), self._failed.get(offset, (0, ()))
             if failed:
-                tries = with_try(tries, error, self._now_us)
+                hide = self._identity_of(delivered).hide(offset - delivered.first)
+                tries = with_try(tries, error, self._now_us, hide)
             self.letter(delivered, offset, Cause(str(error), type(error).__name__, attempts=failed + 1, tries=tries))
 
     # -- dead letters ----------------------------------------------------------------------------------------------

@@ -24,37 +24,40 @@ class Showing:
 
     def hides(self, topic: str) -> bool:
         """Whether anything of this topic's events is hidden."""
-        return topic in self._hidings
+        return topic in self._hidings or self._is_closed(topic)
 
     def event(self, event: RecordedEvent) -> RecordedEvent:
         """The event as it is shown: its data as JSON has it where anything is hidden."""
         topic = self._topics[event.topic]
-        if topic.spec.internal and topic.spec.schema is None:
-            return self._internal(event, topic)
+        if is_dead_letters(topic):  # a copy of its event
+            body, key = self._copy(event.headers.get("topic", ""), event.data, event.key)
+            return msgspec.structs.replace(event, data=body, key=key)
+        if self._is_closed(event.topic):
+            hidden = HIDDEN.encode()
+            data = hidden if isinstance(event.data, bytes) else HIDDEN
+            return msgspec.structs.replace(event, data=data, key=event.key and hidden)
         hiding = self._hidings.get(event.topic)
         if hiding is None:
             return event
-        data: Any = msgspec.to_builtins(event.data, str_keys=True)
-        return msgspec.structs.replace(event, data=hiding.shown(data), key=self._key(event.topic, event.key))
+        known: Any = msgspec.to_builtins(event.data, str_keys=True)
+        return msgspec.structs.replace(event, data=hiding.shown(known), key=self._key(event.topic, event.key))
 
     def letter(self, found: Found) -> Found:
         """The letter as it is shown: texts are as they lie in the log, which quotes nothing personal in them."""
         letter = found.letter
-        hiding = self._hidings.get(letter.topic)
-        if hiding is None:
-            return found
-        body, key = hiding.shown_body(letter.body), self._key(letter.topic, letter.key)
+        body, key = self._copy(letter.topic, letter.body, letter.key)
         return msgspec.structs.replace(found, letter=msgspec.structs.replace(letter, body=body, key=key))
 
-    def _internal(self, event: RecordedEvent, topic: Topic) -> RecordedEvent:
-        """A dead letter is a copy of its event. What else the engine keeps as bytes may hold anybody's events."""
-        source = event.headers.get("topic", "") if is_dead_letters(topic) else ""
-        if source in self._hidings:
-            body = self._hidings[source].shown_body(event.data)
-            return msgspec.structs.replace(event, data=body, key=self._key(source, event.key))
-        if source or not self._hidings:
-            return event
-        return msgspec.structs.replace(event, data=HIDDEN.encode())
+    def _is_closed(self, topic: str) -> bool:
+        """Whether it may hold anybody's events, and says not what of them is personal: the engine's own, or gone."""
+        return bool(self._hidings) and (topic not in self._topics or self._topics[topic].spec.internal)
+
+    def _copy(self, source: str, body: bytes, key: bytes | None) -> tuple[bytes, bytes | None]:
+        """Bytes and key of an event of `source`."""
+        hiding = self._hidings.get(source)
+        if hiding is not None:
+            return hiding.shown_body(body), self._key(source, key)
+        return (HIDDEN.encode(), key and HIDDEN.encode()) if self._is_closed(source) else (body, key)
 
     def _key(self, topic: str, key: bytes | None) -> bytes | None:
         field = self._topics[topic].spec.key

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from enum import Enum
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -126,6 +129,76 @@ def test_a_value_is_found_in_a_text_however_python_writes_it() -> None:
             assert str(value) not in hide(text), text
     assert told.born.isoformat() not in hide(f"since {told.born.isoformat()}")
     assert hide("True, 411, redder, axb, 1990") == "True, 411, redder, axb, 1990", "only as a whole, and no bool"
+
+
+class Sex(Enum):
+    FEMALE = "f"
+
+
+class Secret(msgspec.Struct):
+    day: date
+    at: datetime
+    owes: Decimal
+
+
+class Whole(msgspec.Struct):
+    name: Annotated[str, personal] = ""
+    sex: Annotated[Sex | None, personal] = None
+    phones: Annotated[dict[str, int], personal] = {}
+    secret: Annotated[Secret | None, personal] = None
+    days: Annotated[list[date], personal] = []
+    weight: Annotated[float | None, personal] = None
+
+
+def test_members_of_an_enum_names_in_a_dict_and_what_lies_in_something_personal_are_found() -> None:
+    secret = Secret(date(1990, 5, 1), datetime(1990, 5, 2, tzinfo=UTC), Decimal("12.50"))
+    whole = Whole("", Sex.FEMALE, {"bob@x.org": 1}, secret, [date(1990, 5, 3)])
+    hide = hiding_of(Whole).from_texts(schema_of(Whole).encode(whole))
+    assert hide(f"of {Sex.FEMALE}, {Sex.FEMALE!r}") == "of [personal], [personal]"
+    assert hide(f"{KeyError('bob@x.org')}") == "[personal]"
+    assert hide(f"{whole.days} {secret}") == "[[personal]] Secret(day=[personal], at=[personal], owes=[personal])"
+    assert hide(f"{secret.day} {secret.at} {secret.at.isoformat()}") == "[personal] [personal] [personal]"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        str(KeyError("no mailbox:\n{}")),
+        json.dumps("no mailbox:\n{}\t"),
+        ascii("\x00{}"),
+        json.dumps("é{}"),
+        "user_{}",
+        "{}さんはいません",
+    ],
+)
+def test_a_value_is_found_beside_what_is_escaped_and_in_any_script(text: str) -> None:
+    hide = hiding_of(Whole).from_texts(b'{"name":"bob@x.org"}')
+    assert hide(text.format("bob@x.org")) == text.format("[personal]")
+
+
+@pytest.mark.parametrize("name", ["Zoë", "日本", "O'Neil", 'Bo "B" Lee', "a\\b", "😀 Al"])
+def test_a_value_is_found_as_python_and_json_quote_it_within_a_text(name: str) -> None:
+    hide = hiding_of(Whole).from_texts(schema_of(Whole).encode(Whole(name)))
+    for text in (repr(f"no {name}"), repr(f'no "{name}", it\'s'), ascii(f"no {name}"), json.dumps(f"no {name}")):
+        assert "[personal]" in hide(text), text
+
+
+def test_a_number_is_found_as_the_event_writes_it() -> None:
+    hide = hiding_of(Whole).from_texts(b'{"weight":12345678901234567890123,"phones":{"a":1.50}}')
+    assert hide("12345678901234567890123 does not fit, nor 1.50") == "[personal] does not fit, nor [personal]"
+    assert hiding_of(Whole).from_texts(b'{"weight":8E1}')(f"weighs {80.0}") == "weighs [personal]"
+
+
+def test_thousands_of_values_are_not_made_one_expression(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It took seconds to make, for each attempt."""
+    made: list[str] = []
+    whole = Whole(phones={f"person{index}@example.org": index for index in range(5_000)})
+    hide = hiding_of(Whole).from_texts(schema_of(Whole).encode(whole))
+    sub = re.sub
+    monkeypatch.setattr(re, "sub", lambda pattern, *rest: (made.append(pattern), sub(pattern, *rest))[1])
+    assert hide("no person77@example.org") == "no [personal]"
+    assert len(made) == 1
+    assert len(made[0]) < 1_000
 
 
 def test_nothing_is_looked_for_in_an_event_without_values() -> None:

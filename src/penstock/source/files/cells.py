@@ -10,6 +10,7 @@ import msgspec
 
 from penstock.errors import DecodeError
 from penstock.schema import Field, strict
+from penstock.schema.hiding import HIDDEN, is_personal
 
 Convert = Callable[[str], Any]
 _INT_CHARS = 40
@@ -26,6 +27,8 @@ LEFT_OUT = msgspec.UNSET
 def converter(field: Field, null_values: frozenset[str]) -> Convert | None:
     """From a cell to the field's JSON value; raises ValueError with what was expected. None: the text is the value."""
     convert = _plain(field)
+    if convert is not None and is_personal(field.type):
+        convert = _untold(convert, field.kind)
     keeps_text = convert is None and field.kind in _TEXT_KINDS
     if field.optional:
         return _nullable(convert, null_values, None)
@@ -43,6 +46,18 @@ def _plain(field: Field) -> Convert | None:
     if kind == "bool":
         return _bool
     return _json if kind in _JSON_KINDS else None
+
+
+def _untold(convert: Convert, kind: str) -> Convert:
+    """The same, and what it raises does not quote the cell."""
+
+    def converted(cell: str) -> Any:
+        try:
+            return convert(cell)
+        except ValueError:
+            raise ValueError(f"{HIDDEN} is no {kind}") from None
+
+    return converted
 
 
 def _nullable(convert: Convert | None, null_values: frozenset[str], null: object) -> Convert:

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from penstock.errors import ConfigError
-from penstock.schema import Invalid, Schema
+from penstock.schema import Hiding, Invalid, Schema
 from penstock.source.api import Bad
 from penstock.source.files.cells import LEFT_OUT
 from penstock.source.files.config import Csv
@@ -53,6 +53,7 @@ class CsvReader:
         self.lines = lines
         self._name = name
         self._schema = schema
+        self._hiding = Hiding.of(schema.shape)
         self._config = config
         self._limit = line_bytes_max
         csv.field_size_limit(_FIELD_CHARS_MAX)
@@ -214,6 +215,8 @@ class CsvReader:
                 continue
             match = _FIELD.search(reason)
             column = self._by_field.get(match[1] or match[2]) if match else None
+            if event is None and self._hiding is not None:
+                reason = self._hiding.from_texts(bodies[index])(reason)
             bads.append((line, self._bad(line, column, raw[offset : offset + record.size], reason)))
         return out
 
