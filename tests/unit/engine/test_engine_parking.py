@@ -16,7 +16,7 @@ import pytest
 
 from penstock.channel.api import Acked, Publish
 from penstock.channel.typed import TypedTopic
-from penstock.delivery.lot import SPACE, OnFailure, heads_of
+from penstock.delivery.lot import SPACE, GivenUp, OnFailure, heads_of
 from penstock.delivery.redrive import Command, encode
 from penstock.delivery.retry import Retry
 from penstock.engine.context import Context
@@ -256,22 +256,27 @@ async def test_a_redrive_that_fails_again_is_a_letter_of_its_own_and_the_key_sti
     assert [b.id for b in await kit.events(into)] == [0, 1]
 
 
-async def test_under_continue_a_redriven_event_is_marked_as_out_of_order(kit: Kit) -> None:
+@pytest.mark.parametrize("concurrency", [1, 2])
+@pytest.mark.parametrize(("given_up", "error"), [("continue", ValueError), ("continue", Reject), ("block", Reject)])
+async def test_a_redriven_event_that_its_key_went_on_without_is_marked_as_out_of_order(
+    kit: Kit, given_up: GivenUp, error: type[Exception], concurrency: int
+) -> None:
     source = await keyed(kit, orders(*"aa"))
     into = await kit.topic("bills", Bill, partitions=1, key="customer")
     broken, marks = {0}, []
 
-    def late(order: Order, ctx: Context) -> Bill:
+    async def late(order: Order, ctx: Context) -> Bill:
         marks.append((order.id, ctx.redriven))
         if order.id in broken:
-            raise ValueError("broken")
+            raise error("broken")
         return bill(order)
 
-    await (await kit.handler(late, source, into, retry=Retry(1))).run()
+    options: dict[str, Any] = {"retry": Retry(1), "given_up": given_up, "concurrency": concurrency}
+    await (await kit.handler(late, source, into, **options)).run()
     (letter,) = await kit.letters("late")
     broken.clear()
     await command(kit, "late", Command("redrive", 0, 0, letter.body, letter.key, letter.id))
-    await (await kit.handler(late, source, into, retry=Retry(1))).run()
+    await (await kit.handler(late, source, into, **options)).run()
     assert marks == [(0, 0), (1, 0), (0, 1)]
     batches = await kit.channel.read("bills", 0, 0, events_max=10)
     heads = [h for batch in batches for h in batch.payload.attributes.get("headers", [None] * batch.count)]
