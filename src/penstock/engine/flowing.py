@@ -39,7 +39,9 @@ if TYPE_CHECKING:
 
 STATE = "state"
 PLAIN = "plain"
-"""A flow that keeps no state says so here: what it has passed on is in no state."""
+"""A flow that keeps no state says so here, for what it has passed on is in none; with the aggregate it is part of."""
+SAID_BEFORE = b"1"
+"""What is said of no aggregate, and was said before of any."""
 INLINE_EVENTS = 2_000
 FRAME_EVENTS = 50_000
 STEP_BYTES_MAX = 8_000_000
@@ -109,6 +111,7 @@ class FlowWork:
         self._merges: dict[int, Merge] = {}
         self._commands: dict[int, Commands] = {}
         self._unsaid: set[int] = set()  # partitions whose next step says that there is no state
+        self._said = SAID_BEFORE if stage.partial is None else stage.partial.tag
         self._stopping: Stopping = lambda: False
         source, into = topics.source.spec, topics.into.spec
         keyed = into.key is None if not stage.keys else stage.keys == (source.key,) and into.key in (None, source.key)
@@ -118,7 +121,7 @@ class FlowWork:
     async def assigned(self, assigned: Assigned, slot: Slot | None, stopping: Stopping) -> Sequence[LedgerWrite]:
         """See `Work`: the state is what was committed, and nothing else."""
         partition, self._stopping = assigned.owned.partition, stopping
-        self._check_kind({space for space, _, _ in assigned.ledger}, partition)
+        self._check_kind(assigned.ledger, partition)
         self._commands[partition] = Commands(self._stage.name, self._topics.commands, partition, assigned.ledger)
         if self._stage.keeps_state:
             merge = self._stage.new_merge()
@@ -126,12 +129,14 @@ class FlowWork:
             self._merges[partition] = merge
         return ()
 
-    def _check_kind(self, spaces: Collection[str], partition: int) -> None:
+    def _check_kind(self, ledger: Sequence[tuple[str, bytes, bytes]], partition: int) -> None:
         """Whether what was committed is a running aggregate's where this is one, and none's where it is none.
 
         Raises:
-            DeclaredDifferently: the state would lack the events that the other one has passed on.
+            DeclaredDifferently: the state would lack the events that the other one has passed on, or, of partial rows,
+                have them as another aggregate's.
         """
+        spaces = {space for space, _, _ in ledger}
         here, there = (STATE, PLAIN) if self._stage.keeps_state else (PLAIN, STATE)
         if there in spaces:
             was, now = ("a running aggregate", "none") if there == STATE else ("no running aggregate", "one")
@@ -140,8 +145,15 @@ class FlowWork:
                 "declare it as it was, or give the changed flow a new name, which computes everything"
             )
             raise DeclaredDifferently(msg)
+        said = next((value for space, _, value in ledger if space == PLAIN), None)
+        if said not in (None, SAID_BEFORE, self._said):
+            msg = (
+                f"flow {self._stage.name} has passed on rows for another by(…).agg(…): declare it as it was, or give "
+                "the changed flow a new name, which computes everything"
+            )
+            raise DeclaredDifferently(msg)
         self._unsaid.discard(partition)
-        if here == PLAIN and PLAIN not in spaces:
+        if here == PLAIN and said != self._said:
             self._unsaid.add(partition)
 
     async def process(self, delivery: Delivery, stopping: Stopping) -> AsyncGenerator[Draft]:
@@ -332,7 +344,7 @@ class FlowWork:
         if result.partition not in self._unsaid:
             return draft
         self._unsaid.remove(result.partition)
-        return msgspec.structs.replace(draft, ledger=[*draft.ledger, LedgerWrite(PLAIN, b"", b"1")])
+        return msgspec.structs.replace(draft, ledger=[*draft.ledger, LedgerWrite(PLAIN, b"", self._said)])
 
     def _placed(self, table: pa.RecordBatch, partition: int) -> list[NewBatch]:
         """Results by partition: of their own keys, or where their inputs lie when nothing moves a row elsewhere."""

@@ -14,7 +14,7 @@ from penstock.delivery.deadletter import dead_letter_topic
 from penstock.delivery.redrive import Command, encode, redrive_topic
 from penstock.delivery.retry import Retry
 from penstock.engine.context import Identity
-from penstock.engine.flowing import FlowTopics, FlowWork
+from penstock.engine.flowing import SAID_BEFORE, FlowTopics, FlowWork
 from penstock.engine.group import Group
 from penstock.errors import DeclaredDifferently
 from penstock.event.batch import NewBatch, Rows
@@ -116,6 +116,38 @@ async def test_an_aggregate_that_is_taken_off_or_put_on_is_refused(kit: Kit, tot
     found = await frame(kit, "sales")
     latest = found.unique("customer", keep="last") if totals_first else found
     assert latest["amount"].sum() == 3 * sum(range(100))
+
+
+async def test_another_aggregate_in_two_stages_is_refused_by_both(kit: Kit) -> None:
+    """Partial rows of another aggregate would be added to the totals of this one when it is declared again."""
+    source = await kit.topic("orders", Order, key="customer")
+    good = Flow(FlowSpec("sales", "orders")).with_columns(third=pl.col("id") % 3).by("third").agg(it=sum_("amount"))
+    other = Flow(FlowSpec("sales", "orders")).with_columns(third=pl.col("id") % 3).by("third").agg(it=sum_("third"))
+    await kit.publish(source, orders(100))
+    for group in await stages(kit, good, source):
+        await group.run()
+    await kit.publish(source, orders(100))
+    for group in await stages(kit, other, source):
+        with pytest.raises(DeclaredDifferently, match="a new name"):
+            await group.run()
+    for group in await stages(kit, good, source):
+        await group.run()
+    latest = (await frame(kit, "sales")).unique("third", keep="last")
+    assert latest["it"].sum() == 2 * sum(range(100))
+
+
+async def test_a_first_stage_of_before_says_which_aggregate_it_is_part_of(kit: Kit) -> None:
+    source = await kit.topic("orders", Order, key="customer", partitions=1)
+    flow = Flow(FlowSpec("sales", "orders")).with_columns(third=pl.col("id") % 3).by("third").agg(it=sum_("amount"))
+    said: list[bytes] = []
+    for before in (True, False):
+        await kit.publish(source, orders(10))
+        (first, _) = await stages(kit, flow, source)
+        if before:
+            first.work._said = SAID_BEFORE  # type: ignore[attr-defined]
+        await first.run()
+        said.append(kit.channel.memory.ledger("sales.partials", 0)["plain", b""])
+    assert said[0] == SAID_BEFORE != said[1]
 
 
 async def test_two_stages_where_the_group_is_not_the_key(kit: Kit) -> None:
