@@ -184,8 +184,8 @@ class FlowWork:
                 yield draft
 
     def wait_s(self) -> float | None:
-        """See `Work`: nothing waits for a time of its own."""
-        return None
+        """See `Work`: what people said is looked at to its end."""
+        return 0.0 if any(commands.more for commands in self._commands.values()) else None
 
     def paused(self) -> Collection[Owned]:
         """See `Work`: never."""

@@ -246,8 +246,12 @@ async def test_many_small_blocks_are_computed_as_one_frame(kit: Kit) -> None:
     assert [height for height in frames if height] == [200]
 
 
-async def test_a_row_that_was_given_up_is_computed_again_once(kit: Kit) -> None:
+@pytest.mark.parametrize("at_once", [100, 1])
+async def test_a_row_that_was_given_up_is_computed_again_once(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
     """Rows before and behind it are settled; what comes of it is in the results and in the state, and of others not."""
+    monkeypatch.setattr("penstock.engine.commands.AT_ONCE", at_once)
     source = await kit.topic("orders", Order, partitions=1)
     await kit.publish(source, orders(20))
     mended = False

@@ -211,6 +211,28 @@ async def test_under_block_the_key_waits_for_a_redrive_and_order_holds(kit: Kit)
     assert ledger(kit, "strict")["letters", bytes(8)] == b"handled"
 
 
+@pytest.mark.parametrize("concurrency", [1, 2])
+async def test_a_group_does_not_end_before_everything_that_was_said_is_done(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch, concurrency: int
+) -> None:
+    monkeypatch.setattr("penstock.engine.commands.AT_ONCE", 2)
+    source, broken = await keyed(kit, orders(*"abcdefghij")), True
+    calls: list[int] = []
+
+    async def strict(order: Order) -> None:
+        calls.append(order.id)
+        if broken:
+            raise ValueError("broken")
+
+    await (await kit.handler(strict, source, retry=Retry(1), concurrency=concurrency)).run()
+    broken = False
+    calls.clear()
+    for number, letter in enumerate(await kit.letters("strict")):
+        await command(kit, "strict", Command("redrive", number, letter.offset, letter.body, letter.key, letter.id))
+    await (await kit.handler(strict, source, concurrency=concurrency)).run()
+    assert sorted(calls) == [*range(10)]
+
+
 async def test_an_edited_redrive_is_handled_with_the_new_bytes(kit: Kit) -> None:
     _, into, _, again = await blocked(kit, *"aa", broken={0})
     body = msgspec.json.encode(Order(100, "a", 7))
