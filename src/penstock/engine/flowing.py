@@ -23,7 +23,7 @@ from penstock.engine.context import Identity
 from penstock.engine.parts import redriven
 from penstock.engine.pausing import waited
 from penstock.engine.work import Draft, Gauge, Read, Stopping
-from penstock.errors import DeclaredDifferently, PermanentError
+from penstock.errors import DeclaredDifferently, PermanentError, TransientError
 from penstock.event.batch import Delivered, NewBatch
 from penstock.event.partition import partitions_of
 from penstock.system.ports import System
@@ -77,10 +77,20 @@ class _Result(msgspec.Struct):
 
 
 class _Part(msgspec.Struct, frozen=True):
-    """Events that are computed as one frame. `tried`: they have failed as part of a larger one, pauses did not help."""
+    """Events that are computed as one frame. `tried`: they have failed as part of a larger one, pauses did not help.
+
+    Of those only a single event is tried again, and only over what passes: the others are halved at once.
+    """
 
     run: Sequence[Delivered]
     tried: bool = False
+
+    def may_help(self, error: BaseException) -> bool:
+        """Whether pauses may: nothing is given up over an error that passes without any."""
+        if isinstance(error, PermanentError):
+            return False
+        passes = isinstance(error, TransientError | OSError)
+        return not self.tried or (passes and sum(delivered.count for delivered in self.run) == 1)
 
 
 class FlowWork:
@@ -223,12 +233,15 @@ class FlowWork:
 
     async def _commanded(self, partition: int, commands: Commands) -> Draft | None:
         result, ledger, taken = _Result(partition), list[LedgerWrite](), 0
-        for command in await commands.look(self._read, self._system.clock.monotonic_s()):
-            taken += 1
+        started_s = self._system.clock.monotonic_s()
+        for command in await commands.look(self._read, started_s):
             if command is not None and command.letter not in commands.letters:
                 outcome = b"skipped" if command.action == "skip" else await self._redriven(command, result)
+                if outcome is None:
+                    break
                 ledger.append(commands.resolve(command.letter, outcome))
-            if result.size >= STEP_BYTES_MAX:
+            taken += 1
+            if result.size >= STEP_BYTES_MAX or self._system.clock.monotonic_s() - started_s > STEP_S_MAX:
                 break
         if not taken:
             return None
@@ -236,16 +249,16 @@ class FlowWork:
         draft = self._draft(result)
         return msgspec.structs.replace(draft, after=None, ledger=[*draft.ledger, *ledger])
 
-    async def _redriven(self, command: Command, result: _Result) -> bytes:
-        """Compute an event that was given up; the rows around it are long settled."""
+    async def _redriven(self, command: Command, result: _Result) -> bytes | None:
+        """Compute an event that was given up; the rows around it are long settled. None: stopped before that."""
         source, offset = self._topics.source.name, command.offset
         assert command.body is not None
         delivered = redriven(
             source, result.partition, offset=offset, body=command.body, key=command.key, identity=command.id
         )
         error = await self._tried(_Part((delivered,), tried=True), result, self._stopping)
-        if error is None:
-            return b"handled"
+        if error is None or error is _STOPPED:
+            return b"handled" if error is None else None
         result.letters.append(self._letter(delivered, error, again=command.again))
         return b"failed again"
 
@@ -253,18 +266,19 @@ class FlowWork:
 
     async def _tried(self, part: _Part, result: _Result, stopping: Stopping) -> BaseException | None:
         """Compute a part, again with pauses where that may help; what it failed with in the end, if it did."""
-        attempt = 1
+        attempt, waited_s = 1, 0.0
         while True:
             try:
                 await self._computed(part.run, result)
             except BaseException as exc:
                 if not is_outcome(exc):
                     raise
-                pause_s = None if part.tried or isinstance(exc, PermanentError) else self._retry.pause_s(attempt)
+                chance = self._system.random.random
+                pause_s = self._retry.pause_s(attempt, since_s=waited_s, chance=chance) if part.may_help(exc) else None
                 if pause_s is None:
                     return exc
                 emit.count("penstock_handler_retries_total", group=self._stage.name)
-                attempt += 1
+                attempt, waited_s = attempt + 1, waited_s + pause_s
                 if not await waited(self._system.clock, pause_s, stopping):
                     return _STOPPED
             else:

@@ -230,6 +230,75 @@ async def test_a_passing_failure_is_tried_again(kit: Kit) -> None:
     assert (group.state.events, group.state.dead, failures) == (10, 0, [])
 
 
+async def test_what_passes_while_a_row_is_looked_for_costs_no_other_row(kit: Kit) -> None:
+    source = await kit.topic("orders", Order, partitions=1)
+    await kit.publish(source, orders(16))
+    down_until_s = float("inf")
+
+    def poisoned(rows: pl.DataFrame) -> pl.DataFrame:
+        nonlocal down_until_s
+        if rows.height == 8 and down_until_s == float("inf"):  # the first half
+            down_until_s = kit.clock.monotonic_s() + 2
+        if rows.height and rows.height < 16 and kit.clock.monotonic_s() < down_until_s:
+            raise ConnectionError("down")
+        if 5 in rows["id"].to_list():
+            raise ValueError("never")
+        return rows
+
+    (group,) = await stages(kit, Flow(FlowSpec("some", "orders")).map(poisoned), source, retry=Retry(3, first_s=1))
+    await group.run()
+    assert [letter.offset for letter in await kit.letters("some")] == [5]
+    assert sorted((await frame(kit, "some"))["id"]) == [n for n in range(16) if n != 5]
+
+
+@pytest.mark.parametrize("stops", [False, True])
+async def test_a_row_that_is_computed_again_is_tried_again_over_what_passes(kit: Kit, stops: bool) -> None:
+    source = await kit.topic("orders", Order, partitions=1)
+    await kit.publish(source, orders(1))
+    down, ending = 2, False
+
+    def shaky(rows: pl.DataFrame) -> pl.DataFrame:
+        nonlocal down, ending
+        if rows.height and down:
+            down -= 1
+            if ending:
+                ending = False
+                group.stop()
+            raise ConnectionError("down")
+        return rows
+
+    flow = Flow(FlowSpec("some", "orders")).map(shaky)
+    (group,) = await stages(kit, flow, source, retry=Retry(1))
+    await group.run()
+    (letter,) = await kit.letters("some")
+    down, ending = 1, stops
+    command = Command("redrive", 0, 0, letter.body, letter.key, letter.id)
+    await kit.publish_batches([NewBatch("some.redrive", 0, 1, Rows.of([encode(command)]))])
+    for _ in range(2 if stops else 1):
+        kit.clock.pass_s(2)
+        (group,) = await stages(kit, flow, source, retry=Retry(2, first_s=1))
+        await group.run()
+    assert len(await kit.letters("some")) == 1
+    assert (await frame(kit, "some"))["id"].to_list() == [0]
+
+
+async def test_a_flows_pauses_are_not_longer_in_all_than_said(kit: Kit) -> None:
+    source = await kit.topic("orders", Order, partitions=1)
+    await kit.publish(source, orders(1))
+    calls: list[int] = []
+
+    def never(rows: pl.DataFrame) -> pl.DataFrame:
+        if rows.height:
+            calls.append(rows.height)
+            raise ConnectionError("down")
+        return rows
+
+    policy = Retry(100, first_s=1, factor=1, total_s=5)
+    (group,) = await stages(kit, Flow(FlowSpec("some", "orders")).map(never), source, retry=policy)
+    await group.run()
+    assert len(calls) == 1 + 5
+
+
 async def test_many_small_blocks_are_computed_as_one_frame(kit: Kit) -> None:
     source = await kit.topic("orders", Order, partitions=1)
     for order in orders(200):
