@@ -251,6 +251,9 @@ class App(Program):
         check_name(name, what="flow")
         if retry is not None and not isinstance(retry, Retry):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigError(f"{retry!r}; expected Retry(…), such as Retry(5)", path=f"flows.{name}.retry")
+        if retry is not None and retry.timeout_s is not None:
+            msg = "a flow's frames cannot be cut short; leave it out, or give its functions a limit of their own"
+            raise ConfigError(msg, path=f"flows.{name}.retry.timeout_s")
         self._free(name)
         where = source.name if isinstance(source, AppFlow) else source
         spec = FlowSpec(name, source.name)

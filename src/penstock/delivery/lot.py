@@ -31,6 +31,7 @@ GRAIN_S = 0.01
 """Pauses end at multiples of it: what is due by then is handled, and made permanent, together."""
 REASON_MAX = 300
 _HEADS, _FOLLOWERS = b"h", b"f"
+_APART = b"r"
 
 Write = tuple[bytes, bytes | None]
 """One entry of the ledger in `SPACE`: key and value, None to remove it."""
@@ -127,6 +128,11 @@ class Head(msgspec.Struct, array_like=True, gc=False):
     transient: bool = False
     row: int = 0
 
+    @property
+    def apart(self) -> bool:
+        """Whether it is a redriven event for which nobody waits: its key has gone on without it."""
+        return self.ident[:1] == _APART
+
 
 _encode = msgspec.msgpack.Encoder().encode
 _heads = msgspec.msgpack.Decoder(list[Head]).decode
@@ -138,6 +144,11 @@ class Now(msgspec.Struct, frozen=True):
 
     us: int
     s: float
+
+
+def ident_apart(letter: int) -> bytes:
+    """What a redriven event is told by whose key has gone on without it."""
+    return _APART + letter.to_bytes(8)
 
 
 def ident_of(key: bytes | None, offset: int) -> bytes:
@@ -371,4 +382,4 @@ def heads_of(entries: Iterable[tuple[bytes, bytes]]) -> list[tuple[Head, int]]:
     return [(head, len(lot.followers(ident))) for ident, head in sorted(lot.heads.items())]
 
 
-__all__ = ["SPACE", "Head", "Lot", "Now", "OnFailure", "Try", "Write", "heads_of", "ident_of"]
+__all__ = ["SPACE", "Head", "Lot", "Now", "OnFailure", "Try", "Write", "heads_of", "ident_apart", "ident_of"]

@@ -31,6 +31,8 @@ class Commands:
         self, group: str, topic: TypedTopic[Any] | None, partition: int, entries: Iterable[tuple[str, bytes, bytes]]
     ) -> None:
         self.letters: dict[int, bytes] = {}
+        self.more = False
+        """Some were dealt with, and nobody has looked yet whether they were the last."""
         self._group = group
         self._topic = topic
         self._partition = partition
@@ -46,7 +48,7 @@ class Commands:
         """The next ones, at most so many, in order; None is one that cannot be read. Looks now and then."""
         if self._topic is None or now_s - self._looked_s < EVERY_S:
             return []
-        self._looked_s = now_s
+        self._looked_s, self.more = now_s, False
         found = await read(self._topic.name, self._partition, self._position, events_max=AT_ONCE)
         commands: list[Command | None] = []
         for body in (body for batch in found for body in self._topic.bodies(batch)):
@@ -60,7 +62,7 @@ class Commands:
     def taken(self, count: int) -> LedgerWrite:
         """So many of those that were found are dealt with; there may be more."""
         self._position += count
-        self._looked_s = float("-inf")
+        self._looked_s, self.more = float("-inf"), True
         return LedgerWrite(POSITION_SPACE, b"", self._position.to_bytes(8))
 
     def resolve(self, letter: int, outcome: bytes) -> LedgerWrite:

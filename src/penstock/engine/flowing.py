@@ -23,7 +23,7 @@ from penstock.engine.context import Identity
 from penstock.engine.parts import redriven
 from penstock.engine.pausing import waited
 from penstock.engine.work import Draft, Gauge, Read, Stopping
-from penstock.errors import DeclaredDifferently, PermanentError
+from penstock.errors import DeclaredDifferently, PermanentError, TransientError
 from penstock.event.batch import Delivered, NewBatch
 from penstock.event.partition import partitions_of
 from penstock.system.ports import System
@@ -39,7 +39,9 @@ if TYPE_CHECKING:
 
 STATE = "state"
 PLAIN = "plain"
-"""A flow that keeps no state says so here: what it has passed on is in no state."""
+"""A flow that keeps no state says so here, for what it has passed on is in none; with the aggregate it is part of."""
+SAID_BEFORE = b"1"
+"""What is said of no aggregate, and was said before of any."""
 INLINE_EVENTS = 2_000
 FRAME_EVENTS = 50_000
 STEP_BYTES_MAX = 8_000_000
@@ -75,10 +77,20 @@ class _Result(msgspec.Struct):
 
 
 class _Part(msgspec.Struct, frozen=True):
-    """Events that are computed as one frame. `tried`: they have failed as part of a larger one, pauses did not help."""
+    """Events that are computed as one frame. `tried`: they have failed as part of a larger one, pauses did not help.
+
+    Of those only a single event is tried again, and only over what passes: the others are halved at once.
+    """
 
     run: Sequence[Delivered]
     tried: bool = False
+
+    def may_help(self, error: BaseException) -> bool:
+        """Whether pauses may: nothing is given up over an error that passes without any."""
+        if isinstance(error, PermanentError):
+            return False
+        passes = isinstance(error, TransientError | OSError)
+        return not self.tried or (passes and sum(delivered.count for delivered in self.run) == 1)
 
 
 class FlowWork:
@@ -109,6 +121,7 @@ class FlowWork:
         self._merges: dict[int, Merge] = {}
         self._commands: dict[int, Commands] = {}
         self._unsaid: set[int] = set()  # partitions whose next step says that there is no state
+        self._said = SAID_BEFORE if stage.partial is None else stage.partial.tag
         self._stopping: Stopping = lambda: False
         source, into = topics.source.spec, topics.into.spec
         keyed = into.key is None if not stage.keys else stage.keys == (source.key,) and into.key in (None, source.key)
@@ -118,7 +131,7 @@ class FlowWork:
     async def assigned(self, assigned: Assigned, slot: Slot | None, stopping: Stopping) -> Sequence[LedgerWrite]:
         """See `Work`: the state is what was committed, and nothing else."""
         partition, self._stopping = assigned.owned.partition, stopping
-        self._check_kind({space for space, _, _ in assigned.ledger}, partition)
+        self._check_kind(assigned.ledger, partition)
         self._commands[partition] = Commands(self._stage.name, self._topics.commands, partition, assigned.ledger)
         if self._stage.keeps_state:
             merge = self._stage.new_merge()
@@ -126,12 +139,14 @@ class FlowWork:
             self._merges[partition] = merge
         return ()
 
-    def _check_kind(self, spaces: Collection[str], partition: int) -> None:
+    def _check_kind(self, ledger: Sequence[tuple[str, bytes, bytes]], partition: int) -> None:
         """Whether what was committed is a running aggregate's where this is one, and none's where it is none.
 
         Raises:
-            DeclaredDifferently: the state would lack the events that the other one has passed on.
+            DeclaredDifferently: the state would lack the events that the other one has passed on, or, of partial rows,
+                have them as another aggregate's.
         """
+        spaces = {space for space, _, _ in ledger}
         here, there = (STATE, PLAIN) if self._stage.keeps_state else (PLAIN, STATE)
         if there in spaces:
             was, now = ("a running aggregate", "none") if there == STATE else ("no running aggregate", "one")
@@ -140,8 +155,15 @@ class FlowWork:
                 "declare it as it was, or give the changed flow a new name, which computes everything"
             )
             raise DeclaredDifferently(msg)
+        said = next((value for space, _, value in ledger if space == PLAIN), None)
+        if said not in (None, SAID_BEFORE, self._said):
+            msg = (
+                f"flow {self._stage.name} has passed on rows for another by(…).agg(…): declare it as it was, or give "
+                "the changed flow a new name, which computes everything"
+            )
+            raise DeclaredDifferently(msg)
         self._unsaid.discard(partition)
-        if here == PLAIN and PLAIN not in spaces:
+        if here == PLAIN and said != self._said:
             self._unsaid.add(partition)
 
     async def process(self, delivery: Delivery, stopping: Stopping) -> AsyncGenerator[Draft]:
@@ -172,8 +194,8 @@ class FlowWork:
                 yield draft
 
     def wait_s(self) -> float | None:
-        """See `Work`: nothing waits for a time of its own."""
-        return None
+        """See `Work`: what people said is looked at to its end."""
+        return 0.0 if any(commands.more for commands in self._commands.values()) else None
 
     def paused(self) -> Collection[Owned]:
         """See `Work`: never."""
@@ -211,12 +233,15 @@ class FlowWork:
 
     async def _commanded(self, partition: int, commands: Commands) -> Draft | None:
         result, ledger, taken = _Result(partition), list[LedgerWrite](), 0
-        for command in await commands.look(self._read, self._system.clock.monotonic_s()):
-            taken += 1
+        started_s = self._system.clock.monotonic_s()
+        for command in await commands.look(self._read, started_s):
             if command is not None and command.letter not in commands.letters:
                 outcome = b"skipped" if command.action == "skip" else await self._redriven(command, result)
+                if outcome is None:
+                    break
                 ledger.append(commands.resolve(command.letter, outcome))
-            if result.size >= STEP_BYTES_MAX:
+            taken += 1
+            if result.size >= STEP_BYTES_MAX or self._system.clock.monotonic_s() - started_s > STEP_S_MAX:
                 break
         if not taken:
             return None
@@ -224,16 +249,16 @@ class FlowWork:
         draft = self._draft(result)
         return msgspec.structs.replace(draft, after=None, ledger=[*draft.ledger, *ledger])
 
-    async def _redriven(self, command: Command, result: _Result) -> bytes:
-        """Compute an event that was given up; the rows around it are long settled."""
+    async def _redriven(self, command: Command, result: _Result) -> bytes | None:
+        """Compute an event that was given up; the rows around it are long settled. None: stopped before that."""
         source, offset = self._topics.source.name, command.offset
         assert command.body is not None
         delivered = redriven(
             source, result.partition, offset=offset, body=command.body, key=command.key, identity=command.id
         )
         error = await self._tried(_Part((delivered,), tried=True), result, self._stopping)
-        if error is None:
-            return b"handled"
+        if error is None or error is _STOPPED:
+            return b"handled" if error is None else None
         result.letters.append(self._letter(delivered, error, again=command.again))
         return b"failed again"
 
@@ -241,18 +266,19 @@ class FlowWork:
 
     async def _tried(self, part: _Part, result: _Result, stopping: Stopping) -> BaseException | None:
         """Compute a part, again with pauses where that may help; what it failed with in the end, if it did."""
-        attempt = 1
+        attempt, waited_s = 1, 0.0
         while True:
             try:
                 await self._computed(part.run, result)
             except BaseException as exc:
                 if not is_outcome(exc):
                     raise
-                pause_s = None if part.tried or isinstance(exc, PermanentError) else self._retry.pause_s(attempt)
+                chance = self._system.random.random
+                pause_s = self._retry.pause_s(attempt, since_s=waited_s, chance=chance) if part.may_help(exc) else None
                 if pause_s is None:
                     return exc
                 emit.count("penstock_handler_retries_total", group=self._stage.name)
-                attempt += 1
+                attempt, waited_s = attempt + 1, waited_s + pause_s
                 if not await waited(self._system.clock, pause_s, stopping):
                     return _STOPPED
             else:
@@ -332,7 +358,7 @@ class FlowWork:
         if result.partition not in self._unsaid:
             return draft
         self._unsaid.remove(result.partition)
-        return msgspec.structs.replace(draft, ledger=[*draft.ledger, LedgerWrite(PLAIN, b"", b"1")])
+        return msgspec.structs.replace(draft, ledger=[*draft.ledger, LedgerWrite(PLAIN, b"", self._said)])
 
     def _placed(self, table: pa.RecordBatch, partition: int) -> list[NewBatch]:
         """Results by partition: of their own keys, or where their inputs lie when nothing moves a row elsewhere."""

@@ -171,7 +171,7 @@ class Handler:
 
     def _mark(self, head: Head, made: Made) -> None:
         """Say of what a redriven event gives that it is out of order, where its key has gone on without it."""
-        if head.again and self._spec.on_failure.given_up == "continue":
+        if head.apart:
             made.redriven.add(head.offset)
 
     def _pause_s(self, error: BaseException, attempt: int, waited_s: float) -> float | None:

@@ -327,7 +327,7 @@ class Place:
                 self.settle(head, now)
             return [self.commands.resolve(command.letter, b"skipped")]
         if head is None or not holds:
-            head = Head(b"r" + command.letter.to_bytes(8), command.key, command.offset)
+            head = Head(lots.ident_apart(command.letter), command.key, command.offset)
             self._redriven(head, command)
             self.lot.park(head, 0.0, now)
         else:

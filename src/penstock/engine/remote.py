@@ -160,7 +160,9 @@ def _class(module: str, name: str) -> type[Exception]:
     found: Any = sys.modules.get(module)
     for part in name.split("."):
         found = getattr(found, part, None)
-    return found if isinstance(found, type) and issubclass(found, Exception) else Exception
+    known = isinstance(found, type) and issubclass(found, Exception)
+    # Out of a coroutine, where it is raised again, this one comes as another error, of another text.
+    return found if known and not issubclass(found, StopIteration) else Exception
 
 
 @cache

@@ -145,6 +145,11 @@ class Partial:
         self._layout = layout
         self._flow = flow
 
+    @property
+    def tag(self) -> bytes:
+        """What the declaration of the aggregate is told by; see `Layout.tag`."""
+        return self._layout.tag.to_bytes(4)
+
     def apply(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Partial rows of this frame alone.
 

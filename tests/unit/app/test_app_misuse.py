@@ -67,6 +67,10 @@ MISUSED: dict[str, tuple[Callable[[App], object], str]] = {
         lambda a: a.flow("f", a.topic("t", Order), retry=cast("Any", 3)),
         r"flows\.f\.retry: 3; expected Retry",
     ),
+    "flow timeout": (
+        lambda a: a.flow("f", a.topic("t", Order), retry=Retry(timeout_s=1)),
+        r"flows\.f\.retry\.timeout_s: a flow's frames cannot be cut short",
+    ),
     "a result without a topic": (
         lambda a: a.handle(a.topic("t", Order))(_gives_and_has_no_topic),
         r"handlers\._gives_and_has_no_topic: returns Order and has no into=; name the topic",

@@ -14,7 +14,7 @@ from penstock.delivery.deadletter import dead_letter_topic
 from penstock.delivery.redrive import Command, encode, redrive_topic
 from penstock.delivery.retry import Retry
 from penstock.engine.context import Identity
-from penstock.engine.flowing import FlowTopics, FlowWork
+from penstock.engine.flowing import SAID_BEFORE, FlowTopics, FlowWork
 from penstock.engine.group import Group
 from penstock.errors import DeclaredDifferently
 from penstock.event.batch import NewBatch, Rows
@@ -118,6 +118,38 @@ async def test_an_aggregate_that_is_taken_off_or_put_on_is_refused(kit: Kit, tot
     assert latest["amount"].sum() == 3 * sum(range(100))
 
 
+async def test_another_aggregate_in_two_stages_is_refused_by_both(kit: Kit) -> None:
+    """Partial rows of another aggregate would be added to the totals of this one when it is declared again."""
+    source = await kit.topic("orders", Order, key="customer")
+    good = Flow(FlowSpec("sales", "orders")).with_columns(third=pl.col("id") % 3).by("third").agg(it=sum_("amount"))
+    other = Flow(FlowSpec("sales", "orders")).with_columns(third=pl.col("id") % 3).by("third").agg(it=sum_("third"))
+    await kit.publish(source, orders(100))
+    for group in await stages(kit, good, source):
+        await group.run()
+    await kit.publish(source, orders(100))
+    for group in await stages(kit, other, source):
+        with pytest.raises(DeclaredDifferently, match="a new name"):
+            await group.run()
+    for group in await stages(kit, good, source):
+        await group.run()
+    latest = (await frame(kit, "sales")).unique("third", keep="last")
+    assert latest["it"].sum() == 2 * sum(range(100))
+
+
+async def test_a_first_stage_of_before_says_which_aggregate_it_is_part_of(kit: Kit) -> None:
+    source = await kit.topic("orders", Order, key="customer", partitions=1)
+    flow = Flow(FlowSpec("sales", "orders")).with_columns(third=pl.col("id") % 3).by("third").agg(it=sum_("amount"))
+    said: list[bytes] = []
+    for before in (True, False):
+        await kit.publish(source, orders(10))
+        (first, _) = await stages(kit, flow, source)
+        if before:
+            first.work._said = SAID_BEFORE  # type: ignore[attr-defined]
+        await first.run()
+        said.append(kit.channel.memory.ledger("sales.partials", 0)["plain", b""])
+    assert said[0] == SAID_BEFORE != said[1]
+
+
 async def test_two_stages_where_the_group_is_not_the_key(kit: Kit) -> None:
     source = await kit.topic("orders", Order, key="customer")
     await kit.publish(source, orders(1000))
@@ -198,6 +230,75 @@ async def test_a_passing_failure_is_tried_again(kit: Kit) -> None:
     assert (group.state.events, group.state.dead, failures) == (10, 0, [])
 
 
+async def test_what_passes_while_a_row_is_looked_for_costs_no_other_row(kit: Kit) -> None:
+    source = await kit.topic("orders", Order, partitions=1)
+    await kit.publish(source, orders(16))
+    down_until_s = float("inf")
+
+    def poisoned(rows: pl.DataFrame) -> pl.DataFrame:
+        nonlocal down_until_s
+        if rows.height == 8 and down_until_s == float("inf"):  # the first half
+            down_until_s = kit.clock.monotonic_s() + 2
+        if rows.height and rows.height < 16 and kit.clock.monotonic_s() < down_until_s:
+            raise ConnectionError("down")
+        if 5 in rows["id"].to_list():
+            raise ValueError("never")
+        return rows
+
+    (group,) = await stages(kit, Flow(FlowSpec("some", "orders")).map(poisoned), source, retry=Retry(3, first_s=1))
+    await group.run()
+    assert [letter.offset for letter in await kit.letters("some")] == [5]
+    assert sorted((await frame(kit, "some"))["id"]) == [n for n in range(16) if n != 5]
+
+
+@pytest.mark.parametrize("stops", [False, True])
+async def test_a_row_that_is_computed_again_is_tried_again_over_what_passes(kit: Kit, stops: bool) -> None:
+    source = await kit.topic("orders", Order, partitions=1)
+    await kit.publish(source, orders(1))
+    down, ending = 2, False
+
+    def shaky(rows: pl.DataFrame) -> pl.DataFrame:
+        nonlocal down, ending
+        if rows.height and down:
+            down -= 1
+            if ending:
+                ending = False
+                group.stop()
+            raise ConnectionError("down")
+        return rows
+
+    flow = Flow(FlowSpec("some", "orders")).map(shaky)
+    (group,) = await stages(kit, flow, source, retry=Retry(1))
+    await group.run()
+    (letter,) = await kit.letters("some")
+    down, ending = 1, stops
+    command = Command("redrive", 0, 0, letter.body, letter.key, letter.id)
+    await kit.publish_batches([NewBatch("some.redrive", 0, 1, Rows.of([encode(command)]))])
+    for _ in range(2 if stops else 1):
+        kit.clock.pass_s(2)
+        (group,) = await stages(kit, flow, source, retry=Retry(2, first_s=1))
+        await group.run()
+    assert len(await kit.letters("some")) == 1
+    assert (await frame(kit, "some"))["id"].to_list() == [0]
+
+
+async def test_a_flows_pauses_are_not_longer_in_all_than_said(kit: Kit) -> None:
+    source = await kit.topic("orders", Order, partitions=1)
+    await kit.publish(source, orders(1))
+    calls: list[int] = []
+
+    def never(rows: pl.DataFrame) -> pl.DataFrame:
+        if rows.height:
+            calls.append(rows.height)
+            raise ConnectionError("down")
+        return rows
+
+    policy = Retry(100, first_s=1, factor=1, total_s=5)
+    (group,) = await stages(kit, Flow(FlowSpec("some", "orders")).map(never), source, retry=policy)
+    await group.run()
+    assert len(calls) == 1 + 5
+
+
 async def test_many_small_blocks_are_computed_as_one_frame(kit: Kit) -> None:
     source = await kit.topic("orders", Order, partitions=1)
     for order in orders(200):
@@ -214,8 +315,12 @@ async def test_many_small_blocks_are_computed_as_one_frame(kit: Kit) -> None:
     assert [height for height in frames if height] == [200]
 
 
-async def test_a_row_that_was_given_up_is_computed_again_once(kit: Kit) -> None:
+@pytest.mark.parametrize("at_once", [100, 1])
+async def test_a_row_that_was_given_up_is_computed_again_once(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
     """Rows before and behind it are settled; what comes of it is in the results and in the state, and of others not."""
+    monkeypatch.setattr("penstock.engine.commands.AT_ONCE", at_once)
     source = await kit.topic("orders", Order, partitions=1)
     await kit.publish(source, orders(20))
     mended = False

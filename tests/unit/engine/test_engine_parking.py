@@ -16,7 +16,7 @@ import pytest
 
 from penstock.channel.api import Acked, Publish
 from penstock.channel.typed import TypedTopic
-from penstock.delivery.lot import SPACE, OnFailure, heads_of
+from penstock.delivery.lot import SPACE, GivenUp, OnFailure, heads_of
 from penstock.delivery.redrive import Command, encode
 from penstock.delivery.retry import Retry
 from penstock.engine.context import Context
@@ -211,6 +211,28 @@ async def test_under_block_the_key_waits_for_a_redrive_and_order_holds(kit: Kit)
     assert ledger(kit, "strict")["letters", bytes(8)] == b"handled"
 
 
+@pytest.mark.parametrize("concurrency", [1, 2])
+async def test_a_group_does_not_end_before_everything_that_was_said_is_done(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch, concurrency: int
+) -> None:
+    monkeypatch.setattr("penstock.engine.commands.AT_ONCE", 2)
+    source, broken = await keyed(kit, orders(*"abcdefghij")), True
+    calls: list[int] = []
+
+    async def strict(order: Order) -> None:
+        calls.append(order.id)
+        if broken:
+            raise ValueError("broken")
+
+    await (await kit.handler(strict, source, retry=Retry(1), concurrency=concurrency)).run()
+    broken = False
+    calls.clear()
+    for number, letter in enumerate(await kit.letters("strict")):
+        await command(kit, "strict", Command("redrive", number, letter.offset, letter.body, letter.key, letter.id))
+    await (await kit.handler(strict, source, concurrency=concurrency)).run()
+    assert sorted(calls) == [*range(10)]
+
+
 async def test_an_edited_redrive_is_handled_with_the_new_bytes(kit: Kit) -> None:
     _, into, _, again = await blocked(kit, *"aa", broken={0})
     body = msgspec.json.encode(Order(100, "a", 7))
@@ -256,22 +278,27 @@ async def test_a_redrive_that_fails_again_is_a_letter_of_its_own_and_the_key_sti
     assert [b.id for b in await kit.events(into)] == [0, 1]
 
 
-async def test_under_continue_a_redriven_event_is_marked_as_out_of_order(kit: Kit) -> None:
+@pytest.mark.parametrize("concurrency", [1, 2])
+@pytest.mark.parametrize(("given_up", "error"), [("continue", ValueError), ("continue", Reject), ("block", Reject)])
+async def test_a_redriven_event_that_its_key_went_on_without_is_marked_as_out_of_order(
+    kit: Kit, given_up: GivenUp, error: type[Exception], concurrency: int
+) -> None:
     source = await keyed(kit, orders(*"aa"))
     into = await kit.topic("bills", Bill, partitions=1, key="customer")
     broken, marks = {0}, []
 
-    def late(order: Order, ctx: Context) -> Bill:
+    async def late(order: Order, ctx: Context) -> Bill:
         marks.append((order.id, ctx.redriven))
         if order.id in broken:
-            raise ValueError("broken")
+            raise error("broken")
         return bill(order)
 
-    await (await kit.handler(late, source, into, retry=Retry(1))).run()
+    options: dict[str, Any] = {"retry": Retry(1), "given_up": given_up, "concurrency": concurrency}
+    await (await kit.handler(late, source, into, **options)).run()
     (letter,) = await kit.letters("late")
     broken.clear()
     await command(kit, "late", Command("redrive", 0, 0, letter.body, letter.key, letter.id))
-    await (await kit.handler(late, source, into, retry=Retry(1))).run()
+    await (await kit.handler(late, source, into, **options)).run()
     assert marks == [(0, 0), (1, 0), (0, 1)]
     batches = await kit.channel.read("bills", 0, 0, events_max=10)
     heads = [h for batch in batches for h in batch.payload.attributes.get("headers", [None] * batch.count)]

@@ -65,6 +65,15 @@ def test_an_exception_is_of_its_class_and_says_the_same(error: Exception) -> Non
     assert text_of(back) == text_of(error)
 
 
+async def test_an_iterator_at_its_end_is_told_of_as_that() -> None:
+    async def call() -> None:
+        raise there_and_back(raised(StopIteration("nothing left")))
+
+    with pytest.raises(Exception, match=r"^nothing left$") as found:
+        await call()
+    assert type(found.value).__name__ == "StopIteration"
+
+
 async def test_results_and_what_lies_beside_them_arrive(kit: Kit) -> None:
     into = await kit.topic("orders", Order, partitions=1)
     when = datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
