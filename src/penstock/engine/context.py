@@ -16,7 +16,7 @@ from penstock.delivery.once import Marks
 from penstock.event.batch import Columns, Delivered, Rows
 from penstock.event.envelope import RecordedEvent
 from penstock.event.partition import canonical_key
-from penstock.schema.hiding import Hide
+from penstock.schema.hiding import Hide, as_it_is
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NAMESPACE = UUID("6f1d7f0a-4c52-5f0e-9a3b-2d7c1e5b8a90")
@@ -68,7 +68,7 @@ class Identity:
 
     def hide(self, index: int) -> Hide:
         """What takes the personal values of the event out of a text about it."""
-        return self._topic.hide(self.body(index))
+        return as_it_is if self._topic.hiding is None else self._topic.hide(self.body(index))
 
     @cached_property
     def _starts(self) -> list[int]:
