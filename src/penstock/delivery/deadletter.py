@@ -67,9 +67,7 @@ def text_of(error: BaseException) -> str:
         return type(error).__name__
 
 
-def with_try(
-    tries: Sequence[Try], error: BaseException, at_us: int, hide: Callable[[str], str] = str
-) -> tuple[Try, ...]:
+def with_try(tries: Sequence[Try], error: BaseException, at_us: int, hide: Callable[[str], str]) -> tuple[Try, ...]:
     """The failed attempts and one more; of many the last ones. `hide` takes out of the reason what is personal."""
     return (*tries, Try(at_us, type(error).__name__, hide(text_of(error))[:REASON_MAX]))[-TRIES_KEPT:]
 

@@ -20,13 +20,6 @@ from tests.unit.engine.engine_kit import Bill, Kit, Order
 
 
 @pytest.fixture
-async def kit() -> Any:
-    made = Kit()
-    yield made
-    await made.close()
-
-
-@pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """One entry per run of calls."""
     found: list[str] = []

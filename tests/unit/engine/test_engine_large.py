@@ -17,13 +17,6 @@ LARGE = b"x" * 100
 
 
 @pytest.fixture
-async def kit() -> Any:
-    made = Kit()
-    yield made
-    await made.close()
-
-
-@pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The bytes of each step's results."""
     found: list[int] = []
