@@ -5,7 +5,7 @@ from __future__ import annotations
 from bench.row import Row
 from bench.rows.cold import ColdStart
 from bench.rows.columnar import FilterProject
-from bench.rows.failing import BlockedKey, OnePercentOnce, SideBySide
+from bench.rows.failing import BlockedKey, OnePercentKept, OnePercentOnce, SideBySide
 from bench.rows.handle import HandleAsync, HandleColumns, HandleInto, HandleRows
 from bench.rows.latency import Latency, LatencyAsync, LatencyBesideBulk, TwoPublishers
 from bench.rows.publish import PublishColumns, PublishOneByOne, PublishTasks
@@ -24,6 +24,7 @@ def all_rows() -> list[Row]:
         HandleAsync(),
         HandleInto(),
         OnePercentOnce(),
+        OnePercentKept(),
         BlockedKey(),
         SideBySide(),
         FilterProject(),

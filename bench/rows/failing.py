@@ -6,10 +6,12 @@ import asyncio
 import os
 import time
 from contextlib import ExitStack
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+from bench.floor_parking import handle_all, parts_of
 from bench.product import fresh_app, run_group
 from bench.row import Budget, Figure, Figures, Row
 from bench.workload import Bid, bids, converted
@@ -19,6 +21,7 @@ from penstock.app.declared import TopicHandle
 EVENTS, EVENTS_QUICK = 500_000, 5_000
 KEYS = 10_000
 FAILS_EVERY = 100
+PAUSE_S = 0.1
 LOOK_EVERY = 20_000
 
 
@@ -37,6 +40,7 @@ class _Failing(Row):
         for number, bid in enumerate(pool):
             bid.auction = self.key_of(number)
             bid.bidder = number
+        self.prepare(pool)
         self.app = self._owned.enter_context(fresh_app(directory))
         topic = self.topic(self.app)
         with self.app.client() as client:
@@ -53,6 +57,9 @@ class _Failing(Row):
     def key_of(self, number: int) -> int:
         """The key of the event of this number."""
         return number % KEYS
+
+    def prepare(self, pool: list[Bid]) -> None:
+        """Keep of the events what the floor needs."""
 
     def fresh(self) -> tuple[App, TopicHandle[Bid], str]:
         """The app with a consumer group that has read nothing yet."""
@@ -85,12 +92,41 @@ class OnePercentOnce(_Failing):
     def _run(self, *, failing: bool) -> float:
         app, topic, name = self.fresh()
 
-        @app.handle(topic, retry=Retry(3, first_s=0.1), on_failure=OnFailure(keys_max=KEYS), name=name)
+        @app.handle(topic, retry=Retry(3, first_s=PAUSE_S), on_failure=OnFailure(keys_max=KEYS), name=name)
         def handler(bid: Bid, ctx: Context) -> None:  # which ones is drawn on both sides
             if crc32(b"%d" % bid.bidder) % FAILS_EVERY == 0 and failing and ctx.attempt == 1:
                 raise ValueError("once")
 
         return run_group(app, name, events=self.count)
+
+
+class OnePercentKept(OnePercentOnce):
+    """Floor: a bare loop, all in memory: what it keeps of its own healthy rate when the same events fail."""
+
+    name = "fail-once-kept"
+    workload = "the share of the healthy rate that is left when 1 % fail once, beside that of a bare loop in memory"
+    figures = (Figure("kept", "of healthy", "higher", Budget(0.9)),)
+
+    def prepare(self, pool: list[Bid]) -> None:
+        """See `_Failing`."""
+        self.parts = parts_of(pool)
+        self.times = max(1, self.count // len(pool))
+
+    def floor(self) -> Figures:
+        """See `Row`."""
+        return {"kept": self._bare(failing=False) / self._bare(failing=True)}
+
+    def _bare(self, *, failing: bool) -> float:
+        def handler(bid: Bid, attempt: int) -> None:
+            if crc32(b"%d" % bid.bidder) % FAILS_EVERY == 0 and failing and attempt == 1:
+                raise ValueError("once")
+
+        return handle_all(chain.from_iterable(repeat(self.parts, self.times)), handler, pause_s=PAUSE_S)
+
+    def measure(self) -> Figures:
+        """See `Row`."""
+        healthy = self._run(failing=False)
+        return {"kept": self._run(failing=True) / healthy}
 
 
 class BlockedKey(_Failing):
