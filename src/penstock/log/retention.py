@@ -8,7 +8,8 @@ says where it begins: offsets stay what they are, and that no block is missing s
 from __future__ import annotations
 
 import heapq
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import apsw
@@ -33,20 +34,37 @@ class Limits(msgspec.Struct, frozen=True):
     bytes_max: int | None = None
 
 
+class Letters(msgspec.Struct, frozen=True):
+    """The partitions to be trimmed hold what this group has given up, each that of one partition of its `inputs`.
+
+    `waits` tells, of what the group's ledger for such an input has in `space`, whether keys wait for what people say.
+    """
+
+    group: str
+    inputs: Mapping[int, int]
+    space: str
+    waits: Callable[[list[progress.Entry]], bool]
+
+
 class Task(msgspec.Struct, frozen=True):
     """What is to be trimmed: a topic's partitions, its limits; `force`: also what groups still need."""
 
     pids: Sequence[int]
     limits: Limits
     force: bool = False
+    letters: Letters | None = None
 
 
 class Held(msgspec.Struct, frozen=True):
-    """Retention would remove more of this partition, and stops at `offset`, which `group` still needs."""
+    """Retention would remove more of this partition, and stops at `offset`, which `group` still needs.
+
+    `letters`: they are its letters, and some of its keys wait for them.
+    """
 
     pid: int
     group: str
     offset: int
+    letters: bool = False
 
 
 class Trimmed(msgspec.Struct):
@@ -98,10 +116,15 @@ def plan(db: apsw.Connection, task: Task, *, ages: Ages, expiry: Expiry, bytes_n
     Raises:
         CorruptionError: a row is not what was written.
     """
-    now_us = ages.now_us
-    found = [] if task.force else standings(db, now_us=now_us, expiry=expiry, pids=task.pids)
+    now_us, letters = ages.now_us, task.letters
+    pids = [*task.pids, *(letters.inputs.values() if letters is not None else ())]
+    found = [] if task.force else standings(db, now_us=now_us, expiry=expiry, pids=pids)
     groups = [standing for standing in found if standing.holds]
-    needed = {pid: _needed(groups, pid) for pid in task.pids}
+
+    @cache
+    def needed(pid: int) -> Held | None:
+        return _needed(groups, pid) or (None if letters is None else _waited_for(db, groups, pid, letters))
+
     slice_ = _Slice(task.limits, now_us, bytes_now, needed)
     begins = {pid: placed.known(db, pid).begin for pid in task.pids}
     heads = (_heads(db, pid, begin, ages, slice_.stopped) for pid, begin in begins.items())
@@ -114,7 +137,7 @@ def plan(db: apsw.Connection, task: Task, *, ages: Ages, expiry: Expiry, bytes_n
 class _Slice:
     """Gathers the oldest blocks for as long as they are to go and the slice has room."""
 
-    def __init__(self, limits: Limits, now_us: int, bytes_now: int, needed: Mapping[int, Held | None]) -> None:
+    def __init__(self, limits: Limits, now_us: int, bytes_now: int, needed: Callable[[int], Held | None]) -> None:
         self.begins: dict[int, int] = {}
         self.done = Trimmed()
         self._old_us = None if limits.age_us is None else now_us - limits.age_us - SLACK_US
@@ -128,7 +151,7 @@ class _Slice:
         done = self.done
         if self._excess <= 0 and (self._old_us is None or head.written_us > self._old_us):
             return False
-        needed = self._needed[head.pid]
+        needed = self._needed(head.pid)
         if needed is not None and head.first + head.count > needed.offset:
             self.stopped.add(head.pid)
             done.held.append(needed)
@@ -163,6 +186,16 @@ def _needed(groups: Sequence[Standing], pid: int) -> Held | None:
             if lowest is None or offset < lowest.offset:
                 lowest = Held(pid, standing.group.name, offset)
     return lowest
+
+
+def _waited_for(db: apsw.Connection, groups: Sequence[Standing], pid: int, letters: Letters) -> Held | None:
+    """All letters of the partition, when keys wait for some of them: nobody could redrive or skip these any more."""
+    for standing in groups:
+        if standing.group.name == letters.group and pid in letters.inputs:
+            entries = progress.ledger_of(db, standing.group.id, letters.inputs[pid], space=letters.space)
+            if letters.waits(entries):
+                return Held(pid, letters.group, placed.known(db, pid).begin, letters=True)
+    return None
 
 
 def _heads(db: apsw.Connection, pid: int, begin: int, ages: Ages, stopped: Container[int]) -> Iterator[_Head]:
