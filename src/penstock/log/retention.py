@@ -34,16 +34,19 @@ class Limits(msgspec.Struct, frozen=True):
     bytes_max: int | None = None
 
 
-class Letters(msgspec.Struct, frozen=True):
-    """The partitions to be trimmed hold what this group has given up, each that of one partition of its `inputs`.
+class Apart(msgspec.Struct, frozen=True):
+    """The partitions to be trimmed hold what belongs to a group beside its input, each to one partition of `inputs`.
 
-    `waits` tells, of what the group's ledger for such an input has in `space`, whether keys wait for what people say.
+    `needed` tells, of what the group's ledger for such an input has in `space`, from which offset on it needs them;
+    None: it needs none. `why` is for people. `always`: what is forced, or a group that is gone, changes nothing.
     """
 
     group: str
     inputs: Mapping[int, int]
     space: str
-    waits: Callable[[list[progress.Entry]], bool]
+    needed: Callable[[list[progress.Entry]], int | None]
+    why: str
+    always: bool = False
 
 
 class Task(msgspec.Struct, frozen=True):
@@ -52,19 +55,19 @@ class Task(msgspec.Struct, frozen=True):
     pids: Sequence[int]
     limits: Limits
     force: bool = False
-    letters: Letters | None = None
+    apart: Apart | None = None
 
 
 class Held(msgspec.Struct, frozen=True):
     """Retention would remove more of this partition, and stops at `offset`, which `group` still needs.
 
-    `letters`: they are its letters, and some of its keys wait for them.
+    `why` says so where that is no offset of its input.
     """
 
     pid: int
     group: str
     offset: int
-    letters: bool = False
+    why: str = ""
 
 
 class Trimmed(msgspec.Struct):
@@ -116,14 +119,15 @@ def plan(db: apsw.Connection, task: Task, *, ages: Ages, expiry: Expiry, bytes_n
     Raises:
         CorruptionError: a row is not what was written.
     """
-    now_us, letters = ages.now_us, task.letters
-    pids = [*task.pids, *(letters.inputs.values() if letters is not None else ())]
-    found = [] if task.force else standings(db, now_us=now_us, expiry=expiry, pids=pids)
-    groups = [standing for standing in found if standing.holds]
+    now_us, apart = ages.now_us, task.apart
+    pids = [*task.pids, *(apart.inputs.values() if apart is not None else ())]
+    found = standings(db, now_us=now_us, expiry=expiry, pids=pids) if apart is not None or not task.force else []
+    groups = [] if task.force else [standing for standing in found if standing.holds]
+    owners = found if apart is not None and apart.always else groups
 
     @cache
     def needed(pid: int) -> Held | None:
-        return _needed(groups, pid) or (None if letters is None else _waited_for(db, groups, pid, letters))
+        return _needed(groups, pid) or (None if apart is None else _needed_apart(db, owners, pid, apart))
 
     slice_ = _Slice(task.limits, now_us, bytes_now, needed)
     begins = {pid: placed.known(db, pid).begin for pid in task.pids}
@@ -188,13 +192,13 @@ def _needed(groups: Sequence[Standing], pid: int) -> Held | None:
     return lowest
 
 
-def _waited_for(db: apsw.Connection, groups: Sequence[Standing], pid: int, letters: Letters) -> Held | None:
-    """All letters of the partition, when keys wait for some of them: nobody could redrive or skip these any more."""
+def _needed_apart(db: apsw.Connection, groups: Sequence[Standing], pid: int, apart: Apart) -> Held | None:
     for standing in groups:
-        if standing.group.name == letters.group and pid in letters.inputs:
-            entries = progress.ledger_of(db, standing.group.id, letters.inputs[pid], space=letters.space)
-            if letters.waits(entries):
-                return Held(pid, letters.group, placed.known(db, pid).begin, letters=True)
+        if standing.group.name == apart.group and pid in apart.inputs:
+            entries = progress.ledger_of(db, standing.group.id, apart.inputs[pid], space=apart.space)
+            offset = apart.needed(entries)
+            if offset is not None:
+                return Held(pid, apart.group, offset, apart.why)
     return None
 
 

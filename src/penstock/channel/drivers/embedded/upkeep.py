@@ -75,8 +75,8 @@ class Host(Protocol):
         ...
 
 
-LettersOf = Callable[[Host, str], retention.Letters | None]
-"""Of a topic by its name: what it holds of a group's letters; None when it holds none."""
+ApartOf = Callable[[Host, str], retention.Apart | None]
+"""Of a topic by its name: whose it is, when a group keeps there what belongs to its input; None for all others."""
 
 
 class Upkeep:
@@ -86,7 +86,7 @@ class Upkeep:
         host: the open log.
         system: clock and threads.
         config: how often, and when groups are gone.
-        letters_of: which topics hold what groups have given up; None: none does.
+        apart_of: which topics groups keep for themselves; None: they keep none.
     """
 
     def __init__(
@@ -95,10 +95,10 @@ class Upkeep:
         system: System,
         config: UpkeepConfig | None = None,
         *,
-        letters_of: LettersOf | None = None,
+        apart_of: ApartOf | None = None,
     ) -> None:
         self._host = host
-        self._letters_of = letters_of
+        self._apart_of = apart_of
         self._system = system
         self._config = config or UpkeepConfig()
         self._compacted: dict[int, int] = {}  # pid -> where the next look for small blocks begins
@@ -172,8 +172,8 @@ class Upkeep:
         told = TopicTrimmed(name)
         report.topics.append(told)
         pids = self._host.row(name).pids
-        letters = None if self._letters_of is None else self._letters_of(self._host, name)
-        task = retention.Task(pids, limits, force=force, letters=letters)
+        apart = None if self._apart_of is None else self._apart_of(self._host, name)
+        task = retention.Task(pids, limits, force=force, apart=apart)
         try:
             await self._trim_slices(task, told)
             report.steps += await self._trim_steps(pids)
@@ -306,9 +306,7 @@ class Upkeep:
 
 
 def _why(held: retention.Held) -> str:
-    if held.letters:
-        return f"keys of group {held.group} wait for its letters"
-    return f"group {held.group} is at offset {held.offset}"
+    return held.why or f"group {held.group} is at offset {held.offset}"
 
 
 def limits_of(topic: Topic) -> retention.Limits | None:
