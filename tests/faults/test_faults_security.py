@@ -283,7 +283,7 @@ def test_contents_are_what_was_sent(tmp_path: Path) -> None:
 
 
 def test_dead_letters_are_kept_as_long_as_their_events(tmp_path: Path, fault_report: FaultReport) -> None:
-    """A dead letter is a copy of its event: what must be gone after a time is gone there too."""
+    """Dead letters and commands to redrive are copies of events: what must be gone after a time is gone there too."""
     tally = fault_report("H14")
     app = App("words", path=tmp_path / "log")
     words = app.topic("words", Word, partitions=1)
@@ -298,7 +298,7 @@ def test_dead_letters_are_kept_as_long_as_their_events(tmp_path: Path, fault_rep
         client.publish("words", Word(CANARY))
     app.run(until_idle=True)
     specs = plan_app(app).topics
-    for name in ("say.dead", "again.dead"):
+    for name in ("say.dead", "say.redrive", "again.dead", "again.redrive"):
         assert specs[name].retention == specs["words"].retention
         tally.points += 1
 

@@ -54,14 +54,13 @@ class Plan(msgspec.Struct):
         self.schemas[spec.name] = schema
 
     def group(self, name: str, source: TopicSpec) -> None:
-        """Take the topics of a group that reads `source`: its dead letters, kept as long as their events, its commands.
+        """Take the topics of a group that reads `source`: its dead letters and commands, kept as long as their events.
 
         Raises:
             ConfigError: something else has one of their names.
         """
-        letters = dead_letter_topic(name, partitions=source.partitions)
-        self.own(msgspec.structs.replace(letters, retention=source.retention))
-        self.own(redrive_topic(name, partitions=source.partitions))
+        for topic in (dead_letter_topic, redrive_topic):  # both have the bytes of its events
+            self.own(msgspec.structs.replace(topic(name, partitions=source.partitions), retention=source.retention))
 
     def own(self, spec: TopicSpec) -> None:
         """Take a topic on that a group, or a source, makes for itself.

@@ -19,6 +19,7 @@ from penstock.app.processes import ProcessWork
 from penstock.channel.api import GroupSpec, Subscription
 from penstock.channel.drivers.embedded.upkeep import Upkeep
 from penstock.delivery.deadletter import SUFFIX
+from penstock.delivery.keeping import apart_of
 from penstock.delivery.redrive import SUFFIX as COMMANDS
 from penstock.engine.concurrent import ConcurrentWork
 from penstock.engine.group import Group, GroupState, Slots
@@ -126,7 +127,7 @@ async def serve_app(
             supervisor = supervised(
                 app, plan, opened, options, slots=_slots(opened), turns=lambda name: _turn(opened, name, options)
             )
-            upkeep = asyncio.ensure_future(Upkeep(opened.channel, system).run())
+            upkeep = asyncio.ensure_future(Upkeep(opened.channel, system, apart_of=apart_of).run())
             looker = _watched(supervisor, system.clock)
             stopper = None if stop is None else asyncio.ensure_future(_stopped(stop, supervisor, system.clock))
             try:

@@ -334,6 +334,11 @@ class Lot:
         """Whether the event is a head, or waits behind one."""
         return self.holding(offset) is not None or any(offset in behind for behind in self._followers.values())
 
+    def below(self, offset: int) -> int:
+        """How many events before `offset` wait that nothing else tells of: those given up have a dead letter."""
+        heads = sum(head.offset < offset for head in self.heads.values() if head.letter < 0 and not head.held)
+        return heads + sum(one < offset for behind in self._followers.values() for one in behind)
+
     def followers(self, ident: bytes) -> Sequence[int]:
         """Offsets of the events that wait behind the key's head, in order."""
         return self._followers.get(ident, ())

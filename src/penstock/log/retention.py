@@ -8,7 +8,8 @@ says where it begins: offsets stay what they are, and that no block is missing s
 from __future__ import annotations
 
 import heapq
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import apsw
@@ -33,20 +34,40 @@ class Limits(msgspec.Struct, frozen=True):
     bytes_max: int | None = None
 
 
+class Apart(msgspec.Struct, frozen=True):
+    """The partitions to be trimmed hold what belongs to a group beside its input, each to one partition of `inputs`.
+
+    `needed` tells, of what the group's ledger for such an input has in `space`, from which offset on it needs them;
+    None: it needs none. `why` is for people. `always`: what is forced, or a group that is gone, changes nothing.
+    """
+
+    group: str
+    inputs: Mapping[int, int]
+    space: str
+    needed: Callable[[list[progress.Entry]], int | None]
+    why: str
+    always: bool = False
+
+
 class Task(msgspec.Struct, frozen=True):
     """What is to be trimmed: a topic's partitions, its limits; `force`: also what groups still need."""
 
     pids: Sequence[int]
     limits: Limits
     force: bool = False
+    apart: Apart | None = None
 
 
 class Held(msgspec.Struct, frozen=True):
-    """Retention would remove more of this partition, and stops at `offset`, which `group` still needs."""
+    """Retention would remove more of this partition, and stops at `offset`, which `group` still needs.
+
+    `why` says so where that is no offset of its input.
+    """
 
     pid: int
     group: str
     offset: int
+    why: str = ""
 
 
 class Trimmed(msgspec.Struct):
@@ -98,10 +119,16 @@ def plan(db: apsw.Connection, task: Task, *, ages: Ages, expiry: Expiry, bytes_n
     Raises:
         CorruptionError: a row is not what was written.
     """
-    now_us = ages.now_us
-    found = [] if task.force else standings(db, now_us=now_us, expiry=expiry, pids=task.pids)
-    groups = [standing for standing in found if standing.holds]
-    needed = {pid: _needed(groups, pid) for pid in task.pids}
+    now_us, apart = ages.now_us, task.apart
+    pids = [*task.pids, *(apart.inputs.values() if apart is not None else ())]
+    found = standings(db, now_us=now_us, expiry=expiry, pids=pids) if apart is not None or not task.force else []
+    groups = [] if task.force else [standing for standing in found if standing.holds]
+    owners = found if apart is not None and apart.always else groups
+
+    @cache
+    def needed(pid: int) -> Held | None:
+        return _needed(groups, pid) or (None if apart is None else _needed_apart(db, owners, pid, apart))
+
     slice_ = _Slice(task.limits, now_us, bytes_now, needed)
     begins = {pid: placed.known(db, pid).begin for pid in task.pids}
     heads = (_heads(db, pid, begin, ages, slice_.stopped) for pid, begin in begins.items())
@@ -114,7 +141,7 @@ def plan(db: apsw.Connection, task: Task, *, ages: Ages, expiry: Expiry, bytes_n
 class _Slice:
     """Gathers the oldest blocks for as long as they are to go and the slice has room."""
 
-    def __init__(self, limits: Limits, now_us: int, bytes_now: int, needed: Mapping[int, Held | None]) -> None:
+    def __init__(self, limits: Limits, now_us: int, bytes_now: int, needed: Callable[[int], Held | None]) -> None:
         self.begins: dict[int, int] = {}
         self.done = Trimmed()
         self._old_us = None if limits.age_us is None else now_us - limits.age_us - SLACK_US
@@ -128,7 +155,7 @@ class _Slice:
         done = self.done
         if self._excess <= 0 and (self._old_us is None or head.written_us > self._old_us):
             return False
-        needed = self._needed[head.pid]
+        needed = self._needed(head.pid)
         if needed is not None and head.first + head.count > needed.offset:
             self.stopped.add(head.pid)
             done.held.append(needed)
@@ -163,6 +190,16 @@ def _needed(groups: Sequence[Standing], pid: int) -> Held | None:
             if lowest is None or offset < lowest.offset:
                 lowest = Held(pid, standing.group.name, offset)
     return lowest
+
+
+def _needed_apart(db: apsw.Connection, groups: Sequence[Standing], pid: int, apart: Apart) -> Held | None:
+    for standing in groups:
+        if standing.group.name == apart.group and pid in apart.inputs:
+            entries = progress.ledger_of(db, standing.group.id, apart.inputs[pid], space=apart.space)
+            offset = apart.needed(entries)
+            if offset is not None:
+                return Held(pid, apart.group, offset, apart.why)
+    return None
 
 
 def _heads(db: apsw.Connection, pid: int, begin: int, ages: Ages, stopped: Container[int]) -> Iterator[_Head]:

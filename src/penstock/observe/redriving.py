@@ -10,7 +10,7 @@ import msgspec
 
 from penstock.channel.api import Acked, GroupSpec, Publish, Topic, Unknown
 from penstock.delivery.redrive import LETTERS_SPACE, POSITION_SPACE, SUFFIX, Command, decode, encode
-from penstock.errors import ConfigError, DecodeError, OutcomeUnknown, Rejected
+from penstock.errors import ConfigError, DecodeError, OffsetOutOfRange, OutcomeUnknown, Rejected
 from penstock.event.batch import NewBatch, Rows
 from penstock.log import catalogue, progress
 from penstock.observe.letters import Found
@@ -56,6 +56,14 @@ async def dealt_with(channel: EmbeddedChannel, groups: Sequence[str]) -> dict[st
 
 
 async def _dealt_with(channel: EmbeddedChannel, group: GroupRow) -> dict[Place, State]:
+    while True:
+        try:
+            return await _looked_at(channel, group)
+        except OffsetOutOfRange:  # they were taken and removed since the ledger was read: it tells of them now
+            continue
+
+
+async def _looked_at(channel: EmbeddedChannel, group: GroupRow) -> dict[Place, State]:
     states: dict[Place, State] = {}
     topic = msgspec.json.decode(group.spec, type=GroupSpec).topic
     for partition, pid in enumerate(channel.row(topic).pids):

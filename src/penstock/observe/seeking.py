@@ -9,6 +9,8 @@ import msgspec
 
 from penstock.channel.api import GroupSpec
 from penstock.channel.rules import unknown_name
+from penstock.delivery.lot import SPACE as PARKED
+from penstock.delivery.lot import Lot, Now
 from penstock.delivery.redrive import LETTERS_SPACE, POSITION_SPACE
 from penstock.errors import ConfigError, ConflictError
 from penstock.log import catalogue, placed, progress
@@ -38,9 +40,10 @@ class Aim(msgspec.Struct, frozen=True):
 
 
 class Shift(msgspec.Struct, frozen=True):
-    """One partition's move: `again` events are read again, `skipped` are never read; `forgets` counts what goes.
+    """One partition's move: `again` events are read again, `skipped` are never handled; `forgets` counts what goes.
 
-    `forgets`: ledger space (parked events, attempts, state …) to entries.
+    `forgets`: ledger space (attempts, state …) to entries; for parked events, how many they are. Those below `to` are
+    `skipped`, but for those that lie among the dead letters.
     """
 
     partition: int
@@ -115,6 +118,10 @@ def shift_of(db: apsw.Connection, group_id: int, pid: int, number: int, aim: Aim
     skipped = max(0, to - floor - sum(hole < to for hole in holes))
     spaces = progress.spaces_of(db, group_id, pid)
     forgets = {space: count for space, count in spaces.items() if space not in KEPT}
+    if PARKED in forgets:
+        parked = Lot.restore(((k, v) for _, k, v in progress.ledger_of(db, group_id, pid, space=PARKED)), Now(0, 0.0))
+        forgets[PARKED] = len(parked.heads) + parked.events
+        skipped += parked.below(to)
     return Shift(number, floor, to, again, skipped, forgets)
 
 

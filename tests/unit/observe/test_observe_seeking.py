@@ -9,6 +9,7 @@ import apsw
 import pytest
 
 from penstock.channel.api import GroupSpec, LedgerWrite, Settle, Step, Subscription, TopicSpec
+from penstock.delivery.lot import SPACE, Head, Lot, Now
 from penstock.errors import ConfigError, ConflictError
 from penstock.log import ages, catalogue, living, placed, progress, retention
 from penstock.log.api import Advance, Claim
@@ -73,6 +74,25 @@ async def test_settled_events_above_the_floor_are_not_skipped_again(filled: Kit)
     await intake.leave()
     counted = [plan(filled.channel, "check", Aim(to, partitions=[number])).shifts[0] for to in (0, 2, 5, 10)]
     assert [(s.again, s.skipped) for s in counted] == [(5, 0), (3, 0), (1, 1), (0, 5)]
+
+
+async def test_parked_events_are_counted_as_events_and_those_left_behind_are_skipped(filled: Kit) -> None:
+    """They count as settled, and nobody would handle them: only what was given up has a dead letter."""
+    lot, now = Lot(), Now(0, 0.0)
+    lot.park(Head(b"ka", b"a", 0, attempts=1), 60.0, now)
+    lot.follow(b"ka", [2, 4, 6])
+    lot.park(Head(b"kb", b"b", 1), None, now)
+    lot.follow(b"kb", [3])
+    lot.park(Head(b"r", b"c", 5, body=b"{}", letter=0), 60.0, now)
+    intake = await filled.channel.join(Subscription(GroupSpec("check", "flights"), "process 1"))
+    taken: Any = await intake.next(events_max=1, bytes_max=1 << 20, wait_s=1)
+    number = taken.owned.partition
+    ledger = [LedgerWrite(SPACE, key, value) for key, value in lot.writes()]
+    await intake.commit(Step("check", taken.owned, Settle(0, 7, oldest=0), ledger=ledger))
+    await intake.leave()
+    found = [plan(filled.channel, "check", Aim(to, partitions=[number])).shifts[0] for to in (0, 1, 4, 8)]
+    assert [(s.again, s.skipped) for s in found] == [(7, 0), (6, 1), (3, 3), (0, 6)]
+    assert all(s.forgets == {"parked": 7} for s in found)
 
 
 async def test_what_became_of_dead_letters_is_not_forgotten(filled: Kit) -> None:

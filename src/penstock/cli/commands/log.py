@@ -44,10 +44,11 @@ def trim(*, topics: tuple[str, ...], force: bool, yes: bool) -> int:
 
     async def work(opened: Log) -> tuple[str, Report | None]:
         from penstock.channel.drivers.embedded.upkeep import Upkeep  # noqa: PLC0415 - opens the log's libraries
+        from penstock.delivery.keeping import apart_of  # noqa: PLC0415
 
         for name in topics:
             opened.channel.row(name)  # a name that is not there is answered with close ones
-        return str(opened.directory), await Upkeep(opened.channel, opened.system).once(
+        return str(opened.directory), await Upkeep(opened.channel, opened.system, apart_of=apart_of).once(
             force=force, topics=topics or None
         )
 

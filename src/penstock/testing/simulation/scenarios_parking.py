@@ -13,6 +13,7 @@ from penstock.app.app import App
 from penstock.channel.api import Publish, Refused, Unknown
 from penstock.channel.drivers.embedded.driver import EmbeddedChannel
 from penstock.channel.drivers.embedded.upkeep import Upkeep, UpkeepConfig
+from penstock.delivery.keeping import apart_of
 from penstock.delivery.lot import SPACE as PARKED
 from penstock.delivery.lot import OnFailure, heads_of
 from penstock.delivery.redrive import Command, encode
@@ -141,7 +142,7 @@ def trimmed() -> Scenario:
         if not isinstance(inner, EmbeddedChannel):  # the fault-free twin keeps everything
             await work(process, channel, system)
             return
-        upkeep = asyncio.ensure_future(Upkeep(inner, system, UpkeepConfig(every_s=TRIM_S)).run())
+        upkeep = asyncio.ensure_future(Upkeep(inner, system, UpkeepConfig(every_s=TRIM_S), apart_of=apart_of).run())
         try:
             await work(process, channel, system)
         finally:

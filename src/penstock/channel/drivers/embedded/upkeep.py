@@ -75,11 +75,30 @@ class Host(Protocol):
         ...
 
 
-class Upkeep:
-    """Looks after one log. Used from one task."""
+ApartOf = Callable[[Host, str], retention.Apart | None]
+"""Of a topic by its name: whose it is, when a group keeps there what belongs to its input; None for all others."""
 
-    def __init__(self, host: Host, system: System, config: UpkeepConfig | None = None) -> None:
+
+class Upkeep:
+    """Looks after one log. Used from one task.
+
+    Args:
+        host: the open log.
+        system: clock and threads.
+        config: how often, and when groups are gone.
+        apart_of: which topics groups keep for themselves; None: they keep none.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        system: System,
+        config: UpkeepConfig | None = None,
+        *,
+        apart_of: ApartOf | None = None,
+    ) -> None:
         self._host = host
+        self._apart_of = apart_of
         self._system = system
         self._config = config or UpkeepConfig()
         self._compacted: dict[int, int] = {}  # pid -> where the next look for small blocks begins
@@ -153,7 +172,8 @@ class Upkeep:
         told = TopicTrimmed(name)
         report.topics.append(told)
         pids = self._host.row(name).pids
-        task = retention.Task(pids, limits, force=force)
+        apart = None if self._apart_of is None else self._apart_of(self._host, name)
+        task = retention.Task(pids, limits, force=force, apart=apart)
         try:
             await self._trim_slices(task, told)
             report.steps += await self._trim_steps(pids)
@@ -175,7 +195,7 @@ class Upkeep:
                     db, task, ages=self._ages(db), expiry=expiry, bytes_now=size
                 )
             )  # fmt: skip
-            told.held = sorted({f"group {held.group} is at offset {held.offset}" for held in planned.done.held})
+            told.held = sorted({_why(held) for held in planned.done.held})
             if not planned.begins:
                 return
             done = await self._slice(
@@ -283,6 +303,10 @@ class Upkeep:
     def _look(self, db: apsw.Connection) -> ages.Ages:
         now_us, monotonic_us = self._clocks()
         return ages.look(db, now_us=now_us, monotonic_us=monotonic_us)
+
+
+def _why(held: retention.Held) -> str:
+    return held.why or f"group {held.group} is at offset {held.offset}"
 
 
 def limits_of(topic: Topic) -> retention.Limits | None:
