@@ -9,10 +9,12 @@ import msgspec
 
 from penstock.channel.api import GroupSpec
 from penstock.channel.rules import unknown_name
+from penstock.delivery.lot import SPACE as PARKED
 from penstock.delivery.redrive import LETTERS_SPACE, POSITION_SPACE
 from penstock.errors import ConfigError, ConflictError
 from penstock.log import catalogue, placed, progress
 from penstock.log.extent import offset_at
+from penstock.observe.inventory import parked_events
 
 if TYPE_CHECKING:
     import apsw
@@ -40,7 +42,7 @@ class Aim(msgspec.Struct, frozen=True):
 class Shift(msgspec.Struct, frozen=True):
     """One partition's move: `again` events are read again, `skipped` are never read; `forgets` counts what goes.
 
-    `forgets`: ledger space (parked events, attempts, state …) to entries.
+    `forgets`: ledger space (attempts, state …) to entries; of what is parked, to events.
     """
 
     partition: int
@@ -115,6 +117,8 @@ def shift_of(db: apsw.Connection, group_id: int, pid: int, number: int, aim: Aim
     skipped = max(0, to - floor - sum(hole < to for hole in holes))
     spaces = progress.spaces_of(db, group_id, pid)
     forgets = {space: count for space, count in spaces.items() if space not in KEPT}
+    if PARKED in forgets:  # an entry there holds many
+        forgets[PARKED] = parked_events(db, group_id, pid)
     return Shift(number, floor, to, again, skipped, forgets)
 
 

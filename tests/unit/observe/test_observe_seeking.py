@@ -9,6 +9,7 @@ import apsw
 import pytest
 
 from penstock.channel.api import GroupSpec, LedgerWrite, Settle, Step, Subscription, TopicSpec
+from penstock.delivery.lot import Head, Lot, Now
 from penstock.errors import ConfigError, ConflictError
 from penstock.log import ages, catalogue, living, placed, progress, retention
 from penstock.log.api import Advance, Claim
@@ -90,6 +91,21 @@ async def test_what_became_of_dead_letters_is_not_forgotten(filled: Kit) -> None
     found = look(lambda db: progress.ledger_of(db, seeking.group_id, pid))
     assert sorted(found) == sorted((one.space, one.key, one.value) for one in told)
     assert look(lambda db: progress.whole_ledger(db, seeking.group_id, pid)) == 2
+
+
+async def test_what_is_parked_is_counted_in_events(filled: Kit) -> None:
+    """None of them is handled any more where the group is put behind them: that must be seen before."""
+    lot, now = Lot(), Now(0, 0.0)
+    lot.park(Head(b"ka", b"a", 0), 1.0, now)
+    lot.park(Head(b"kb", b"b", 1), 1.0, now)
+    lot.follow(b"ka", [2, 3, 4])
+    intake = await filled.channel.join(Subscription(GroupSpec("check", "flights"), "process 1"))
+    taken: Any = await intake.next(events_max=1, bytes_max=1 << 20, wait_s=1)
+    told = [LedgerWrite("parked", key, value) for key, value in lot.writes()]
+    await intake.commit(Step("check", taken.owned, Settle(0, 5), ledger=told))
+    await intake.leave()
+    [shift] = plan(filled.channel, "check", Aim(5, partitions=[taken.owned.partition])).shifts
+    assert (shift.skipped, shift.forgets) == (0, {"parked": 5})
 
 
 def test_what_would_be_skipped_is_counted_fast() -> None:
