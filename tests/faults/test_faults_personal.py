@@ -316,6 +316,16 @@ def test_a_source_s_letters_quote_nothing_personal(tmp_path: Path, name: str, li
         assert shows(text) == []
 
 
+def test_of_a_personal_number_that_is_too_long_to_be_quoted_no_part_is(tmp_path: Path) -> None:
+    (tmp_path / "in.ndjson").write_text(f'{{"mail":"{MAIL}","age":{AGE}{"0" * 30},"sex":"f"}}\n')
+    app = App("people", path=tmp_path / "log")
+    app.read(files(str(tmp_path / "in.ndjson")), into=app.topic("visitors", Visitor, partitions=1))
+    app.run(until_idle=True)
+    (text,) = letters_of(app, "source.visitors")
+    assert "a number of 34 characters does not fit in 64 bits" in text
+    assert shows(text) == []
+
+
 def test_what_is_said_of_lines_that_are_refused_quotes_nothing_personal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

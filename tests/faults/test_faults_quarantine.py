@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from penstock import App, parquet
+from penstock import App, Retry, parquet
 from penstock.cli import exits
 from penstock.cli.entry import outcome
 from penstock.errors import BlockDamaged, ConfigError, CorruptionError
@@ -174,4 +175,44 @@ def test_groups_and_sinks_go_on_behind_it_and_not_before_the_command(
     tally.compare([0, 1, 2, 3, 6, 7, 8, 10], app.read("all")["number"].to_list())
     assert outcome(["log", "verify", "--log", str(tmp_path / "log")]) == exits.DONE
     assert "quarantined: topic orders/0, offsets 4 to 5" in capsys.readouterr().out
+    assert tally.clean, tally.told
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+@pytest.mark.parametrize("damaged_offsets", [(4,), (0, 4), (6, 8)])
+def test_a_key_whose_parked_events_are_quarantined_goes_on_with_the_others(
+    tmp_path: Path, fault_report: FaultReport, damaged_offsets: tuple[int, ...], concurrency: int
+) -> None:
+    """The event that waits for its next attempt, one behind it, or the last ones."""
+    tally = fault_report("A5")
+    app = App("orders", path=tmp_path / "log")
+    orders = app.topic("orders", Order, key="customer", partitions=1)
+    seen: list[int] = []
+    stop, fails = asyncio.Event(), [True]
+
+    @app.handle(orders, retry=Retry(50, first_s=0.2), concurrency=concurrency)
+    async def note(order: Order) -> None:
+        if fails[0] and order.customer == "a":
+            raise ValueError("not yet")
+        seen.append(order.number)
+        if order.number == 9:
+            stop.set()
+
+    with app.client() as client:
+        for number in range(10):
+            client.publish(orders, Order(number, "ab"[number % 2], number))
+    asyncio.run(app.serve(stop))
+    fails[0] = False
+    with logwork.opened(tmp_path / "log") as log:
+        [pid] = next(row.pids for row in log.look(catalogue.topics) if row.name == "orders")
+    low = pid << 46
+    for offset in damaged_offsets:
+        edit(tmp_path / "log", f"UPDATE block SET data = x'00' WHERE at = {low | offset}")
+        command = ["log", "quarantine", "orders/0", "--offsets", f"{offset}:{offset}", "--yes"]
+        assert outcome([*command, "--log", str(tmp_path / "log")]) == exits.DONE
+    app.run(until_idle=True)
+    tally.points += 1
+    tally.compare(
+        [number for number in range(0, 10, 2) if number not in damaged_offsets], [n for n in seen if not n % 2]
+    )
     assert tally.clean, tally.told

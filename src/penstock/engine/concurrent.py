@@ -396,6 +396,9 @@ class ConcurrentWork(HandlerWork):
                     return
                 continue
             part = await place.fetch(head, self._topics.source, self._read)
+            if part is None:
+                self._settled(place, head, progress.made, b"handled", now)
+                continue
             place.lot.lend(head)
             if head.offset in part.broken:
                 self._lay_down_broken(place, part, head, progress.made)

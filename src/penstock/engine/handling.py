@@ -352,6 +352,9 @@ class HandlerWork(Handler):
     async def _retry(self, place: Place, head: Head, made: Made, now: Now) -> None:
         """Handle a parked event again, or for the first time when it waited behind another."""
         part = await place.fetch(head, self._topics.source, self._read)
+        if part is None:
+            self._settled(place, head, made, b"handled", now)
+            return
         offset, delivered = head.offset, part.delivered
         if offset in part.broken:
             self._lay_down_broken(place, part, head, made)

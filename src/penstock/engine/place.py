@@ -19,7 +19,6 @@ from penstock.engine.again import Line
 from penstock.engine.commands import Commands
 from penstock.engine.parts import Part, Picker, in_its_envelope, redriven
 from penstock.engine.work import Read
-from penstock.errors import CorruptionError
 from penstock.event.batch import Delivered
 
 ATTEMPTS = "attempts"
@@ -64,6 +63,7 @@ class Place:
         self._firsts: list[int] = []
         self._bytes = 0
         self._picker: Picker | None = None
+        self._passed = range(0)  # offsets that are quarantined, of those that were asked for last
         parked: list[tuple[bytes, bytes]] = []
         marked: list[tuple[bytes, bytes]] = []
         for space, key, value in assigned.ledger:
@@ -163,18 +163,17 @@ class Place:
                 self._firsts.remove(gone)
             insort(self._firsts, part.first)
 
-    async def fetch(self, head: Head, topic: TypedTopic[Any], read: Read) -> Part:
+    async def fetch(self, head: Head, topic: TypedTopic[Any], read: Read) -> Part | None:
         """A part that holds the event, decoded anew: a handler may have changed what it was given before.
 
-        Raises:
-            CorruptionError: the log does not have it.
+        None: it is quarantined, and passed over.
         """
         offset = head.offset
         if head.body is not None:
             event = redriven(topic.name, self.partition, offset=offset, body=head.body, key=head.key, identity=head.id)
             return Part(await in_its_envelope(event, topic, read), topic)
         picker = await self.picker(offset, topic, read)
-        return Part(picker.one(offset), topic)
+        return None if picker is None else Part(picker.one(offset), topic)
 
     def line_of(self, head: Head, room: int) -> Line:
         """The head and what waits behind it: at most `room` events, up to one that killed the process.
@@ -193,7 +192,8 @@ class Place:
     ) -> tuple[dict[int, Picker], int, int | None]:
         """For each event of these lines, in offset order, a batch that holds it, as far as there is room.
 
-        Returns them, how many bytes were read for that, and from which offset on there are none.
+        Returns them, how many bytes were read for that, and from which offset on there are none. What is quarantined
+        has none either.
         """
         found: dict[int, Picker] = {}
         picker, end, size = None, 0, 0
@@ -203,25 +203,23 @@ class Place:
                     return found, size, offset
                 kept = self._kept_at(offset)
                 picker = kept or await self.picker(offset, topic, read)
+                if picker is None:
+                    continue
                 end = picker.delivered.end
                 size += picker.size if kept is None else 0
             found[offset] = picker
         return found, size, None
 
-    async def picker(self, offset: int, topic: TypedTopic[Any], read: Read) -> Picker:
-        """A batch that holds the event of this offset.
-
-        Raises:
-            CorruptionError: the log does not have it.
-        """
+    async def picker(self, offset: int, topic: TypedTopic[Any], read: Read) -> Picker | None:
+        """A batch that holds the event of this offset; None where it is quarantined, for nothing else is left out."""
         kept = self._kept_at(offset)
-        if kept is not None:
+        if kept is not None or offset in self._passed:
             return kept
         if self._picker is None or not self._picker.delivered.first <= offset < self._picker.delivered.end:
             found = await read(topic.name, self.partition, offset, events_max=READ_EVENTS)
-            if not found or not found[0].first <= offset < found[0].end:
-                msg = f"{topic.name}/{self.partition}: a parked event at offset {offset}, which the log does not hold"
-                raise CorruptionError(msg)
+            if not found or found[0].first > offset:
+                self._passed = range(offset, found[0].first if found else offset + 1)
+                return None
             self._picker = Picker(found[0])
         return self._picker
 

@@ -43,8 +43,7 @@ def check_directory(directory: Path) -> None:
         raise ConfigError(msg, path="log.path")
     standing = next(path for path in (directory, *directory.parents) if path.exists())
     if not standing.is_dir() or not os.access(standing, os.W_OK | os.X_OK):
-        msg = f"{standing} is not writable by this user; change its owner or mode, or name another directory"
-        raise ConfigError(msg, path="log.path")
+        raise ConfigError(_not_writable(standing), path="log.path")
     _check_path(directory)
     kind = file_system(standing)
     if kind in NETWORK_FILE_SYSTEMS and os.environ.get(FORCE) != "1":
@@ -63,6 +62,15 @@ def check_directory(directory: Path) -> None:
     except OSError as exc:
         msg = f"{directory} cannot be made ({exc.strerror}); make it, or name another directory"
         raise ConfigError(msg, path="log.path") from exc
+
+
+def _not_writable(standing: Path) -> str:
+    if standing.is_dir() and os.statvfs(standing).f_flag & os.ST_RDONLY:
+        return (
+            f"{standing} is on a file system that is mounted read-only, and a log is written to also by who only reads "
+            "it: mount it for writing, or copy the log to a disk that can be written to"
+        )
+    return f"{standing} is not writable by this user; change its owner or mode, or name another directory"
 
 
 def _check_path(directory: Path) -> None:

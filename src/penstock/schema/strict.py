@@ -11,6 +11,7 @@ from penstock.errors import DecodeError
 
 DEPTH_MAX = 128
 _INT_DIGITS_MAX = 20
+_SHOWN_MAX = 24
 _BOM = b"\xef\xbb\xbf"
 _TEXT = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 # A newline that does not stand between two braces.
@@ -89,7 +90,7 @@ def _constant(text: str) -> float:
 def _integer(text: str) -> int:
     value = int(text) if len(text) <= _INT_DIGITS_MAX else None
     if value is None or not -(2**63) <= value < 2**63:
-        msg = f"{text[:24]} does not fit in 64 bits: send it as a string"
+        msg = f"{_named(text)} does not fit in 64 bits: send it as a string"
         raise DecodeError(msg)
     return value
 
@@ -97,6 +98,11 @@ def _integer(text: str) -> int:
 def _number(text: str) -> float:
     value = float(text)
     if math.isinf(value):
-        msg = f"{text[:24]} is beyond the largest float: send it as a string"
+        msg = f"{_named(text)} is beyond the largest float: send it as a string"
         raise DecodeError(msg)
     return value
+
+
+def _named(number: str) -> str:
+    """A number as it is written, or by its length: of half of one nobody could tell that it is personal."""
+    return number if len(number) <= _SHOWN_MAX else f"a number of {len(number)} characters"

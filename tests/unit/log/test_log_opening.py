@@ -359,6 +359,16 @@ def test_a_directory_that_is_not_ours_is_refused(tmp_path: Path) -> None:
         tmp_path.chmod(0o700)
 
 
+def test_a_disk_that_is_mounted_read_only_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither an owner nor a mode is the way out."""
+    found = os.statvfs(tmp_path)
+    read_only = os.statvfs_result((*found[:8], found.f_flag | os.ST_RDONLY, found.f_namemax))
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setattr(os, "statvfs", lambda _: read_only)
+    with pytest.raises(ConfigError, match=r"mounted read-only.* mount it for writing, or copy the log"):
+        Log.open(tmp_path / "log", SYSTEM)
+
+
 def test_pragmas_are_read_back(tmp_path: Path) -> None:
     db = apsw.Connection(str(tmp_path / "x"))
     db.execute("PRAGMA page_size = 4096; CREATE TABLE t(x)")

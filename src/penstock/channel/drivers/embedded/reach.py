@@ -23,7 +23,8 @@ def check(db: apsw.Connection, group: GroupRow, topic: TopicRow, held: Held, num
     msg = (
         f"group {group.name} needs offset {needed} of topic {topic.name}/{number} ({what} at {held.floor}), and the "
         f"first one that is kept is {begin}: retention has passed it (it was forced, or the group was gone for too "
-        "long). Nothing was skipped. Restore a backup that still has it, or give the group a new name: then it begins "
+        "long). Nothing was skipped. Restore a backup that still has it; or put the group where it is to go on "
+        f"(`penstock groups seek {group.name}` says first what is lost by it); or give it a new name: then it begins "
         "at what is kept"
     )
     raise OffsetOutOfRange(msg)
