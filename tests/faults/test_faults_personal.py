@@ -22,7 +22,8 @@ from penstock.schema import personal
 from penstock.telemetry import emit
 from tests.faults.report import FaultReport
 
-MAIL, STREET, AGE = "bob.canary@x.org", "Canary Lane 5", 7_391
+MAIL, STREET = "bob.canary@x.org", "Canary Lane 5"
+AGE = 73_916_420_855  # no id and no time has it by chance
 
 
 class Home(msgspec.Struct):

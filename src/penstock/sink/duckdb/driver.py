@@ -217,7 +217,9 @@ class DuckDBTable:
             while True:
                 try:
                     reached("duckdb.open")
-                    return duckdb.connect(str(self._path), config=self._options())
+                    connection = duckdb.connect(str(self._path), config=self._options())
+                    connection.execute(wire.CHECKPOINTS)
+                    return connection
                 except duckdb.Error as exc:
                     turn.held_by = self._held_by(exc, waited)
                     if waited >= self._config.wait_s:
