@@ -15,7 +15,15 @@ import pyarrow as pa
 import pytest
 
 from penstock.channel.api import Owned
-from penstock.errors import ConfigError, Fenced, LogRegressed, PenstockError, RefusedByTarget, TransientError
+from penstock.errors import (
+    ConfigError,
+    CorruptionError,
+    Fenced,
+    LogRegressed,
+    PenstockError,
+    RefusedByTarget,
+    TransientError,
+)
 from penstock.sink.api import Claim, Sink, Staged
 from penstock.sink.duckdb import duckdb_table, wire
 from penstock.sink.duckdb.driver import DuckDBTable
@@ -57,6 +65,48 @@ def test_the_last_offset_of_a_key_wins(tmp_path: Path) -> None:
     assert query(tmp_path, "SELECT * FROM t ORDER BY id NULLS LAST") == [("a", 3), ("b", 5), (None, 6)]
     put(sink, 6, batch(id=["a", None, "c"], v=[None, 8, 9]))
     assert query(tmp_path, "SELECT * FROM t ORDER BY id NULLS LAST") == [("a", None), ("b", 5), ("c", 9), (None, 8)]
+
+
+def test_a_commit_rewrites_nothing_of_the_file(tmp_path: Path) -> None:
+    """DuckDB's checkpoint does, blocks that are in use, and who is killed in it leaves a file that nobody can open."""
+    sink = opened(tmp_path)
+    put(sink, 0, batch(id=["a"], v=[1]))
+    before = (tmp_path / "x.duckdb").read_bytes()
+    for number in range(1, 20):
+        put(sink, number, batch(id=["a"], v=[number]))
+    assert (tmp_path / "x.duckdb").read_bytes() == before
+    sink.close()
+    assert not (tmp_path / "x.duckdb.wal").exists(), "a file that is whole by itself"
+    assert query(tmp_path, "SELECT * FROM t") == [("a", 19)]
+
+
+def test_the_write_ahead_log_does_not_grow_without_end(tmp_path: Path) -> None:
+    """Every commit reads all of it."""
+    sink, most = opened(tmp_path), 0
+    for number in range(100):
+        put(sink, number, batch(id=[str(number)], v=["x" * 20_000]))
+        most = max(most, (tmp_path / "x.duckdb.wal").stat().st_size if (tmp_path / "x.duckdb.wal").exists() else 0)
+    assert 100_000 < most < 400_000
+
+
+def test_what_is_left_of_a_file_that_was_removed_is_not_taken_for_the_new_one_s(tmp_path: Path) -> None:
+    put(opened(tmp_path), 0, batch(id=["a"], v=[1]))
+    assert (tmp_path / "x.duckdb.wal").exists()
+    (tmp_path / "x.duckdb").unlink()
+    put(opened(tmp_path), 0, batch(id=["b"], v=[2]))
+    assert query(tmp_path, "SELECT * FROM t") == [("b", 2)]
+
+
+def test_a_file_whose_write_was_torn_is_named_with_the_way_out(tmp_path: Path) -> None:
+    """As a kill in the middle of a checkpoint leaves it: half of a block is new."""
+    sink = opened(tmp_path)
+    put(sink, 0, batch(id=["a"], v=[1]))
+    sink.close()
+    body = bytearray((tmp_path / "x.duckdb").read_bytes())
+    body[12_288 + 100] ^= 1
+    (tmp_path / "x.duckdb").write_bytes(body)
+    with pytest.raises(CorruptionError, match="remove both, and it fills a new file from the log's beginning"):
+        opened(tmp_path)
 
 
 def test_keys_of_several_columns_and_nothing_else(tmp_path: Path) -> None:

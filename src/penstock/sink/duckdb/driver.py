@@ -1,7 +1,8 @@
 """Results as rows of a DuckDB table; the position changes in the same transaction.
 
 The file is opened, changed and closed for every claim and commit: while it is open for writing no other process can
-even read it. Within a program the tables of one file take turns.
+even read it. Within a program the tables of one file take turns. What was committed lies in DuckDB's write-ahead log
+until that is long enough to be folded into the file, or the sink is closed.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import duckdb
@@ -24,7 +25,7 @@ from penstock.sink.duckdb.config import DuckDBSink
 from penstock.sink.duckdb.errors import WAY_OUT, holder_of, translated
 from penstock.sink.duckdb.turns import turn_at
 from penstock.sink.room import no_room
-from penstock.system.files import link_once, sync_directory, sync_file
+from penstock.system.files import link_once, locked_directory, sync_directory, sync_file
 from penstock.system.points import reached
 
 _PAUSE_FIRST_S = 0.01
@@ -47,6 +48,7 @@ class DuckDBTable:
         self.together = True
         self._config = config
         self._path = Path(config.path)
+        self._wal = Path(f"{config.path}.wal")
         self._pause = pause
         self._held: dict[tuple[str, int], _Held] = {}
 
@@ -108,7 +110,10 @@ class DuckDBTable:
         self._settle_directory()
 
     def close(self) -> None:
-        """See `Sink`."""
+        """See `Sink`. What lies in DuckDB's write-ahead log is folded into the file, unless somebody else has it."""
+        if self._held and self._wal.exists() and self._path.exists():
+            with suppress(duckdb.Error, TransientError), turn_at(self._path).taken():
+                duckdb.connect(str(self._path), config=self._options()).close()
         self._held.clear()
 
     def _apply(self, connection: duckdb.DuckDBPyConnection, held: _Held) -> None:
@@ -176,7 +181,16 @@ class DuckDBTable:
             raise IOFailed(msg) from exc
 
     def _create(self) -> None:
-        """Make an empty file under another name first: a death in the middle leaves one that DuckDB cannot open."""
+        """Make an empty file under another name first: a death in the middle leaves one that DuckDB cannot open.
+
+        One process at a time: the write-ahead log of a file that was removed goes, and must not be that of a new one.
+        """
+        with locked_directory(self._path.parent):
+            if not self._path.exists():
+                self._wal.unlink(missing_ok=True)
+                self._make_file()
+
+    def _make_file(self) -> None:
         place = Path(tempfile.mkdtemp(prefix=f".{self._path.name}.", suffix=".new", dir=self._path.parent))
         new = place / self._path.name
         try:
@@ -218,7 +232,7 @@ class DuckDBTable:
                 try:
                     reached("duckdb.open")
                     connection = duckdb.connect(str(self._path), config=self._options())
-                    connection.execute(wire.CHECKPOINTS)
+                    connection.execute(wire.RARELY_CHECKPOINTED)
                     return connection
                 except duckdb.Error as exc:
                     turn.held_by = self._held_by(exc, waited)

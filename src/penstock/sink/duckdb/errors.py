@@ -48,6 +48,11 @@ DUCKDB: Mapping[str, type[PenstockError]] = {
 """Class name in `duckdb` → what it means for what is staged."""
 
 WAY_OUT = "free room on that disk, then it goes on by itself"
+_BROKEN = ("Corrupt database file", "replaying WAL")
+_BROKEN_WAY_OUT = (
+    "put a copy of it back, with the .wal beside it if there is one: the sink goes on from there; or remove both, and "
+    "it fills a new file from the log's beginning"
+)
 _HOLDER = re.compile(r"\(PID (\d+)\)")
 
 
@@ -55,6 +60,8 @@ def translated(exc: duckdb.Error, what: str) -> PenstockError:
     """The error to raise from `exc`; `what` says what was being done, with names. A full disk is waited for."""
     if says_no_room(str(exc)):
         return TransientError(f"{what}: {exc}; {WAY_OUT}")
+    if any(sign in str(exc) for sign in _BROKEN):
+        return CorruptionError(f"{what}: {exc}; {_BROKEN_WAY_OUT}")
     return DUCKDB[type(exc).__name__](f"{what}: {exc}")
 
 

@@ -38,6 +38,10 @@ TABLE_COLUMNS = (
     "SELECT column_name, data_type FROM information_schema.columns"
     " WHERE table_schema = 'main' AND lower(table_name) = lower(?) ORDER BY ordinal_position"
 )
+RARELY_CHECKPOINTED = "PRAGMA disable_checkpoint_on_shutdown; SET checkpoint_threshold = '256KB'"
+"""A checkpoint rewrites blocks that are in use, and a process that is killed in it leaves a file that cannot be opened.
+
+DuckDB makes one whenever a file is closed, so with every commit; with this, when its write-ahead log is so long."""
 STAGED_COLUMNS = f"DESCRIBE SELECT * FROM {STAGED}"
 
 
