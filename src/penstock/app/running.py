@@ -19,7 +19,6 @@ from penstock.app.processes import ProcessWork
 from penstock.channel.api import GroupSpec, Subscription
 from penstock.channel.drivers.embedded.upkeep import Upkeep
 from penstock.delivery.deadletter import SUFFIX
-from penstock.delivery.keeping import apart_of
 from penstock.delivery.redrive import SUFFIX as COMMANDS
 from penstock.engine.concurrent import ConcurrentWork
 from penstock.engine.group import Group, GroupState, Slots
@@ -33,6 +32,7 @@ from penstock.engine.work import Read, Work
 from penstock.errors import ConfigError
 from penstock.event.batch import Delivered
 from penstock.log.connection import translate
+from penstock.observe.keeping import apart_of
 from penstock.system.looking import Looker, this_thread
 from penstock.system.ports import Clock, System, real_system
 from penstock.system.slots import FileRecords, PartitionSlot, Slot

@@ -44,7 +44,7 @@ def trim(*, topics: tuple[str, ...], force: bool, yes: bool) -> int:
 
     async def work(opened: Log) -> tuple[str, Report | None]:
         from penstock.channel.drivers.embedded.upkeep import Upkeep  # noqa: PLC0415 - opens the log's libraries
-        from penstock.delivery.keeping import apart_of  # noqa: PLC0415
+        from penstock.observe.keeping import apart_of  # noqa: PLC0415
 
         for name in topics:
             opened.channel.row(name)  # a name that is not there is answered with close ones

@@ -13,7 +13,6 @@ from penstock.app.app import App
 from penstock.channel.api import Publish, Refused, Unknown
 from penstock.channel.drivers.embedded.driver import EmbeddedChannel
 from penstock.channel.drivers.embedded.upkeep import Upkeep, UpkeepConfig
-from penstock.delivery.keeping import apart_of
 from penstock.delivery.lot import SPACE as PARKED
 from penstock.delivery.lot import OnFailure, heads_of
 from penstock.delivery.redrive import Command, encode
@@ -22,6 +21,7 @@ from penstock.engine.context import Context
 from penstock.engine.place import ATTEMPTS
 from penstock.errors import PenstockError
 from penstock.event.batch import NewBatch, Rows
+from penstock.observe.keeping import apart_of
 from penstock.system.ports import System
 from penstock.testing.simulation.faults import FaultyChannel
 from penstock.testing.simulation.history import Stored
