@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 State = Literal["queued", "handled", "skipped", "failed again"]
 """What became of a letter that is not open any more."""
 COMMANDS_AT_ONCE = 1_000
+TRIMMED_MAX = 3
+"""Looks that retention may cut short, one after the other."""
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -56,11 +58,10 @@ async def dealt_with(channel: EmbeddedChannel, groups: Sequence[str]) -> dict[st
 
 
 async def _dealt_with(channel: EmbeddedChannel, group: GroupRow) -> dict[Place, State]:
-    while True:
-        try:
+    for _ in range(TRIMMED_MAX):
+        with suppress(OffsetOutOfRange):  # they were taken and removed since the ledger was read: it tells of them now
             return await _looked_at(channel, group)
-        except OffsetOutOfRange:  # they were taken and removed since the ledger was read: it tells of them now
-            continue
+    return await _looked_at(channel, group)
 
 
 async def _looked_at(channel: EmbeddedChannel, group: GroupRow) -> dict[Place, State]:
