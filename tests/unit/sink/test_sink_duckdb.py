@@ -89,6 +89,20 @@ def test_the_write_ahead_log_does_not_grow_without_end(tmp_path: Path) -> None:
     assert 100_000 < most < 400_000
 
 
+def test_a_file_named_by_a_link_is_whole_when_the_sink_is_closed(tmp_path: Path) -> None:
+    """DuckDB's write-ahead log lies beside the file, in a directory that is to be synced."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "x.duckdb").symlink_to(tmp_path / "real" / "y.duckdb")
+    synced: set[str] = set()
+    with hooked(lambda point: synced.add(point.removeprefix("files.sync_directory:"))):
+        sink = opened(tmp_path)
+        put(sink, 0, batch(id=["a"], v=[1]))
+    assert (tmp_path / "real" / "y.duckdb.wal").exists()
+    assert "real" in synced
+    sink.close()
+    assert not (tmp_path / "real" / "y.duckdb.wal").exists(), "a file that is whole by itself"
+
+
 def test_what_is_left_of_a_file_that_was_removed_is_not_taken_for_the_new_one_s(tmp_path: Path) -> None:
     put(opened(tmp_path), 0, batch(id=["a"], v=[1]))
     assert (tmp_path / "x.duckdb.wal").exists()

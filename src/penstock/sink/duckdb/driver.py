@@ -7,6 +7,7 @@ until that is long enough to be folded into the file, or the sink is closed.
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import time
@@ -47,8 +48,8 @@ class DuckDBTable:
         self.roll = config.roll
         self.together = True
         self._config = config
-        self._path = Path(config.path)
-        self._wal = Path(f"{config.path}.wal")
+        self._path = Path(os.path.realpath(config.path))  # DuckDB's log lies beside the file, not beside a link to it
+        self._wal = Path(f"{self._path}.wal")
         self._pause = pause
         self._held: dict[tuple[str, int], _Held] = {}
 
