@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from penstock import App, Retry, parquet
+from penstock import App, OnFailure, Retry, parquet
 from penstock.cli import exits
 from penstock.cli.entry import outcome
 from penstock.errors import BlockDamaged, ConfigError, CorruptionError
@@ -215,4 +216,54 @@ def test_a_key_whose_parked_events_are_quarantined_goes_on_with_the_others(
     tally.compare(
         [number for number in range(0, 10, 2) if number not in damaged_offsets], [n for n in seen if not n % 2]
     )
+    assert tally.clean, tally.told
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_a_breaker_is_not_left_open_when_all_that_waited_is_quarantined(
+    tmp_path: Path, fault_report: FaultReport, concurrency: int
+) -> None:
+    """It is tried with what waits; with none of that, nobody would ever try it again."""
+    tally = fault_report("A5")
+    app = App("orders", path=tmp_path / "log")
+    orders = app.topic("orders", Order, key="customer", partitions=1)
+    seen: list[int] = []
+    stop, fails = asyncio.Event(), [True]
+    calls: list[int] = []
+
+    @app.handle(orders, retry=Retry(50, first_s=0.2), on_failure=OnFailure(breaker=2), concurrency=concurrency)
+    async def note(order: Order) -> None:
+        if fails[0]:
+            calls.append(order.number)
+            if len(calls) > 3:  # both have failed, and the first of them again
+                stop.set()
+            raise ConnectionError("down")
+        seen.append(order.number)
+
+    with app.client() as client:
+        for number in range(2):
+            client.publish(orders, Order(number, "ab"[number], number))
+    asyncio.run(app.serve(stop))
+    fails[0] = False
+    with logwork.opened(tmp_path / "log") as log:
+        [pid] = next(row.pids for row in log.look(catalogue.topics) if row.name == "orders")
+    for offset in range(2):
+        edit(tmp_path / "log", f"UPDATE block SET data = x'00' WHERE at = {pid << 46 | offset}")
+        command = ["log", "quarantine", "orders/0", "--offsets", f"{offset}:{offset}", "--yes"]
+        assert outcome([*command, "--log", str(tmp_path / "log")]) == exits.DONE
+    with app.client() as client:
+        client.publish(orders, Order(2, "c", 2))
+
+    async def until_handled() -> None:
+        done = asyncio.Event()
+        serving = asyncio.ensure_future(app.serve(done))
+        deadline_s = time.monotonic() + 10
+        while not seen and time.monotonic() < deadline_s:
+            await asyncio.sleep(0.02)
+        done.set()
+        await serving
+
+    asyncio.run(until_handled())
+    tally.points += 1
+    tally.compare([2], seen)
     assert tally.clean, tally.told

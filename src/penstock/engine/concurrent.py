@@ -397,7 +397,7 @@ class ConcurrentWork(HandlerWork):
                 continue
             part = await place.fetch(head, self._topics.source, self._read)
             if part is None:
-                self._settled(place, head, progress.made, b"handled", now)
+                self._passed_over(place, head, progress.made, now)
                 continue
             place.lot.lend(head)
             if head.offset in part.broken:

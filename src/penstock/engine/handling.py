@@ -353,7 +353,7 @@ class HandlerWork(Handler):
         """Handle a parked event again, or for the first time when it waited behind another."""
         part = await place.fetch(head, self._topics.source, self._read)
         if part is None:
-            self._settled(place, head, made, b"handled", now)
+            self._passed_over(place, head, made, now)
             return
         offset, delivered = head.offset, part.delivered
         if offset in part.broken:
@@ -408,8 +408,7 @@ class HandlerWork(Handler):
 
     def _lay_down(self, place: Place, delivered: Delivered, head: Head, cause: Cause, made: Made) -> None:
         """A parked event, which `delivered` has, is given up."""
-        if place.open:  # not for the target: that is tried with the next event, and there may be no other parked one
-            place.doubt()
+        place.doubt()  # it is not given up for the target
         made.letter(delivered, head.offset, cause)
         if not cause.holds:
             self._settled(place, head, made, b"failed again", self._now())
@@ -420,6 +419,11 @@ class HandlerWork(Handler):
         made.events += 1
         head.letter, head.body = -1, None
         place.lot.postpone(head, None, self._now())
+
+    def _passed_over(self, place: Place, head: Head, made: Made, now: Now) -> None:
+        """A parked event is quarantined."""
+        place.doubt()
+        self._settled(place, head, made, b"handled", now)
 
     def _settled(
         self, place: Place, head: Head, made: Made, outcome: bytes, now: Now, *, through: int | None = None

@@ -246,7 +246,12 @@ class Place:
         self.open = self.doubted = False
 
     def doubt(self) -> None:
-        """The target was failing, and it may be that nobody waits for it any more: one more failure says it."""
+        """An open breaker lets the next event try the target: it may be that nobody waits for it any more.
+
+        One more failure says that it still fails.
+        """
+        if not self.open:
+            return
         self._row = self.policy.breaker - 1
         self.open, self.doubted = False, True
 

@@ -127,7 +127,8 @@ def plan(db: apsw.Connection, task: Task, *, ages: Ages, expiry: Expiry, bytes_n
 
     @cache
     def needed(pid: int) -> Held | None:
-        return _needed(groups, pid) or (None if apart is None else _needed_apart(db, owners, pid, apart))
+        both = _needed(groups, pid), None if apart is None else _needed_apart(db, owners, pid, apart)
+        return min((held for held in both if held is not None), key=lambda held: held.offset, default=None)
 
     slice_ = _Slice(task.limits, now_us, bytes_now, needed)
     begins = {pid: placed.known(db, pid).begin for pid in task.pids}

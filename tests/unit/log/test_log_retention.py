@@ -14,7 +14,7 @@ from penstock.log.api import Advance, Claim, Claimed, Span
 from penstock.log.checks import verify_row
 from penstock.log.ddl import OFFSET_MAX
 from penstock.log.living import Expiry
-from penstock.log.retention import Limits, Task
+from penstock.log.retention import Apart, Limits, Task
 from penstock.log.store import Store
 from tests.unit.log.logs import append, block, bodies, in_memory
 
@@ -29,12 +29,18 @@ def filled(store: Store, pid: int, blocks: int = 10, *, every_us: int = HOUR) ->
 
 
 def trimmed(
-    store: Store, *pids: int, limits: Limits, now_us: int, force: bool = False, expiry: Expiry | None = None
+    store: Store,
+    *pids: int,
+    limits: Limits,
+    now_us: int,
+    force: bool = False,
+    expiry: Expiry | None = None,
+    apart: Apart | None = None,
 ) -> retention.Trimmed:
     def work(db: apsw.Connection) -> retention.Trimmed:
         size = sum(retention.bytes_of(db, pid) for pid in pids)
         known = ages.look(db, now_us=now_us, monotonic_us=None)
-        task = Task(pids, limits, force=force)
+        task = Task(pids, limits, force=force, apart=apart)
         return retention.trim(db, task, ages=known, expiry=expiry or Expiry(), bytes_now=size)
 
     return store.write(work)[0]
@@ -95,6 +101,21 @@ def test_nothing_a_group_has_not_settled_goes_unless_it_is_forced() -> None:
     assert kept(store, pid)[0] == b"a4"
     assert trimmed(store, pid, limits=limits, now_us=DAY, force=True).events == 12
     assert kept(store, pid) == []
+
+
+def test_what_a_group_keeps_apart_stays_also_when_another_group_has_read_it() -> None:
+    """Whoever needs the lower offset holds it: a reader of the letters, or the group whose keys wait for them."""
+    store, (source, letters) = in_memory(2)
+    filled(store, letters)
+    group(store, "owner", source)
+    reader = group(store, "reader", letters)
+    settle(store, reader, letters, 0, 20)
+    needed = [0]
+    apart = Apart("owner", {letters: source}, "parked", lambda _: needed[0], "keys wait")
+    done = trimmed(store, letters, limits=Limits(age_us=HOUR), now_us=DAY, apart=apart)
+    assert (done.events, [held.why for held in done.held]) == (0, ["keys wait"])
+    needed[0] = 8
+    assert trimmed(store, letters, limits=Limits(age_us=HOUR), now_us=DAY, apart=apart).events == 8
 
 
 def test_behind_what_is_held_nothing_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ until that is long enough to be folded into the file, or the sink is closed.
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import time
@@ -47,8 +48,8 @@ class DuckDBTable:
         self.roll = config.roll
         self.together = True
         self._config = config
-        self._path = Path(config.path)
-        self._wal = Path(f"{config.path}.wal")
+        self._path = Path(os.path.realpath(config.path))  # DuckDB's log lies beside the file, not beside a link to it
+        self._wal = Path(f"{self._path}.wal")
         self._pause = pause
         self._held: dict[tuple[str, int], _Held] = {}
 
@@ -98,7 +99,11 @@ class DuckDBTable:
 
     def _commit(self, held: _Held, owned: Owned) -> None:
         try:
+            if not self._path.exists():  # to open it would make it, in its place
+                raise self._removed("file")
             with self._opened() as connection:
+                if _row_of(connection, held) is None and not self._table_columns(connection):  # it is a new one
+                    raise self._removed("file")
                 self._apply(connection, held)
         except _ReplyLost as lost:
             with self._opened() as connection:
@@ -133,8 +138,7 @@ class DuckDBTable:
             self._require_columns(target, held.types)
             if not target:
                 if held.position > held.floor:
-                    msg = f"{self.name}: the table was removed meanwhile; it is filled from the beginning of the log"
-                    raise Fenced(msg)
+                    raise self._removed("table")
                 connection.execute(wire.create_table(self._config.table))
             if self._config.key:
                 table = table.append_column(wire.ROW, pa.array(range(table.num_rows), pa.int64()))
@@ -144,6 +148,9 @@ class DuckDBTable:
                 connection.execute(wire.upsert(self._config.table, table.schema.names[:-1], self._config.key))
             else:
                 connection.execute(wire.append(self._config.table, table.schema.names))
+
+    def _removed(self, what: str) -> Fenced:
+        return Fenced(f"{self.name}: the {what} was removed meanwhile; it is filled from the beginning of the log")
 
     def _decided(self, connection: duckdb.DuckDBPyConnection, held: _Held) -> bool:
         """Why the position did not move: True when our own commit is there already, False when nothing happened.
@@ -374,6 +381,8 @@ def _transaction(connection: duckdb.DuckDBPyConnection, what: str) -> Generator[
 
 
 def _row_of(connection: duckdb.DuckDBPyConnection, held: _Held) -> Position | None:
+    if not connection.execute(wire.TABLE_COLUMNS, [wire.PROGRESS]).fetchall():
+        return None  # a new file, which nobody has claimed anything of
     return connection.execute(wire.READ_PROGRESS, held.row).fetchone()
 
 
