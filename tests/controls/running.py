@@ -19,6 +19,7 @@ from tests.faults.report import REPORT, merge, read
 
 TIMEOUT_S = 300
 _RED = 1  # pytest's exit code for failed tests; others mean that nothing was shown
+_ENDLESS = -1  # it never ended
 
 
 class Shown(msgspec.Struct, frozen=True):
@@ -72,8 +73,8 @@ def _show(control: Control, green: set[str]) -> Shown:
         if complaint:
             return Shown(control, red=False, why=f"the patch does not apply: {complaint}")
         code, said = _pytest(root, [control.test])
-    if code == _RED:
-        return Shown(control, red=True, why=_first_complaint(said))
+    if code in (_RED, _ENDLESS):  # without a guard against deadlocks nothing ends, nor does the test
+        return Shown(control, red=True, why=said if code == _ENDLESS else _first_complaint(said))
     tail = said.strip().splitlines()[-1:]
     return Shown(control, red=False, why="stayed green" if code == 0 else f"pytest ended with {code}: {tail}")
 
@@ -90,7 +91,7 @@ def _pytest(root: Path, tests: list[str]) -> tuple[int, str]:
             command, cwd=root, env=env, capture_output=True, text=True, timeout=TIMEOUT_S * len(tests), check=False
         )
     except subprocess.TimeoutExpired:
-        return -1, f"no end within {TIMEOUT_S} s"
+        return _ENDLESS, f"no end within {TIMEOUT_S} s"
     return done.returncode, done.stdout + done.stderr
 
 
