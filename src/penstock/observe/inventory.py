@@ -265,12 +265,12 @@ def _partition_lag(db: apsw.Connection, number: int, row: ProgressRow, owner: st
     then_us = now_us - TREND_S * 1_000_000
     floor = progress.floor_at(db, row.group_id, row.pid, then_us)
     before = max(0, newest_since(db, row.pid, end, then_us) - (row.floor if floor is None else floor))
-    parked = _parked(db, row)
+    lot = parked_in(db, row.group_id, row.pid)
+    parked = len(lot.heads) + lot.events
     return PartitionLag(number, owner, row.epoch, row.floor, holes, parked, end, lag, lag_s, end - row.floor - before)
 
 
-def _parked(db: apsw.Connection, row: ProgressRow) -> int:
-    """How many events wait in the group's ledger: those that failed, and those behind them."""
-    entries = progress.ledger_of(db, row.group_id, row.pid, space=PARKED)
-    lot = Lot.restore([(key, value) for _, key, value in entries], Now(0, 0.0))
-    return len(lot.heads) + lot.events
+def parked_in(db: apsw.Connection, group_id: int, pid: int) -> Lot:
+    """What waits in the group's ledger: events that failed, and those behind them."""
+    entries = progress.ledger_of(db, group_id, pid, space=PARKED)
+    return Lot.restore([(key, value) for _, key, value in entries], Now(0, 0.0))

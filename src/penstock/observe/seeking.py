@@ -10,11 +10,11 @@ import msgspec
 from penstock.channel.api import GroupSpec
 from penstock.channel.rules import unknown_name
 from penstock.delivery.lot import SPACE as PARKED
-from penstock.delivery.lot import Lot, Now
 from penstock.delivery.redrive import LETTERS_SPACE, POSITION_SPACE
 from penstock.errors import ConfigError, ConflictError
 from penstock.log import catalogue, placed, progress
 from penstock.log.extent import offset_at
+from penstock.observe.inventory import parked_in
 
 if TYPE_CHECKING:
     import apsw
@@ -119,7 +119,7 @@ def shift_of(db: apsw.Connection, group_id: int, pid: int, number: int, aim: Aim
     spaces = progress.spaces_of(db, group_id, pid)
     forgets = {space: count for space, count in spaces.items() if space not in KEPT}
     if PARKED in forgets:
-        parked = Lot.restore(((k, v) for _, k, v in progress.ledger_of(db, group_id, pid, space=PARKED)), Now(0, 0.0))
+        parked = parked_in(db, group_id, pid)
         forgets[PARKED] = len(parked.heads) + parked.events
         skipped += parked.below(to)
     return Shift(number, floor, to, again, skipped, forgets)

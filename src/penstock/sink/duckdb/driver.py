@@ -224,6 +224,7 @@ class DuckDBTable:
     def _opened(self) -> Generator[duckdb.DuckDBPyConnection]:
         connection = self._connect()
         try:
+            connection.execute(wire.RARELY_CHECKPOINTED)
             yield connection
         except duckdb.Error as exc:
             raise translated(exc, self.name) from exc
@@ -238,9 +239,7 @@ class DuckDBTable:
             while True:
                 try:
                     reached("duckdb.open")
-                    connection = duckdb.connect(str(self._path), config=self._options())
-                    connection.execute(wire.RARELY_CHECKPOINTED)
-                    return connection
+                    return duckdb.connect(str(self._path), config=self._options())
                 except duckdb.Error as exc:
                     turn.held_by = self._held_by(exc, waited)
                     if waited >= self._config.wait_s:
