@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -179,6 +180,16 @@ def test_groups_and_sinks_go_on_behind_it_and_not_before_the_command(
     assert tally.clean, tally.told
 
 
+def lost(log_directory: Path, offsets: Iterable[int]) -> None:
+    """These events of orders/0 are damaged, each in a block of its own, and quarantined."""
+    with logwork.opened(log_directory) as log:
+        [pid] = next(row.pids for row in log.look(catalogue.topics) if row.name == "orders")
+    for offset in offsets:
+        edit(log_directory, f"UPDATE block SET data = x'00' WHERE at = {pid << 46 | offset}")
+        command = ["log", "quarantine", "orders/0", "--offsets", f"{offset}:{offset}", "--yes"]
+        assert outcome([*command, "--log", str(log_directory)]) == exits.DONE
+
+
 @pytest.mark.parametrize("concurrency", [1, 4])
 @pytest.mark.parametrize("damaged_offsets", [(4,), (0, 4), (6, 8)])
 def test_a_key_whose_parked_events_are_quarantined_goes_on_with_the_others(
@@ -204,13 +215,7 @@ def test_a_key_whose_parked_events_are_quarantined_goes_on_with_the_others(
             client.publish(orders, Order(number, "ab"[number % 2], number))
     asyncio.run(app.serve(stop))
     fails[0] = False
-    with logwork.opened(tmp_path / "log") as log:
-        [pid] = next(row.pids for row in log.look(catalogue.topics) if row.name == "orders")
-    low = pid << 46
-    for offset in damaged_offsets:
-        edit(tmp_path / "log", f"UPDATE block SET data = x'00' WHERE at = {low | offset}")
-        command = ["log", "quarantine", "orders/0", "--offsets", f"{offset}:{offset}", "--yes"]
-        assert outcome([*command, "--log", str(tmp_path / "log")]) == exits.DONE
+    lost(tmp_path / "log", damaged_offsets)
     app.run(until_idle=True)
     tally.points += 1
     tally.compare(
@@ -245,12 +250,7 @@ def test_a_breaker_is_not_left_open_when_all_that_waited_is_quarantined(
             client.publish(orders, Order(number, "ab"[number], number))
     asyncio.run(app.serve(stop))
     fails[0] = False
-    with logwork.opened(tmp_path / "log") as log:
-        [pid] = next(row.pids for row in log.look(catalogue.topics) if row.name == "orders")
-    for offset in range(2):
-        edit(tmp_path / "log", f"UPDATE block SET data = x'00' WHERE at = {pid << 46 | offset}")
-        command = ["log", "quarantine", "orders/0", "--offsets", f"{offset}:{offset}", "--yes"]
-        assert outcome([*command, "--log", str(tmp_path / "log")]) == exits.DONE
+    lost(tmp_path / "log", range(2))
     with app.client() as client:
         client.publish(orders, Order(2, "c", 2))
 
