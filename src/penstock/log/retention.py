@@ -21,8 +21,10 @@ from penstock.log.ddl import OFFSET_BITS, OFFSET_MAX
 from penstock.log.living import Expiry, Standing, standings
 from penstock.system.points import reached
 
-SLICE_BLOCKS = 256
+SLICE_BLOCKS = 64
 SLICE_BYTES = 4_000_000
+"""What one transaction removes at most: who publishes meanwhile waits for it, a millisecond or two."""
+
 _ROWS_AT_ONCE = 32
 _STEPS_AT_ONCE = 500
 
@@ -120,13 +122,20 @@ def plan(db: apsw.Connection, task: Task, *, ages: Ages, expiry: Expiry, bytes_n
         CorruptionError: a row is not what was written.
     """
     now_us, apart = ages.now_us, task.apart
-    pids = [*task.pids, *(apart.inputs.values() if apart is not None else ())]
-    found = standings(db, now_us=now_us, expiry=expiry, pids=pids) if apart is not None or not task.force else []
-    groups = [] if task.force else [standing for standing in found if standing.holds]
-    owners = found if apart is not None and apart.always else groups
+
+    @cache
+    def holders() -> tuple[list[Standing], list[Standing]]:
+        """Whose input and whose own topics hold this back. They are asked for only when a block is to go."""
+        if task.force and apart is None:
+            return [], []
+        pids = [*task.pids, *(apart.inputs.values() if apart is not None else ())]
+        found = standings(db, now_us=now_us, expiry=expiry, pids=pids)
+        groups = [] if task.force else [standing for standing in found if standing.holds]
+        return groups, found if apart is not None and apart.always else groups
 
     @cache
     def needed(pid: int) -> Held | None:
+        groups, owners = holders()
         both = _needed(groups, pid), None if apart is None else _needed_apart(db, owners, pid, apart)
         return min((held for held in both if held is not None), key=lambda held: held.offset, default=None)
 

@@ -251,6 +251,8 @@ def test_groups_of_other_topics_are_not_looked_at(monkeypatch: pytest.MonkeyPatc
 
     for module in (progress, catalogue):
         monkeypatch.setattr(module, "verify_row", checking)
+    assert trimmed(store, pid, limits=Limits(age_us=DAY), now_us=9 * HOUR).events == 0
+    assert checked == [], "nothing is to go: it is nobody's business"
     done = trimmed(store, pid, limits=Limits(age_us=HOUR), now_us=9 * HOUR)
     assert [held.group for held in done.held] == ["mine"]
     assert checked == [f"progress of group id {mine}, partition id {pid}", "group mine"]
