@@ -16,7 +16,15 @@ from penstock.observe.reading import is_dead_letters
 
 SCAN_EVENTS = 5_000
 CAUSES_MAX = 1_000
-_PARTICULAR = re.compile(r"'[^']*'|\"[^\"]*\"|\d+(?:\.\d+)?")
+_PARTICULAR = re.compile(
+    r"""'[^']*'|"[^"]*"                                    # what is quoted
+    |\b\d+(?:\.\d+)?\b(?!-)                               # a number
+    |\b0x[0-9a-fA-F]+\b                                   # where an object lies
+    |\b(?=[a-fA-F-]{0,40}\d)[0-9a-fA-F]{8}[0-9a-fA-F-]*\b # a UUID, a digest; it is not looked far for its digit
+    |\b(?=[^\W\d]*\d)\w{16,}\b                           # another long name with a digit, as ids are
+    |\d+(?:\.\d+)?                                       # a number beside letters""",
+    re.VERBOSE,
+)
 _POSITION = re.compile(r"(.+)/(\d+)/(\d+)")
 
 
@@ -31,8 +39,8 @@ class Found(msgspec.Struct, frozen=True):
 class Cause(msgspec.Struct):
     """Dead letters of one group that were given up for the same cause.
 
-    `cause` is their reason with what differs from event to event (numbers, quoted text) taken out; `open` of them were
-    neither redriven nor skipped. `reason` and `example` are those of the newest one.
+    `cause` is their reason with what differs from event to event (numbers, ids, quoted text) taken out; `open` of them
+    were neither redriven nor skipped. `reason` and `example` are those of the newest one.
     """
 
     group: str

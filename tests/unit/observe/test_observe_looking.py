@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 from collections.abc import AsyncIterator
@@ -189,6 +190,32 @@ async def test_dead_letters_by_cause(filled: Kit) -> None:
         ("Reject", "never departed", 2, "never departed"),
     ]
     assert found[0].example == "check/0/2"
+
+
+IDS = (
+    ("order 3f2504e0-4f89-41d3-9a0c-0305e82c3301 is unknown", "order b9d1f0aa-cdef-4b21-8c4e-d0c1a2b3c4d5 is unknown"),
+    ("order 12345678-1234-4234-8234-123456789012 is late", "order deadbeef-feed-4bad-8dad-facefacefacf is late"),
+    ("no <Row at 0x7f3a2b10>", "no <Row at 0x7fe9d0c0>"),
+    ("pi_3MtwBwLkdIwHu7ix28a3tqPd was refused", "pi_3KtzQ0LkdIwHu7ix1jB2f0Xa was refused"),
+    ("digest da39a3ee5e6b4b0d differs", "digest 9e107d9d372bb682 differs"),
+    ("costs 12345678.5", "costs 1.5"),
+)
+
+
+@pytest.mark.parametrize(("one", "other"), IDS)
+async def test_ids_do_not_make_another_cause(filled: Kit, one: str, other: str) -> None:
+    """As UUIDs, digests and keys of other systems are written: with letters among their digits."""
+    await filled.letters([letter(100, one), letter(101, other)])
+    found = await letters.causes(filled.channel, filled.channel.topics(), ["check"])
+    assert [cause.count for cause in found] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("text", ["a-", "ab ", "0x", "abcdef-", "a1", "-", "1"])
+async def test_long_reasons_are_counted_at_once(filled: Kit, text: str) -> None:
+    """In a time that grows as their length does: a quadratic one would be a minute here."""
+    await filled.letters([letter(100, text * 50_000)])
+    async with asyncio.timeout(5):
+        assert len(await letters.causes(filled.channel, filled.channel.topics(), ["check"])) == 3
 
 
 async def test_rare_causes_are_bounded(filled: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
