@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -46,6 +47,28 @@ def _remember(ctx: click.Context, parameter: click.Parameter, value: Any) -> Non
 def wants_json() -> bool:
     """Whether the running command was given `--json`."""
     return bool(click.get_current_context().meta.get("penstock.json"))
+
+
+def names_log() -> bool:
+    """Whether the running command was given `--log`."""
+    return "penstock.log" in click.get_current_context().meta
+
+
+def ask(question: str) -> None:
+    """Go on after a yes only. It is asked on stderr: what is printed may be a document that another program reads.
+
+    Raises:
+        click.Abort: the answer was no.
+        click.UsageError: nobody is there who could answer.
+    """
+    try:
+        click.confirm(question, abort=True, err=True)
+    except click.Abort as exc:
+        if sys.stdin.isatty() or not isinstance(exc.__context__, EOFError):
+            raise
+        click.echo(err=True)
+        msg = "nobody answered, so nothing was done; to go on without being asked add --yes"
+        raise click.UsageError(msg) from None
 
 
 @dataclass(frozen=True, slots=True)

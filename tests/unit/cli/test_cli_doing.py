@@ -375,9 +375,10 @@ def test_doctor_finds_damage_and_accepts_a_loss(penstock: Penstock, project: Pat
     assert bad["check"] == "log"
     assert "--accept-loss" in bad["detail"]
     assert "witness" in penstock("topics").err
-    refused = penstock("doctor", "--accept-loss")
-    assert refused.code == exits.USAGE
+    refused = penstock("doctor", "--accept-loss", "--json")
+    assert (refused.code, refused.out) == (exits.USAGE, "")
     assert "add --yes" in refused.err
+    assert penstock("doctor", "--accept-loss", given="n\n").code == exits.INTERRUPTED
     accepted: Any = penstock("doctor", "--accept-loss", "--yes", "--json").json()
     assert accepted["incarnation"] > 1
     assert penstock("doctor").code == exits.DONE
@@ -407,6 +408,47 @@ def test_doctor_of_a_program(penstock: Penstock, tmp_path: Path) -> None:
     assert found["processing"] == "effectively-once"
     assert "handler check" in penstock("doctor", "shop.py").out
     assert not (tmp_path / ".penstock").exists()
+
+
+@pytest.mark.parametrize("option", [["--accept-loss", "--yes"], ["--deep"], ["--log", "flights"]])
+def test_doctor_of_a_program_takes_no_option_of_a_log(penstock: Penstock, project: Path, option: list[str]) -> None:
+    """Passed over without a word, a loss would seem to be accepted, or a log to be checked."""
+    (project / "shop.py").write_text(PROGRAM)
+    said = penstock("doctor", "shop.py", *option)
+    assert (said.code, said.out) == (exits.USAGE, "")
+    assert f"{option[0]} is about one log" in said.err
+
+
+def test_doctor_of_a_program_whose_log_is_bad(penstock: Penstock, project: Path) -> None:
+    """What its edges promise is no use while the log cannot be opened: it says so, and its exit code does."""
+    (project / "flights.py").write_text(PROGRAM.replace("shop", "flights"))
+    (project / ".penstock" / "flights" / WITNESS).unlink()
+    for arguments in ([], ["--json"]):
+        said = penstock("doctor", "flights.py", *arguments)
+        assert said.code == exits.FAILED
+        assert "handler check" in said.out
+        assert "bad: app flights, log: " in said.err
+        assert "--accept-loss" in said.err
+
+
+QUESTIONS = (
+    ["groups", "seek", "check", "--to-offset", "earliest"],
+    ["log", "trim", "--force"],
+    ["log", "trim", "--force", "--json"],
+    ["log", "quarantine", "flights/0", "--offsets", "0:1"],
+)
+
+
+@pytest.mark.parametrize("command", QUESTIONS)
+def test_a_question_that_nobody_can_answer(penstock: Penstock, project: Path, command: list[str]) -> None:
+    """As from cron: the way out is named. It is asked on stderr, where it is not taken for output."""
+    said = penstock(*command)
+    assert said.code == exits.USAGE
+    assert "[y/N]" not in said.out
+    assert "[y/N]" in said.err
+    assert "nothing was done; to go on without being asked add --yes" in said.err
+    said = penstock(*command, given="n\n")
+    assert (said.code, "[y/N]" in said.out) == (exits.INTERRUPTED, False)
 
 
 def test_bench_elsewhere(penstock: Penstock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,7 @@ import click
 import msgspec
 
 from penstock.cli import exits, output
-from penstock.cli.options import json_option, log_directory, log_option, opened, wants_json
+from penstock.cli.options import ask, json_option, log_directory, log_option, names_log, opened, wants_json
 from penstock.errors import PenstockError
 
 if TYPE_CHECKING:
@@ -32,6 +31,7 @@ def command(*, program: Path | None, deep: bool, accept_loss: bool, yes: bool) -
     groups go on where they were, sinks that know more than the log refuse to go on.
     """
     if program is not None:
+        _refuse_beside_a_program(deep=deep, accept_loss=accept_loss)
         return _promises(program)
     directory = log_directory()
     if accept_loss:
@@ -47,6 +47,19 @@ def command(*, program: Path | None, deep: bool, accept_loss: bool, yes: bool) -
         output.note(f"log {directory}")
         output.table(("", "check", "finding"), [(f.state, f.check, f.detail) for f in findings], width_max=400)
     return exits.FAILED if bad else exits.DONE
+
+
+def _refuse_beside_a_program(*, deep: bool, accept_loss: bool) -> None:
+    """What is about one log is refused, not passed over: a loss would seem to be accepted, or a log to be whole.
+
+    Raises:
+        click.UsageError: such an option was given.
+    """
+    given = {"--accept-loss": accept_loss, "--deep": deep, "--log": names_log()}
+    named = [name for name, was_given in given.items() if was_given]
+    if named:
+        msg = f"{named[0]} is about one log, and a program names its own; leave one of the two out"
+        raise click.UsageError(msg)
 
 
 async def _examine(directory: Path, *, deep: bool) -> tuple[list[Finding], Any]:
@@ -90,12 +103,8 @@ def _accept(directory: Path, *, yes: bool) -> int:
     from penstock.log.opening import accept_loss  # noqa: PLC0415 - opens the log's libraries
     from penstock.system import real_system  # noqa: PLC0415
 
-    text = f"{directory}: go on with what is there? What was lost stays lost; a backup would have to come first"
     if not yes:
-        if not sys.stdin.isatty():
-            msg = f"--accept-loss changes {directory} for good; add --yes"
-            raise click.UsageError(msg)
-        click.confirm(text, abort=True)
+        ask(f"{directory}: go on with what is there? What was lost stays lost; a backup would have to come first")
     system = real_system()
     try:
         identity = accept_loss(directory, system)
@@ -108,27 +117,32 @@ def _accept(directory: Path, *, yes: bool) -> int:
     return exits.DONE
 
 
-def _probed(directory: Path) -> tuple[str, str] | None:
-    """The level of durability that probing leaves, and why; None when the log is not there yet."""
+def _probed(directory: Path) -> list[Finding]:
+    """What probing a program's log has found; nothing when it is not there yet."""
     import asyncio  # noqa: PLC0415 - takes as long to load as all that --help needs
 
     from penstock.log.guard import DATABASE  # noqa: PLC0415 - opens the log's libraries
-    from penstock.observe.health import durability_of  # noqa: PLC0415
 
     if not (directory / DATABASE).exists():
-        return None
+        return []
     findings, _ = asyncio.run(_examine(directory, deep=False))
-    return durability_of(findings)
+    return findings
 
 
 def _promises(program: Path) -> int:
     from penstock.cli.program import load_apps  # noqa: PLC0415 - loads the program's libraries
     from penstock.cli.promises import promises  # noqa: PLC0415
+    from penstock.observe.health import durability_of  # noqa: PLC0415
 
-    found = [promises(app, _probed(app.directory)) for app in load_apps(program)]
+    probed = [(app, _probed(app.directory)) for app in load_apps(program)]
+    found = [promises(app, durability_of(findings) if findings else None) for app, findings in probed]
+    bad = [(app, finding) for app, findings in probed for finding in findings if finding.state == "bad"]
+    for app, finding in bad:
+        output.note(f"bad: app {app.name}, {finding.check}: {finding.detail}")
+    code = exits.FAILED if bad else exits.DONE
     if wants_json():
         output.document(found)
-        return exits.DONE
+        return code
     for told in found:
         output.say(f"app {told.app}: {told.processing}, {told.durability}; log {told.log}")
         rows = [(e.by, e.start, e.end, e.processing, e.durability, e.order) for e in told.edges]
@@ -136,4 +150,4 @@ def _promises(program: Path) -> int:
         output.note(f"{told.durability}: {told.durability_why}")
         for why in sorted({f"{e.processing}: {e.why}" for e in told.edges}):
             output.note(why)
-    return exits.DONE
+    return code

@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from penstock.cli import output
-from penstock.cli.options import Log, json_option, log_option, wants_json, with_log
+from penstock.cli.options import Log, ask, json_option, log_option, wants_json, with_log
 
 if TYPE_CHECKING:
     from penstock.observe.seeking import Aim, Seeking
@@ -128,7 +128,7 @@ def seek(
     again, skipped = (sum(getattr(s, name) for s in seeking.shifts) for name in ("again", "skipped"))
     output.note(f"group {group}: {again:,} events are read again, {skipped:,} are skipped")
     if not yes:
-        click.confirm("Do it?", abort=True, err=True)
+        ask("Do it?")
     _carry_out(seeking)
     output.say(f"group {group} goes on from there when it runs again")
 

@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from penstock.cli import exits, output
-from penstock.cli.options import Log, json_option, log_option, wants_json, with_log
+from penstock.cli.options import Log, ask, json_option, log_option, wants_json, with_log
 from penstock.cli.progress import counter
 from penstock.errors import ConfigError
 
@@ -40,7 +40,7 @@ def trim(*, topics: tuple[str, ...], force: bool, yes: bool) -> int:
     it, or a topic could not be trimmed to its end.
     """
     if force and not yes:
-        click.confirm("remove events that groups have not settled? They stop with an error then", abort=True)
+        ask("remove events that groups have not settled? They stop with an error then")
 
     async def work(opened: Log) -> tuple[str, Report | None]:
         from penstock.channel.drivers.embedded.upkeep import Upkeep  # noqa: PLC0415 - opens the log's libraries
@@ -200,7 +200,7 @@ def quarantine(*, place: str, offsets: str, yes: bool) -> None:
         msg = f"{place} --offsets {offsets}; expected TOPIC/PARTITION --offsets FIRST:LAST"
         raise click.UsageError(msg)
     if not yes:
-        click.confirm(f"pass over offsets {first} to {last} of {place}? Nobody will be given these events", abort=True)
+        ask(f"pass over offsets {first} to {last} of {place}? Nobody will be given these events")
 
     async def work(opened: Log) -> tuple[str, Quarantined]:
         from penstock.log.quarantining import damaged, pass_over  # noqa: PLC0415 - opens the log's libraries
