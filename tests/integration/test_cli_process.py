@@ -7,9 +7,11 @@ import os
 import re
 import resource
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -248,3 +250,42 @@ def test_ctrl_c_ends_a_long_query(tmp_path: Path) -> None:
 def _cpu_s(pid: int) -> float:
     told = subprocess.run(["ps", "-o", "cputimes=", "-p", str(pid)], capture_output=True, text=True, check=False)
     return float(told.stdout.strip() or "inf")
+
+
+_AS_NOBODY = """
+import os, sys
+from penstock.cli.commands import doctor, groups
+from penstock.cli.entry import outcome
+import penstock.channel.drivers.embedded, penstock.log.opening, penstock.system
+if os.getuid() == 0:
+    os.setgroups([])
+    os.setresgid(65534, 65534, 65534)
+    os.setresuid(65534, 65534, 65534)
+sys.exit(outcome(sys.argv[1:]))
+"""
+
+
+def test_a_log_that_is_closed_to_this_user(tmp_path: Path) -> None:
+    """Whichever file is met first, the error says which, and the way out."""
+    log = _ran(tmp_path) / ".penstock" / "shop"
+    keeper = 65533 if os.getuid() == 0 else os.getuid()
+    for path in (log, *log.rglob("*")):
+        os.chown(path, keeper, -1)
+    with tempfile.TemporaryDirectory(prefix="penstock-public-") as name:
+        public = Path(name)
+        public.chmod(0o755)
+        shut = Path(shutil.move(log, public / "log"))
+        for mode, arguments in (
+            (0o000, ["groups"]),
+            (0o000, ["doctor"]),
+            (0o555, ["doctor", "--accept-loss", "--yes"]),
+        ):
+            shut.chmod(mode)
+            if mode:
+                (shut / "turn").chmod(0o000)
+            command = [sys.executable, "-c", _AS_NOBODY, *arguments, "--log", str(shut)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert done.returncode == exits.FAILED
+            assert done.stderr.startswith(f"error: {shut}/")
+            assert "is closed to this user (Permission denied); run this as the user whose it is, or" in done.stderr
+        shut.chmod(0o755)

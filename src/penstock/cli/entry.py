@@ -129,8 +129,18 @@ def outcome(arguments: list[str]) -> int:
 
 def complain(error: PenstockError | OSError) -> None:
     """Print one error for people; control characters of what it quotes cannot act on the terminal."""
-    lines = str(error).splitlines() or [type(error).__name__]
+    lines = _text(error).splitlines() or [type(error).__name__]
     click.echo("\n".join(["error: " + clean(lines[0]), *(clean(line) for line in lines[1:])]), err=True)
+
+
+def _text(error: PenstockError | OSError) -> str:
+    """What is said of an error; a file of another user's gets its way out here, wherever it was met first."""
+    if isinstance(error, PermissionError) and error.filename is not None:
+        return (
+            f"{error.filename} is closed to this user ({error.strerror}); run this as the user whose it is, or change "
+            "the owner or mode of the file and of the directories above it"
+        )
+    return str(error)
 
 
 def _complain_of_usage(error: click.ClickException) -> None:
