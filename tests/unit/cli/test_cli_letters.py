@@ -44,6 +44,8 @@ def test_letters_that_keys_wait_for_outlast_retention(
     trimmed: Any = penstock("log", "trim", "--json").json()
     (told,) = [topic for topic in trimmed["topics"] if topic["topic"] == "check.dead"]
     assert (told["events"], told["held"]) == (0, ["keys of group check wait for its letters"])
+    (source,) = [topic for topic in trimmed["topics"] if topic["topic"] == "orders"]
+    assert source["held"] == ["group check needs partition 0 from offset 3 on"]
 
     letters: Any = penstock("dlq", "redrive", "check", "--first", "1", "--json").json()
     assert len(letters["letters"]) == 1

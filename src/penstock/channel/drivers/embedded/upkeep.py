@@ -195,7 +195,7 @@ class Upkeep:
                     db, task, ages=self._ages(db), expiry=expiry, bytes_now=size
                 )
             )  # fmt: skip
-            told.held = sorted({_why(held) for held in planned.done.held})
+            told.held = _told(task.pids, planned.done.held)
             if not planned.begins:
                 return
             done = await self._slice(
@@ -305,8 +305,15 @@ class Upkeep:
         return ages.look(db, now_us=now_us, monotonic_us=monotonic_us)
 
 
-def _why(held: retention.Held) -> str:
-    return held.why or f"group {held.group} is at offset {held.offset}"
+def _told(pids: Sequence[int], held: Sequence[retention.Held]) -> list[str]:
+    """What stops retention, by partition; what is no offset of a partition is said once."""
+    places = [(pids.index(one.pid), one) for one in held]
+    needed = [
+        f"group {one.group} needs partition {number} from offset {one.offset} on"
+        for number, one in places
+        if not one.why
+    ]
+    return [*needed, *sorted({one.why for one in held if one.why})]
 
 
 def limits_of(topic: Topic) -> retention.Limits | None:
