@@ -47,6 +47,9 @@ def carry_out(choice: Choice) -> None:
         click.UsageError: the choice contradicts itself.
         PenstockError: there is no such letter, or the log refuses.
     """
+    if choice.matching == "":  # as of a variable of the shell that is not set
+        msg = "--matching without a text would mean every letter; say which, or --all"
+        raise click.UsageError(msg)
     many = choice.everything or choice.matching is not None or choice.first is not None
     if many and len(choice.wanted) != 1:
         msg = f"name one group with --all, --matching or --first; found {len(choice.wanted)} names"

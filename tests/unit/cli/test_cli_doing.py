@@ -295,6 +295,7 @@ def test_letters_are_asked_for_at_a_rate(penstock: Penstock, tmp_path: Path, mon
         (["check", "--all", "--edit"], "for one letter"),
         (["nowhere", "--all"], "nowhere"),
         (["check"], "check is a group; name a letter of it, or say which to redrive or skip: --all, --matching"),
+        (["check", "--matching", ""], "--matching without a text would mean every letter; say which, or --all"),
     ],
 )
 def test_a_wrong_redrive(penstock: Penstock, tmp_path: Path, arguments: list[str], said: str) -> None:
@@ -429,26 +430,6 @@ def test_doctor_of_a_program_whose_log_is_bad(penstock: Penstock, project: Path)
         assert "handler check" in said.out
         assert "bad: app flights, log: " in said.err
         assert "--accept-loss" in said.err
-
-
-QUESTIONS = (
-    ["groups", "seek", "check", "--to-offset", "earliest"],
-    ["log", "trim", "--force"],
-    ["log", "trim", "--force", "--json"],
-    ["log", "quarantine", "flights/0", "--offsets", "0:1"],
-)
-
-
-@pytest.mark.parametrize("command", QUESTIONS)
-def test_a_question_that_nobody_can_answer(penstock: Penstock, project: Path, command: list[str]) -> None:
-    """As from cron: the way out is named. It is asked on stderr, where it is not taken for output."""
-    said = penstock(*command)
-    assert said.code == exits.USAGE
-    assert "[y/N]" not in said.out
-    assert "[y/N]" in said.err
-    assert "nothing was done; to go on without being asked add --yes" in said.err
-    said = penstock(*command, given="n\n")
-    assert (said.code, "[y/N]" in said.out) == (exits.INTERRUPTED, False)
 
 
 def test_bench_elsewhere(penstock: Penstock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

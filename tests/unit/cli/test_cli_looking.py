@@ -401,3 +401,23 @@ def test_a_file_that_cannot_be_written_is_named_and_leaves_nothing(
     assert said.code == exits.FAILED
     assert name in said.err
     assert [path.name for path in project.iterdir() if name in path.name] == []
+
+
+QUESTIONS = (
+    ["groups", "seek", "check", "--to-offset", "earliest"],
+    ["log", "trim", "--force"],
+    ["log", "trim", "--force", "--json"],
+    ["log", "quarantine", "flights/0", "--offsets", "0:1"],
+)
+
+
+@pytest.mark.parametrize("command", QUESTIONS)
+def test_a_question_that_nobody_can_answer(penstock: Penstock, project: Path, command: list[str]) -> None:
+    """As from cron: the way out is named. It is asked on stderr, where it is not taken for output."""
+    said = penstock(*command)
+    assert said.code == exits.USAGE
+    assert "[y/N]" not in said.out
+    assert "[y/N]" in said.err
+    assert "nothing was done; to go on without being asked add --yes" in said.err
+    said = penstock(*command, given="n\n")
+    assert (said.code, "[y/N]" in said.out) == (exits.INTERRUPTED, False)
