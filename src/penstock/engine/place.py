@@ -319,6 +319,11 @@ class Place:
             return True
         return self.lot.holding(command.offset) is not None or self.lot.next_due_s() is None
 
+    def has_commands(self) -> bool:
+        """Whether there is something to do about commands now: to take one, or to look for more."""
+        left = self.commands.left
+        return self.has_room(left[0]) if left and left[0] is not None else bool(left) or self.commands.more
+
     def take(self, command: Command, now: Now) -> list[LedgerWrite]:
         """Do what a command says, once: a letter that was dealt with, or is in hand, stays as it is."""
         head = self.lot.holding(command.offset)
