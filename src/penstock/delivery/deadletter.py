@@ -13,6 +13,7 @@ from penstock.event.batch import NewBatch, Rows
 
 SUFFIX = ".dead"
 TEXT_MAX = 8_000
+NAME_MAX = 200
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
@@ -44,14 +45,14 @@ class DeadLetter(msgspec.Struct, frozen=True):
             "topic": self.topic,
             "partition": str(self.partition),
             "offset": str(self.offset),
-            "reason": _clean(self.reason[:TEXT_MAX]),
-            "error": _clean(self.error),
-            "stack": _clean(self.stack[-TEXT_MAX:]),
+            "reason": storable(self.reason[:TEXT_MAX]),
+            "error": storable(self.error),
+            "stack": storable(self.stack[-TEXT_MAX:]),
             "attempts": str(self.attempts),
-            "id": _clean(self.id),
+            "id": storable(self.id),
         }
         if self.tries:
-            headers["tries"] = _clean(msgspec.json.encode(list(self.tries)).decode())
+            headers["tries"] = storable(msgspec.json.encode(list(self.tries)).decode())
         if self.again:
             headers["again"] = str(self.again)
         if self.holds:
@@ -60,21 +61,26 @@ class DeadLetter(msgspec.Struct, frozen=True):
 
 
 def text_of(error: BaseException) -> str:
-    """What an exception says; its type's name when it says nothing, or cannot even say that."""
+    """What an exception says; its type's name when it says nothing, or cannot even say that. It can be stored."""
     try:
-        return str(error) or type(error).__name__
+        return storable(str(error)) or name_of(error)
     except Exception:  # noqa: BLE001 - a user's __str__ may raise anything
-        return type(error).__name__
+        return name_of(error)
+
+
+def name_of(error: BaseException) -> str:
+    """The name of an exception's type, bounded: a class may have been made with any."""
+    return type(error).__name__[:NAME_MAX]
 
 
 def with_try(tries: Sequence[Try], error: BaseException, at_us: int, hide: Callable[[str], str]) -> tuple[Try, ...]:
     """The failed attempts and one more; of many the last ones. `hide` takes out of the reason what is personal."""
-    return (*tries, Try(at_us, type(error).__name__, hide(text_of(error))[:REASON_MAX]))[-TRIES_KEPT:]
+    return (*tries, Try(at_us, name_of(error), hide(text_of(error))[:REASON_MAX]))[-TRIES_KEPT:]
 
 
-def _clean(text: str) -> str:
+def storable(text: str) -> str:
     """Text that can be stored: half a surrogate, as in odd file names, is shown as an escape."""
-    return text.encode(errors="backslashreplace").decode()
+    return str.encode(text, errors="backslashreplace").decode()  # of a class of its own, it may do anything else
 
 
 def dead_letter_topic(group: str, *, partitions: int) -> TopicSpec:

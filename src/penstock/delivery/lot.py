@@ -242,6 +242,10 @@ class Lot:
         """The head is being handled: it is not due until it is settled or postponed."""
         self._due_s.pop(head.ident, None)
 
+    def lent(self, head: Head) -> bool:
+        """Whether the head is being handled."""
+        return not head.held and head.ident not in self._due_s
+
     def _wait(self, head: Head, due_s: float) -> None:
         if head.held:
             self._due_s.pop(head.ident, None)

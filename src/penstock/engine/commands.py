@@ -33,6 +33,8 @@ class Commands:
         self.letters: dict[int, bytes] = {}
         self.more = False
         """Some were dealt with, and nobody has looked yet whether they were the last."""
+        self.left: list[Command | None] = []
+        """Those that were found and not taken yet, for there was no room."""
         self._group = group
         self._topic = topic
         self._partition = partition
@@ -46,6 +48,8 @@ class Commands:
 
     async def look(self, read: Read, now_s: float) -> list[Command | None]:
         """The next ones, at most so many, in order; None is one that cannot be read. Looks now and then."""
+        if self.left:
+            return self.left
         if self._topic is None or now_s - self._looked_s < EVERY_S:
             return []
         self._looked_s, self.more = now_s, False
@@ -57,11 +61,13 @@ class Commands:
             except DecodeError as exc:
                 emit.log(logging.WARNING, "a redrive command was passed over", reason=str(exc), group=self._group)
                 commands.append(None)
+        self.left = commands
         return commands
 
     def taken(self, count: int) -> LedgerWrite:
-        """So many of those that were found are dealt with; there may be more."""
+        """So many of those that are left are dealt with; there may be more."""
         self._position += count
+        self.left = self.left[count:]
         self._looked_s, self.more = float("-inf"), True
         return LedgerWrite(POSITION_SPACE, b"", self._position.to_bytes(8))
 

@@ -18,6 +18,7 @@ from penstock.engine.place import Place
 from penstock.engine.results import Cause, Made, OutputRefused, Topics
 from penstock.engine.watching import Hand
 from penstock.engine.work import Draft, Read, Stopping
+from penstock.errors import PenstockError
 from penstock.system.ports import System
 from penstock.system.slots import SIDE_BY_SIDE, Slot
 
@@ -245,9 +246,13 @@ class ConcurrentWork(HandlerWork):
     def _ended(self, task: asyncio.Task[None]) -> None:
         """What ends one of them ends the group, and not in silence."""
         self._hands.pop(task, None)
-        if task in self._at and not task.cancelled() and task.exception() is not None:
+        if task not in self._at:
+            return
+        if task.cancelled():
+            self._error = PenstockError(f"handler {self.name} was cancelled from inside; it has not ended")
+        else:
             self._error = task.exception()
-            self._told.set()
+        self._told.set()
 
     async def _work(self) -> None:
         """One of those that run side by side: event after event, as long as there are any."""

@@ -250,7 +250,7 @@ class HandlerWork(Handler):
 
     def wait_s(self) -> float | None:
         """See `Work`."""
-        if any(place.commands.more for place in self._places.values()):
+        if any(place.has_commands() for place in self._places.values()):
             return 0.0
         due = [s for s in (place.next_due_s() for place in self._places.values()) if s is not None]
         return max(0.0, min(due) - self._system.clock.monotonic_s()) if due else None

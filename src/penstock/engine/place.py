@@ -315,12 +315,25 @@ class Place:
 
         When all that fills the lot waits for people, room comes by the commands behind this one: it is taken as well.
         """
-        if command.action == "skip" or not self.lot.full(self.policy):
+        if command.action == "skip":  # of a letter that is handled again just now, what comes of it is waited for
+            asked = self._asked_for(command)
+            return asked is None or not self.lot.lent(asked)
+        if not self.lot.full(self.policy):
             return True
         return self.lot.holding(command.offset) is not None or self.lot.next_due_s() is None
 
+    def has_commands(self) -> bool:
+        """Whether there is something to do about commands now: to take one, or to look for more."""
+        left = self.commands.left
+        return self.has_room(left[0]) if left and left[0] is not None else bool(left) or self.commands.more
+
     def take(self, command: Command, now: Now) -> list[LedgerWrite]:
-        """Do what a command says, once: a letter that was dealt with, or is in hand, stays as it is."""
+        """Do what a command says, once: a letter that was dealt with stays as it is, one in hand can be skipped."""
+        asked = self._asked_for(command)
+        if asked is not None and command.action == "skip":
+            self.doubt()  # it may be all that tried the target
+            self.settle(asked, now)
+            return [*self.forgive(asked.offset), self.commands.resolve(command.letter, b"skipped")]
         head = self.lot.holding(command.offset)
         holds = head is not None and head.held
         if command.letter in self.commands.letters or any(h.letter == command.letter for h in self.lot.heads.values()):
@@ -337,6 +350,10 @@ class Place:
             self._redriven(head, command)
             self.lot.postpone(head, 0.0, now)
         return []
+
+    def _asked_for(self, command: Command) -> Head | None:
+        """The head that is the command's letter: it was asked to be handled again, and waits for that."""
+        return next((head for head in self.lot.heads.values() if head.letter == command.letter), None)
 
     @staticmethod
     def _redriven(head: Head, command: Command) -> None:

@@ -11,6 +11,7 @@ import msgspec
 
 from penstock.channel.sealed import Sealed, enveloped
 from penstock.channel.typed import TypedTopic
+from penstock.delivery.deadletter import storable
 from penstock.engine.context import Context, Takes
 from penstock.engine.results import stack_of
 from penstock.errors import Reject, Rejected
@@ -109,7 +110,7 @@ class Raised(msgspec.Struct, frozen=True, tag="raised"):
     def of(cls, error: BaseException, text: str) -> Raised:
         """Noted where it was raised."""
         kind = type(error)
-        return cls(*map(_storable, (kind.__module__, kind.__qualname__, text, stack_of(error))))
+        return cls(*map(storable, (kind.__module__, kind.__qualname__, text, stack_of(error))))
 
     def error(self, program: Mapping[str, str]) -> Exception:
         """An exception that is one of that class where this process knows it, and says the same.
@@ -149,11 +150,6 @@ class Elsewhere(Exception):
 
     def __str__(self) -> str:
         return f"\n{self.args[0]}"
-
-
-def _storable(text: str) -> str:
-    """Half a surrogate, as in odd file names, as an escape."""
-    return text.encode(errors="backslashreplace").decode()
 
 
 def _class(module: str, name: str) -> type[Exception]:

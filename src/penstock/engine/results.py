@@ -12,7 +12,7 @@ import msgspec
 
 from penstock.channel.api import TOGETHER_BYTES_MAX, LedgerWrite
 from penstock.channel.typed import Seen, TypedTopic
-from penstock.delivery.deadletter import DeadLetter, text_of, to_batch, with_try
+from penstock.delivery.deadletter import DeadLetter, name_of, storable, text_of, to_batch, with_try
 from penstock.delivery.lot import Head, Now, Try
 from penstock.delivery.once import SPACE as ONCE
 from penstock.delivery.once import Mark, Marks
@@ -61,7 +61,7 @@ class Cause(msgspec.Struct, frozen=True):
     ) -> Cause:
         """What was raised. Where that was says nothing of a rejection, a decision, nor of what was returned."""
         stack = "" if isinstance(error, Reject | OutputRefused) else stack_of(error)
-        return cls(text_of(error), type(error).__name__, stack, attempts, tries, again, holds)
+        return cls(text_of(error), name_of(error), stack, attempts, tries, again, holds)
 
 
 class OutputRefused(PermanentError):
@@ -84,11 +84,18 @@ def _size(bodies: Sequence[bytes], flat: Flat) -> int:
 
 
 def stack_of(error: BaseException) -> str:
-    """The traceback from the handler on: how it came to be called is the same for all."""
-    trace = error.__traceback__
+    """The traceback from the handler on: how it came to be called is the same for all.
+
+    Of an exception that cannot be told of (its notes or its cause may be any code) only the places; it can be stored.
+    """
+    whole = trace = BaseException.__getattribute__(error, "__traceback__")
     while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("penstock.engine."):
         trace = trace.tb_next
-    return "".join(traceback.format_exception(type(error), error, trace or error.__traceback__))
+    try:
+        lines = traceback.format_exception(type(error), error, trace or whole)
+    except Exception:  # noqa: BLE001 - a user's exception may raise anything
+        lines = [*traceback.format_tb(trace or whole), name_of(error)]
+    return storable("".join(lines))
 
 
 class _Encoded(msgspec.Struct):

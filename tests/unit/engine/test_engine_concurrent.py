@@ -15,7 +15,7 @@ from penstock.delivery.lot import OnFailure
 from penstock.delivery.redrive import Command
 from penstock.delivery.retry import Retry
 from penstock.engine.context import Context
-from penstock.errors import Reject
+from penstock.errors import PenstockError, Reject
 from penstock.event.envelope import NewEvent
 from penstock.system.slots import SIDE_BY_SIDE, MemorySlot
 from tests.unit.engine.engine_kit import Bill, Kit, Order
@@ -412,3 +412,18 @@ async def test_a_pause_that_has_just_ended_is_not_the_end(
     group = await kit.handler(slow, source, retry=Retry(2, first_s=0), on_failure=policy, concurrency=3)
     await group.run()
     assert group.state.events == 200
+
+
+async def test_a_handler_that_cancels_its_own_task_ends_the_group_and_does_not_stop_it_for_ever(kit: Kit) -> None:
+    source = await keyed(kit, spread(6, 3))
+
+    async def cancels(order: Order) -> None:
+        if order.id == 3:
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            await asyncio.sleep(0)
+
+    group = await kit.handler(cancels, source, concurrency=2)
+    with pytest.raises(PenstockError, match="was cancelled from inside"):
+        await asyncio.wait_for(group.run(), 5)

@@ -253,3 +253,54 @@ async def test_whatever_fails_wherever_runs_end(kit: Kit, monkeypatch: pytest.Mo
     assert settled == 200
     assert all(numbers == sorted(numbers) for numbers in made.values())
     assert kit.channel.memory.progress("work")[0].oldest is None
+
+
+class Unspeakable(Exception):
+    """Its notes cannot be read, nor its cause."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in ("__notes__", "__cause__", "__traceback__"):
+            raise RuntimeError(name)
+        return super().__getattribute__(name)
+
+
+class Text(str):
+    __slots__ = ()
+
+    def __getitem__(self, key: Any) -> Any:
+        return 5
+
+
+class OddText(Exception):
+    def __str__(self) -> str:
+        return Text("odd")
+
+
+PLACE: Any = [("f", "a", "b", 5)]
+"""No place of a syntax error: its line's text is a number."""
+
+
+@pytest.mark.parametrize(
+    ("error", "name", "reason"),
+    [
+        (ValueError("a file named \udcff"), "ValueError", "a file named \\udcff"),
+        (Unspeakable("x"), "Unspeakable", "x"),
+        (OddText(), "OddText", "odd"),
+        (SyntaxError("m", *PLACE), "SyntaxError", "m (f)"),
+        (type("L" * 1_000, (Exception,), {})("x"), "L" * 200, "x"),
+    ],
+    ids=["half-a-surrogate", "no-notes", "text-of-its-own", "no-syntax", "long-name"],
+)
+async def test_no_error_is_too_odd_to_be_told_of(kit: Kit, error: Exception, name: str, reason: str) -> None:
+    source = await keyed(kit, *"abc")
+
+    def odd(order: Order) -> None:
+        if order.id == 1:
+            raise error
+
+    group = await kit.handler(odd, source, retry=Retry(2, first_s=0))
+    await group.run()
+    (letter,) = await kit.letters("odd")
+    assert (letter.error, letter.reason, len(letter.tries)) == (name, reason, 2)
+    assert "in odd" in letter.stack
+    assert group.state.events == 3
