@@ -12,8 +12,7 @@ import msgspec
 from penstock.channel.typed import TypedTopic
 from penstock.delivery.lot import ident_of
 from penstock.engine.context import Identity
-from penstock.engine.work import Read
-from penstock.errors import CorruptionError, DecodeError, OffsetOutOfRange
+from penstock.errors import DecodeError
 from penstock.event.batch import Columns, Delivered, Rows
 from penstock.event.partition import canonical_key
 
@@ -221,19 +220,11 @@ def redriven(topic: str, partition: int, *, offset: int, body: bytes, key: bytes
     return Delivered(topic, partition, offset, 1, Rows.of([body], attributes), recorded_us=0, base=offset)
 
 
-async def in_its_envelope(event: Delivered, topic: TypedTopic[Any], read: Read) -> Delivered:
-    """A redriven event with what lay beside it, and when it was recorded, as long as the log has the event it was.
+def in_its_envelope(event: Delivered, one: Delivered, topic: TypedTopic[Any]) -> Delivered:
+    """A redriven event with what lay beside it, and when it was recorded, when `one`, at its offset, is what it was.
 
     Its bytes are the letter's, which may be edited.
     """
-    offset = event.first
-    try:
-        found = await read(event.topic, event.partition, offset, events_max=1)
-    except (OffsetOutOfRange, CorruptionError):  # it has gone; the letter is still there
-        return event
-    if not found or not found[0].first <= offset < found[0].end:
-        return event
-    one = Picker(found[0]).one(offset)
     if Identity(one, topic).id(0) != Identity(event, topic).id(0):
         return event
     attributes = {**one.payload.attributes, **event.payload.attributes}

@@ -19,6 +19,7 @@ from penstock.engine.again import Line
 from penstock.engine.commands import Commands
 from penstock.engine.parts import Part, Picker, in_its_envelope, redriven
 from penstock.engine.work import Read
+from penstock.errors import CorruptionError, OffsetOutOfRange
 from penstock.event.batch import Delivered
 
 ATTEMPTS = "attempts"
@@ -26,7 +27,8 @@ SPACES = (ATTEMPTS, lots.SPACE, POSITION_SPACE, LETTERS_SPACE, once.SPACE)
 """What a handler keeps in its ledger."""
 KEPT_BYTES_MAX = 32_000_000
 """Of parts in which events wait."""
-READ_EVENTS = 5_000
+READ_EVENTS = 1_000
+"""How many are read where one is wanted that is not in memory: the next one is likely to be near."""
 READ_BYTES_MAX = 32_000_000
 """Of batches that are read from the log for one run of calls."""
 ASKED_MAX = 100_000
@@ -62,6 +64,7 @@ class Place:
         self._kept: dict[int, Picker] = {}
         self._firsts: list[int] = []
         self._bytes = 0
+        self._read: Sequence[Delivered] = ()
         self._picker: Picker | None = None
         self._passed = range(0)  # offsets that are quarantined, of those that were asked for last
         parked: list[tuple[bytes, bytes]] = []
@@ -114,6 +117,8 @@ class Place:
         count = self.lot.settle(head.ident, now, through=through)
         if head.ident not in self.lot.heads and head.ident in self._keys:
             del self.named[self._keys.pop(head.ident)]
+        if not self.lot.heads:
+            self._read, self._picker = (), None
         return count
 
     def follow(self, part: Part, start: int, end: int) -> None:
@@ -169,11 +174,15 @@ class Place:
         None: it is quarantined, and passed over.
         """
         offset = head.offset
-        if head.body is not None:
-            event = redriven(topic.name, self.partition, offset=offset, body=head.body, key=head.key, identity=head.id)
-            return Part(await in_its_envelope(event, topic, read), topic)
-        picker = await self.picker(offset, topic, read)
-        return None if picker is None else Part(picker.one(offset), topic)
+        if head.body is None:
+            picker = await self.picker(offset, topic, read)
+            return None if picker is None else Part(picker.one(offset), topic)
+        event = redriven(topic.name, self.partition, offset=offset, body=head.body, key=head.key, identity=head.id)
+        try:
+            picker = await self.picker(offset, topic, read)
+        except (OffsetOutOfRange, CorruptionError):  # it has gone; the letter is still there
+            picker = None
+        return Part(event if picker is None else in_its_envelope(event, picker.one(offset), topic), topic)
 
     def line_of(self, head: Head, room: int) -> Line:
         """The head and what waits behind it: at most `room` events, up to one that killed the process.
@@ -215,13 +224,20 @@ class Place:
         kept = self._kept_at(offset)
         if kept is not None or offset in self._passed:
             return kept
-        if self._picker is None or not self._picker.delivered.first <= offset < self._picker.delivered.end:
-            found = await read(topic.name, self.partition, offset, events_max=READ_EVENTS)
-            if not found or found[0].first > offset:
+        batch = self._read_at(offset)
+        if batch is None:
+            self._read = found = await read(topic.name, self.partition, offset, events_max=READ_EVENTS)
+            batch = self._read_at(offset)
+            if batch is None:
                 self._passed = range(offset, found[0].first if found else offset + 1)
                 return None
-            self._picker = Picker(found[0])
+        if self._picker is None or self._picker.delivered is not batch:
+            self._picker = Picker(batch)
         return self._picker
+
+    def _read_at(self, offset: int) -> Delivered | None:
+        at = bisect_right(self._read, offset, key=lambda batch: batch.first) - 1
+        return self._read[at] if at >= 0 and offset < self._read[at].end else None
 
     def _kept_at(self, offset: int) -> Picker | None:
         at = bisect_right(self._firsts, offset) - 1
