@@ -57,6 +57,11 @@ def lines(values: Iterable[Any]) -> None:
         click.echo(to_json(value))
 
 
+def counted(count: int, noun: str) -> str:
+    """So many of them, for people: "1 letter", "2,000 letters"."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def say(text: str = "") -> None:
     """Print a line for people."""
     click.echo(clean(text))

@@ -200,9 +200,9 @@ def _told(log: Log, choice: Choice, done: Sequence[Found], closed: Sequence[tupl
         rows = [(one.position, one.letter.attempts, one.letter.error, one.letter.reason) for one in done]
         if rows:
             output.table(("letter", "attempts", "error", "reason"), rows)
-        output.note(f"{len(done):,} letters would be {verb}; nothing was done (--dry-run)")
+        output.note(f"{output.counted(len(done), 'letter')} would be {verb}; nothing was done (--dry-run)")
     else:
-        output.say(f"{len(done):,} letters will be {verb}")
+        output.say(f"{output.counted(len(done), 'letter')} will be {verb}")
     for one, state in closed:
         output.note(f"{one.position} was left alone: {_WHY[state]}")
     if done and not choice.dry_run:

@@ -63,7 +63,7 @@ def list_causes(*, groups: tuple[str, ...], everything: bool) -> None:
     rows = [(c.group, c.count, c.open, c.error, c.cause, output.moment(c.last_us), c.example) for c in found]
     output.table(("group", "count", "open", "error", "cause", "last", "example"), rows)
     example = found[0]
-    output.note(f"{total:,} dead letters; see one: penstock dlq show {example.example}")
+    output.note(f"{output.counted(total, 'dead letter')}; see one: penstock dlq show {example.example}")
     if again:
         output.note(f"handle them again: penstock dlq redrive {again[0]} --all --dry-run")
 

@@ -173,7 +173,7 @@ def verify_log() -> int:
         output.say(f"  way out: {damage.way_out}")
     for one in found.quarantined:
         output.say(f"quarantined: topic {one.topic}/{one.partition}, offsets {one.first} to {one.end - 1}")
-    whole = "every checksum matches" if not found.damages else f"{len(found.damages):,} damages"
+    whole = "every checksum matches" if not found.damages else output.counted(len(found.damages), "damaged place")
     output.say(f"{found.blocks:,} blocks with {found.events:,} events, {found.rows:,} rows: {whole}")
     return exits.FAILED if found.damages else exits.DONE
 
