@@ -6,12 +6,12 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
 
-from penstock import App, OnFailure, Retry, parquet
+from penstock import Acked, App, OnFailure, Retry, parquet
 from penstock.cli import exits
 from penstock.cli.entry import outcome
 from penstock.errors import BlockDamaged, ConfigError, CorruptionError
@@ -163,7 +163,7 @@ def test_groups_and_sinks_go_on_behind_it_and_not_before_the_command(
     edit(tmp_path / "log", f"UPDATE block SET data = x'00' WHERE at IN ({low | 4}, {low | 5}, {low | 9})")
     with pytest.raises(CorruptionError, match="offsets 4 to 4"):
         app.run(until_idle=True)
-    assert seen == [0, 1, 2, 3][: len(seen)]
+    tally.compare([0, 1, 2, 3], seen)
     for offsets in ("4:5", "9:9"):
         tally.points += 1
         command = ["log", "quarantine", "orders/0", "--offsets", offsets, "--yes", "--log", str(tmp_path / "log")]
@@ -180,12 +180,84 @@ def test_groups_and_sinks_go_on_behind_it_and_not_before_the_command(
     assert tally.clean, tally.told
 
 
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_damage_stops_its_partition_and_nothing_else(
+    tmp_path: Path, fault_report: FaultReport, concurrency: int
+) -> None:
+    """All that can be read is handled, what lies before the damage too; a running program goes on once it is mended."""
+    tally = fault_report("A5")
+    app = App("orders", path=tmp_path / "log")
+    orders = app.topic("orders", Order, key="customer", partitions=4)
+    others = app.topic("others", Order, key="customer", partitions=1)
+    seen: list[int] = []
+    other: list[int] = []
+
+    @app.handle(orders, concurrency=concurrency)
+    async def note(order: Order) -> None:
+        seen.append(order.number)
+
+    @app.handle(others)
+    async def slow(order: Order) -> None:
+        await asyncio.sleep(0.02)
+        other.append(order.number)
+
+    places: dict[int, tuple[int, int]] = {}
+
+    def publish(numbers: range) -> None:
+        with app.client() as client:
+            for number in numbers:
+                acked = client.publish(orders, Order(number, f"c{number % 8}", number))
+                assert isinstance(acked, Acked)
+                places[number] = acked.partition, acked.offset
+                client.publish(others, Order(number, "c", number))
+
+    publish(range(80))
+    damaged_in, at = places[40]
+    before = [number for number, (partition, offset) in places.items() if partition != damaged_in or offset < at]
+    damage(tmp_path / "log", damaged_in, at)
+    with pytest.raises(BlockDamaged, match=f"orders/{damaged_in}, offsets {at} to {at}"):
+        app.run(until_idle=True)
+    tally.compare(sorted(before), sorted(seen))
+    tally.compare(range(80), other)
+    assert tally.clean, tally.told
+
+    async def beside() -> None:
+        stop = asyncio.Event()
+        serving = asyncio.ensure_future(app.serve(stop))
+        await asyncio.to_thread(publish, range(80, 100))
+        await until(lambda: len(other) == 100 or serving.done())
+        assert not serving.done(), serving.exception()
+        command = ["log", "quarantine", f"orders/{damaged_in}", "--offsets", f"{at}:{at}", "--yes"]
+        assert await asyncio.to_thread(outcome, [*command, "--log", str(tmp_path / "log")]) == exits.DONE
+        await until(lambda: len(seen) == 99)
+        stop.set()
+        await serving
+
+    asyncio.run(beside())
+    tally.points += 1
+    tally.compare([number for number in range(100) if number != 40], sorted(seen))
+    for key in range(8):
+        tally.compare(sorted(n for n in seen if n % 8 == key), [n for n in seen if n % 8 == key])
+    assert tally.clean, tally.told
+
+
+async def until(true: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + 20
+    while not true() and time.monotonic() < deadline_s:
+        await asyncio.sleep(0.02)
+
+
+def damage(log_directory: Path, partition: int, offset: int) -> None:
+    """An event of orders, in a block of its own, is not what was stored."""
+    with logwork.opened(log_directory) as log:
+        pids = next(row.pids for row in log.look(catalogue.topics) if row.name == "orders")
+    edit(log_directory, f"UPDATE block SET data = x'00' WHERE at = {pids[partition] << 46 | offset}")
+
+
 def lost(log_directory: Path, offsets: Iterable[int]) -> None:
     """These events of orders/0 are damaged, each in a block of its own, and quarantined."""
-    with logwork.opened(log_directory) as log:
-        [pid] = next(row.pids for row in log.look(catalogue.topics) if row.name == "orders")
     for offset in offsets:
-        edit(log_directory, f"UPDATE block SET data = x'00' WHERE at = {pid << 46 | offset}")
+        damage(log_directory, 0, offset)
         command = ["log", "quarantine", "orders/0", "--offsets", f"{offset}:{offset}", "--yes"]
         assert outcome([*command, "--log", str(log_directory)]) == exits.DONE
 

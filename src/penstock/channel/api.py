@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from penstock.channel.bounds import Horizon, Retention
+from penstock.errors import CorruptionError
 from penstock.event.batch import Delivered, NewBatch
 from penstock.log import decide
 
@@ -277,11 +278,13 @@ class Lost(msgspec.Struct, frozen=True):
 class Idle(msgspec.Struct, frozen=True):
     """Nothing to hand out within the stated wait. `reason` says why when it is not merely quiet (another owner).
 
-    `behind` names what other members of the group have not settled yet; empty when they have nothing left.
+    `behind` names what other members of the group have not settled yet; empty when they have nothing left. `damaged`
+    says what stops a partition of this member: its next events cannot be read, and none is skipped.
     """
 
     reason: str = ""
     behind: str = ""
+    damaged: CorruptionError | None = None
 
 
 class Delivery(msgspec.Struct, frozen=True):
@@ -315,11 +318,13 @@ class Intake(Protocol):
         Promises: assignments come before deliveries of that partition; deliveries of a partition come in offset order
         without a gap or repetition within one assignment, and none comes after `Revoking` or `Lost`; a delivery holds
         at most `events_max` events (and about `bytes_max` bytes, though always one block). Holes of the assignment are
-        delivered too where the log has them: the member leaves them out. A cancelled call loses nothing.
+        delivered too where the log has them: the member leaves them out. A cancelled call loses nothing. Where the next
+        events of a partition cannot be read, what lies before them is delivered, and the other partitions go on;
+        `Idle.damaged` tells of it. They are looked at again now and then: somebody may have mended them.
 
         Raises:
             Closed: this member has left, or the channel was closed.
-            CorruptionError: stored data is not what was stored; nothing is skipped.
+            CorruptionError: what is recorded of the group is not what was stored.
         """
         ...
 

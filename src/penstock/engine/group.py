@@ -17,7 +17,7 @@ from penstock.engine.flight import Flight, Refused
 from penstock.engine.machine import Begin, Drop, Hand, Handle, Membership, Rejoin, Rest, Skip
 from penstock.engine.pausing import waited
 from penstock.engine.work import Draft, Gauge, Work
-from penstock.errors import Fenced, OffsetOutOfRange, PenstockError, TransientError
+from penstock.errors import BlockDamaged, Fenced, OffsetOutOfRange, PenstockError, TransientError
 from penstock.system.ports import Clock, System
 from penstock.system.slots import Slot
 from penstock.telemetry import emit
@@ -32,6 +32,10 @@ REJOIN_MAX_S = 5.0
 
 Slots = Callable[[str, int], Slot | None]
 """(group, partition) → this worker's attempts slot, as the owner of the partition; None where there is none."""
+
+
+class Unread(BlockDamaged):
+    """A group ends: all that can be read of its topic is settled, by others too. Other groups may go on."""
 
 
 class GroupState(msgspec.Struct):
@@ -187,9 +191,7 @@ class Group:
                     await member.skip(action)
                 case Rest():
                     await self._rest(member, action, ended=ended)
-                    left_out = member.paused or not self._asked_for_all
-                    quiet = not (action.reason or action.behind or left_out) and self._work.wait_s() is None
-                    if ended and quiet and not (self._stopping or member.refused):
+                    if ended and self._at_end(member, action):
                         break
                 case Hand():
                     await member.hand(action.owned)
@@ -201,6 +203,19 @@ class Group:
             await member.breathe()
         await member.finish()
         return "a step was refused at the end" if member.refused else ""
+
+    def _at_end(self, member: _Member, action: Rest) -> bool:
+        """Whether everything is settled, by others too.
+
+        Raises:
+            Unread: everything that can be read is, and there is more that cannot.
+        """
+        left_out = member.paused or not self._asked_for_all or self._work.wait_s() is not None
+        if left_out or action.behind or self._stopping or member.refused:
+            return False
+        if action.damaged is not None:
+            raise Unread(str(action.damaged)) from action.damaged
+        return not action.reason
 
     async def _next(self, intake: Intake, member: _Member) -> Taken | None:
         """Ask, and be ready to be stopped while waiting; None when the work has something to say first."""

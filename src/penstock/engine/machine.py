@@ -26,6 +26,7 @@ from penstock.channel.api import (
 )
 from penstock.channel.rules import head
 from penstock.engine.work import Draft
+from penstock.errors import CorruptionError
 from penstock.event.batch import Delivered
 
 
@@ -48,10 +49,14 @@ class Skip(msgspec.Struct, frozen=True):
 
 
 class Rest(msgspec.Struct, frozen=True):
-    """Nothing to do at the moment; `reason` says why when it is not merely quiet, `behind` what others have to do."""
+    """Nothing to do at the moment; `reason` says why when it is not merely quiet, `behind` what others have to do.
+
+    `damaged`: events of a partition cannot be read, and that stops it.
+    """
 
     reason: str = ""
     behind: str = ""
+    damaged: CorruptionError | None = None
 
 
 class Hand(msgspec.Struct, frozen=True):
@@ -105,7 +110,7 @@ class Membership:
             case Delivery():
                 return self._delivered(taken)
             case Idle():
-                return Rest(taken.reason, taken.behind)
+                return Rest(taken.reason, taken.behind, taken.damaged)
             case Revoking():
                 return Hand(taken.owned) if self.owns(taken.owned) else Drop(taken.owned, "")
             case Lost():

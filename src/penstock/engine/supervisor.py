@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from penstock.engine.group import GroupState
+from penstock.engine.group import GroupState, Unread
 from penstock.errors import PenstockError
 from penstock.system.ports import Clock
 
@@ -53,7 +53,7 @@ Progress = Callable[[Sequence[GroupState]], None]
 
 
 class Supervisor:
-    """Starts every part, and stops all of them when one fails."""
+    """Starts every part, and stops all of them when one fails before it has done all that it could."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -141,6 +141,8 @@ class Supervisor:
     async def _one(self, part: Part) -> None:
         try:
             await part.node.run()
+        except Unread:
+            raise
         except BaseException:
             self.stop()
             raise

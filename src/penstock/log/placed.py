@@ -186,7 +186,8 @@ def read(db: apsw.Connection, span: Span, *, events_max: int, bytes_max: int, na
     Every block on the way is checked, and that none is missing; the bytes of those that are left out are not read.
 
     Raises:
-        BlockDamaged: a checksum does not match, or a block is missing; the offsets are named.
+        BlockDamaged: the first block's checksum does not match, or it is missing; the offsets are named. What lies
+            before another one that is damaged is returned, and the next read tells of it.
         OffsetOutOfRange: the span begins below the first offset that is kept.
     """
     name = name or f"partition id {span.pid}"
@@ -206,11 +207,11 @@ def _read_on(
         with db:
             out.extend(_read(db, span, walk, limits=limits, name=name))
     except BlockDamaged:  # SQLite goes no further in a transaction that has met a damaged page
+        if out:  # what was read already is delivered first: the next read begins here
+            return True
         passed = quarantine.covering(db, span.pid, walk.expected)
         if passed is None:
             raise
-        if out:  # what was read already is delivered first: the next read begins here
-            return True
         emit.count("penstock_events_quarantined_total", passed.end - walk.expected, partition=name)
         walk.expected = passed.end
         return walk.expected >= min(known(db, span.pid).offset, span.end)

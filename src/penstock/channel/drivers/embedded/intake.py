@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
@@ -28,7 +29,7 @@ from penstock.channel.api import (
 )
 from penstock.channel.drivers.embedded import reach
 from penstock.channel.drivers.embedded.port import LogPort
-from penstock.errors import Closed, LogRegressed, OutcomeUnknown, PenstockError, Rejected, TransientError
+from penstock.errors import BlockDamaged, Closed, LogRegressed, OutcomeUnknown, PenstockError, Rejected, TransientError
 from penstock.event.batch import Delivered, NewBatch
 from penstock.log import placed, progress, quarantine
 from penstock.log.api import (
@@ -46,11 +47,14 @@ from penstock.log.api import (
     TopicRow,
 )
 from penstock.system.ports import System
+from penstock.telemetry import emit
 
 SAFETY_LOOK_S = 1.0
 ASKED_LOOK_S = 0.05
 CONTESTED_LOOK_S = 0.02
 """How soon to look again for a partition that two members were about to claim at once."""
+DAMAGED_LOOK_S = 1.0
+"""How soon to look again whether events that could not be read can be, or were quarantined."""
 INLINE_BYTES = 64 * 1024
 
 
@@ -84,7 +88,8 @@ class _Held(msgspec.Struct, eq=False):
 
     `revoked`: it is asked back, and nothing more of it is delivered; `paused`: nothing is at the moment. `bulky`: the
     last delivery was large, so the next one is read off the loop.
-    `stumble` is the place of a step that was not stored and may be committed again, and the error it met.
+    `stumble` is the place of a step that was not stored and may be committed again, and the error it met. `damaged` is
+    why the next events cannot be read; they are looked at again at `look_again_s`.
     """
 
     owned: Owned
@@ -95,6 +100,12 @@ class _Held(msgspec.Struct, eq=False):
     paused: bool = False
     bulky: bool = False
     stumble: tuple[tuple[int, int], TransientError] | None = None
+    damaged: BlockDamaged | None = None
+    look_again_s: float = 0.0
+
+    def serves(self) -> bool:
+        """Whether anything of it is handed out at the moment."""
+        return not (self.dead or self.revoked or self.paused)
 
 
 class EmbeddedIntake:
@@ -157,7 +168,7 @@ class EmbeddedIntake:
         held, batches = found
         held.position = batches[-1].end
         # Nothing is read ahead at the end of the log: that look would only delay the handling of what was found.
-        if any(h.position < self._seen[h.pid] for h in self._held.values() if not (h.dead or h.revoked or h.paused)):
+        if any(h.position < self._seen[h.pid] for h in self._held.values() if h.serves() and not h.damaged):
             self._ahead = asyncio.ensure_future(self._read(events_max, bytes_max))
         return Delivery(held.owned, batches)
 
@@ -229,16 +240,20 @@ class EmbeddedIntake:
         """Why there is nothing, when others have something: all partitions, or events they have not settled."""
         mine = {number for number, held in self._held.items() if not held.revoked}
         others = [number for number in range(len(self._topic.pids)) if number not in mine]
+        damaged = next((held.damaged for held in self._held.values() if held.serves() and held.damaged), None)
+        reason = "" if damaged is None else str(damaged)
         if not others:
-            return Idle()
+            return Idle(reason, damaged=damaged)
         seats = self._company.seats()
-        reason = "" if self._held else sharing.told(self._group.name, self._company.name, seats)
+        if not self._held:
+            reason = sharing.told(self._group.name, self._company.name, seats)
         open_ = [number for number in others if self._unsettled(number)]
         if not open_:
-            return Idle(reason)
+            return Idle(reason, damaged=damaged)
         holder = sharing.holders(seats).get(open_[0])
         who = "nobody" if holder is None else holder.label or "another member"
-        return Idle(reason, f"partition {open_[0]} of group {self._group.name} is not settled; {who} has it")
+        behind = f"partition {open_[0]} of group {self._group.name} is not settled; {who} has it"
+        return Idle(reason, behind, damaged)
 
     def _unsettled(self, number: int) -> bool:
         """Whether there is anything left for somebody to settle: what is quarantined is given to nobody."""
@@ -323,14 +338,29 @@ class EmbeddedIntake:
         count = len(self._topic.pids)
         for step in range(count):
             held = self._held.get((self._turn + step) % count)
-            if held is None or held.dead or held.revoked or held.paused or held.position >= tips[held.pid]:
+            if held is None or not held.serves() or held.position >= tips[held.pid]:
+                continue
+            if held.damaged and self._system.clock.monotonic_s() < held.look_again_s:
                 continue
             self._turn = (held.owned.partition + 1) % count
-            batches = await self._deliver(held, events_max, bytes_max)
+            try:
+                batches = await self._deliver(held, events_max, bytes_max)
+            except BlockDamaged as exc:
+                self._stop(held, exc)
+                continue
+            held.damaged = None
             if batches:
                 return held, batches
             held.position = tips[held.pid]  # all that was left is quarantined
         return None
+
+    def _stop(self, held: _Held, damaged: BlockDamaged) -> None:
+        """Its next events cannot be read, and none is skipped; the other partitions go on."""
+        if held.damaged is None:
+            emit.count("penstock_partitions_damaged_total", group=self._group.name)
+            emit.log(logging.ERROR, "partition stopped", group=self._group.name, reason=str(damaged))
+        held.damaged = damaged
+        held.look_again_s = self._system.clock.monotonic_s() + DAMAGED_LOOK_S
 
     async def _deliver(self, held: _Held, events_max: int, bytes_max: int) -> list[Delivered]:
         topic, partition, start = held.owned.topic, held.owned.partition, held.position
