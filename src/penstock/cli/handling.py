@@ -19,9 +19,8 @@ from penstock.cli.program import load_app
 from penstock.delivery.deadletter import text_of
 from penstock.delivery.once import digest_of
 from penstock.engine import remote
-from penstock.engine.calling import Sealing
+from penstock.engine.calling import OutputRefused, Sealing
 from penstock.engine.context import TooLate
-from penstock.engine.results import OutputRefused
 from penstock.errors import ConfigError, PenstockError, Rejected
 from penstock.system.children import Parent
 from penstock.system.pipe import Lock

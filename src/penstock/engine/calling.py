@@ -10,10 +10,24 @@ from typing import Any, Protocol, cast
 
 import msgspec
 
+from penstock.channel.api import TOGETHER_BYTES_MAX
 from penstock.channel.sealed import Sealed, seal
 from penstock.channel.typed import TypedTopic
-from penstock.errors import ConfigError, Reject, TransientError
+from penstock.errors import ConfigError, PermanentError, Reject, TransientError
 from penstock.event.envelope import NewEvent
+
+RUN_BYTES_MAX = 64_000_000
+"""Results of one run of calls past it are let go, and their events handled again in the next: nothing was settled."""
+EVENT_RESULTS_BYTES_MAX = TOGETHER_BYTES_MAX - RUN_BYTES_MAX - 32_000_000
+"""What one event may give, so that a step with what was gathered before it is never too large."""
+TOO_MUCH = f"the results of one event are more than {EVENT_RESULTS_BYTES_MAX} bytes; return fewer"
+
+
+class OutputRefused(PermanentError):
+    """What a handler returned cannot be published."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"what the handler returned cannot be published: {reason}")
 
 
 class NotCalled(TransientError):
@@ -217,9 +231,20 @@ class Sealing:
 
         A generator runs to its end: each result is taken as it is when it is given, for it may be changed for the next
         one. It may still raise, and that belongs to its event.
+
+        Raises:
+            OutputRefused: it gives more than a step can hold; it may never end.
         """
         several: Iterable[Any] = result if isinstance(result, list | tuple | Iterator) else (result,)
-        return [self.one(one) for one in several if one is not None]
+        given: list[Sealed] = []
+        size = 0
+        for one in several:
+            if one is not None:
+                given.append(self.one(one))
+                size += len(given[-1])
+                if size > EVENT_RESULTS_BYTES_MAX:
+                    raise OutputRefused(TOO_MUCH)
+        return given
 
     def settled(self, result: Any) -> tuple[type | None, Any]:
         """What a handler returned; with its type when results of it are single ones, and plain, else as `all` of it."""

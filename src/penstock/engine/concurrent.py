@@ -10,12 +10,12 @@ import msgspec
 
 from penstock.channel.api import Assigned, Delivery, LedgerWrite, Subscription
 from penstock.delivery.lot import Head
-from penstock.engine.calling import Gave, Raised, Sealing, call_async
+from penstock.engine.calling import Gave, OutputRefused, Raised, Sealing, call_async
 from penstock.engine.handler import HandlerSpec
 from penstock.engine.handling import STEP_BYTES_MAX, HandlerWork
 from penstock.engine.parts import Part, parts_of
 from penstock.engine.place import Place
-from penstock.engine.results import Cause, Made, OutputRefused, Topics
+from penstock.engine.results import Cause, Made, Topics
 from penstock.engine.watching import Hand
 from penstock.engine.work import Draft, Read, Stopping
 from penstock.errors import PenstockError

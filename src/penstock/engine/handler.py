@@ -13,10 +13,10 @@ from penstock.delivery.lot import Head, Now, OnFailure
 from penstock.delivery.once import Marks
 from penstock.delivery.retry import Retries, Retry
 from penstock.engine.again import Again
-from penstock.engine.calling import Calls, NotCalled, Raised, Shape, call_async, call_sync
+from penstock.engine.calling import Calls, NotCalled, OutputRefused, Raised, Shape, call_async, call_sync
 from penstock.engine.context import Context, Identity, InHand
 from penstock.engine.parts import PartCalls
-from penstock.engine.results import Cause, Made, OutputRefused, Topics
+from penstock.engine.results import Cause, Made, Topics
 from penstock.engine.watching import Hand
 from penstock.errors import PermanentError, Reject
 from penstock.event.batch import Delivered

@@ -10,23 +10,28 @@ from typing import Any
 
 import msgspec
 
-from penstock.channel.api import TOGETHER_BYTES_MAX, LedgerWrite
+from penstock.channel.api import LedgerWrite
 from penstock.channel.typed import Seen, TypedTopic
 from penstock.delivery.deadletter import DeadLetter, name_of, storable, text_of, to_batch, with_try
 from penstock.delivery.lot import Head, Now, Try
 from penstock.delivery.once import SPACE as ONCE
 from penstock.delivery.once import Mark, Marks
-from penstock.engine.calling import Flat, Gave, Sealing, flatten
+from penstock.engine.calling import (
+    EVENT_RESULTS_BYTES_MAX,
+    RUN_BYTES_MAX,
+    TOO_MUCH,
+    Flat,
+    Gave,
+    OutputRefused,
+    Sealing,
+    flatten,
+)
 from penstock.engine.context import Identity
 from penstock.engine.work import Draft
-from penstock.errors import PermanentError, Reject
+from penstock.errors import Reject
 from penstock.event.batch import Delivered, NewBatch, chosen
 from penstock.event.beside import Beside
 
-RUN_BYTES_MAX = 64_000_000
-"""Results of one run of calls past it are let go, and their events handled again in the next: nothing was settled."""
-EVENT_RESULTS_BYTES_MAX = TOGETHER_BYTES_MAX - RUN_BYTES_MAX - 32_000_000
-"""What one event may give, so that a step with what was gathered before it is never too large."""
 MARK_BYTES = 1_000
 """What a mark counts in a step: a row of the ledger keeps the log from others about as long as so many bytes."""
 INHERITED = ("correlationid", "traceparent", "tracestate")
@@ -62,13 +67,6 @@ class Cause(msgspec.Struct, frozen=True):
         """What was raised. Where that was says nothing of a rejection, a decision, nor of what was returned."""
         stack = "" if isinstance(error, Reject | OutputRefused) else stack_of(error)
         return cls(text_of(error), name_of(error), stack, attempts, tries, again, holds)
-
-
-class OutputRefused(PermanentError):
-    """What a handler returned cannot be published."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"what the handler returned cannot be published: {reason}")
 
 
 class Cut(msgspec.Struct, frozen=True):
@@ -236,8 +234,7 @@ class Made:
             if size - before > EVENT_RESULTS_BYTES_MAX:
                 if start:
                     return start
-                reason = f"the results of one event are more than {EVENT_RESULTS_BYTES_MAX} bytes; return fewer"
-                refused[causes[0]] = reason
+                refused[causes[0]] = TOO_MUCH
                 behind = next((i for i in range(index, len(causes)) if causes[i] != causes[0]), len(causes))
                 bodies[:behind] = [b""] * behind
                 return behind

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -88,3 +89,31 @@ async def test_parked_and_new_events_are_not_one_step_when_each_are_enough(kit: 
 
     assert await handle(kit, both, 1_001, size=1_000) == 18
     assert max(steps) < STEP + RUN
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+async def test_results_without_end_are_a_dead_letter(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch, concurrency: int
+) -> None:
+    """They were taken on until the memory was full; the test ends when the bound does its work."""
+    monkeypatch.setattr("penstock.engine.calling.EVENT_RESULTS_BYTES_MAX", 100_000)
+    source = await kit.topic("orders", Order, partitions=1, key="customer")
+    results = await kit.topic("bills", None, partitions=1)
+    await kit.publish(source, [Order(n, "ann", n) for n in range(3)])
+    given = 0
+
+    async def work(order: Order) -> Any:
+        def without_end() -> Iterator[bytes]:
+            nonlocal given
+            while given < 10_000:
+                given += 1
+                yield LARGE
+
+        return without_end() if order.id == 1 else LARGE
+
+    await (await kit.handler(work, source, results, retry=Retry(4), concurrency=concurrency)).run()
+    (letter,) = await kit.letters("work")
+    assert (letter.offset, letter.error, letter.attempts) == (1, "OutputRefused", 1)
+    assert "return fewer" in letter.reason
+    assert len(await kit.events(results)) == 2
+    assert given < 1_100
