@@ -20,7 +20,12 @@ RUN_BYTES_MAX = 64_000_000
 """Results of one run of calls past it are let go, and their events handled again in the next: nothing was settled."""
 EVENT_RESULTS_BYTES_MAX = TOGETHER_BYTES_MAX - RUN_BYTES_MAX - 32_000_000
 """What one event may give, so that a step with what was gathered before it is never too large."""
-TOO_MUCH = f"the results of one event are more than {EVENT_RESULTS_BYTES_MAX} bytes; return fewer"
+RESULT_BYTES_MIN = 64
+"""What a result counts at least while they are gathered: small ones, and empty ones, take so much memory, too."""
+TOO_MUCH = (
+    f"the results of one event are more than {EVENT_RESULTS_BYTES_MAX} bytes (each counts {RESULT_BYTES_MIN} or more); "
+    "return fewer"
+)
 
 
 class OutputRefused(PermanentError):
@@ -241,7 +246,7 @@ class Sealing:
         for one in several:
             if one is not None:
                 given.append(self.one(one))
-                size += len(given[-1])
+                size += max(len(given[-1]), RESULT_BYTES_MIN)
                 if size > EVENT_RESULTS_BYTES_MAX:
                     raise OutputRefused(TOO_MUCH)
         return given
