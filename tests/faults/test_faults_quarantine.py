@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from penstock import Acked, App, OnFailure, Retry, parquet
 from penstock.cli import exits
 from penstock.cli.entry import outcome
+from penstock.cli.program import load_app
 from penstock.errors import BlockDamaged, ConfigError, CorruptionError
 from penstock.log import catalogue, quarantine
 from penstock.log.log import Log
@@ -238,6 +240,67 @@ def test_damage_stops_its_partition_and_nothing_else(
     tally.compare([number for number in range(100) if number != 40], sorted(seen))
     for key in range(8):
         tally.compare(sorted(n for n in seen if n % 8 == key), [n for n in seen if n % 8 == key])
+    assert tally.clean, tally.told
+
+
+PROGRAM = """
+import asyncio
+from pathlib import Path
+import msgspec
+from penstock import App
+
+
+class Order(msgspec.Struct):
+    number: int
+    customer: str
+    cents: int
+
+
+app = App("orders", path=Path(__file__).parent / "log")
+orders = app.topic("orders", Order, key="customer", partitions=4)
+done = app.topic("done", Order, partitions=1)
+
+
+@app.handle(orders, into=done)
+async def slow(order: Order) -> Order:
+    await asyncio.sleep(0.01)
+    return order
+"""
+
+
+@pytest.mark.parametrize("second", [["--until-idle"], []], ids=["until idle", "on"])
+def test_workers_do_not_wait_for_each_other_s_damage(
+    tmp_path: Path, fault_report: FaultReport, second: list[str]
+) -> None:
+    """Each has partitions that are stopped, and nobody will settle them: a run until idle ends, with the error."""
+    tally = fault_report("A5")
+    file = tmp_path / "program.py"
+    file.write_text(PROGRAM)
+    app = load_app(file)
+    with app.client() as client:
+        places = [
+            client.publish("orders", {"number": number, "customer": f"c{number % 16}", "cents": 1})
+            for number in range(160)
+        ]
+    counts = Counter(place.partition for place in places if isinstance(place, Acked))
+    assert len(counts) == 4
+    for partition, count in counts.items():
+        damage(tmp_path / "log", partition, count // 2)
+    command = [str(Path(sys.executable).with_name("penstock")), "run", str(file)]
+    with subprocess.Popen([*command, *second], stderr=subprocess.PIPE, text=True) as other:
+        try:
+            ended = subprocess.run([*command, "--until-idle"], check=False, capture_output=True, text=True, timeout=30)
+            if not second:
+                assert other.poll() is None  # it goes on, and waits for somebody to decide
+                other.terminate()
+            _, told = other.communicate(timeout=30)
+        finally:
+            other.kill()
+    tally.points += 1
+    assert (ended.returncode, other.returncode) == (exits.FAILED, exits.FAILED if second else exits.DONE)
+    assert all("partition stopped" in stderr for stderr in (ended.stderr, told))
+    assert "these events cannot be read" in ended.stderr
+    assert len(app.read("done")) == sum(count // 2 for count in counts.values())
     assert tally.clean, tally.told
 
 

@@ -278,8 +278,9 @@ class Lost(msgspec.Struct, frozen=True):
 class Idle(msgspec.Struct, frozen=True):
     """Nothing to hand out within the stated wait. `reason` says why when it is not merely quiet (another owner).
 
-    `behind` names what other members of the group have not settled yet; empty when they have nothing left. `damaged`
-    says what stops a partition of this member: its next events cannot be read, and none is skipped.
+    `behind` names what other members of the group have not settled yet; empty when they have nothing left that can be
+    read. `damaged` says what stops a partition, of this member or another: its next events cannot be read, and none is
+    skipped.
     """
 
     reason: str = ""

@@ -247,13 +247,15 @@ class EmbeddedIntake:
         seats = self._company.seats()
         if not self._held:
             reason = sharing.told(self._group.name, self._company.name, seats)
-        open_ = [number for number in others if self._unsettled(number)]
-        if not open_:
-            return Idle(reason, damaged=damaged)
-        holder = sharing.holders(seats).get(open_[0])
-        who = "nobody" if holder is None else holder.label or "another member"
-        behind = f"partition {open_[0]} of group {self._group.name} is not settled; {who} has it"
-        return Idle(reason, behind, damaged)
+        for number in filter(self._unsettled, others):
+            unread = self._unread(number)
+            if unread is None:
+                holder = sharing.holders(seats).get(number)
+                who = "nobody" if holder is None else holder.label or "another member"
+                behind = f"partition {number} of group {self._group.name} is not settled; {who} has it"
+                return Idle(reason, behind, damaged)
+            damaged = damaged or unread  # nobody settles it: two that wait for each other's would do so for ever
+        return Idle(reason, damaged=damaged)
 
     def _unsettled(self, number: int) -> bool:
         """Whether there is anything left for somebody to settle: what is quarantined is given to nobody."""
@@ -272,6 +274,21 @@ class EmbeddedIntake:
             return left > 0
 
         return self._channel.port.look(look)
+
+    def _unread(self, number: int) -> BlockDamaged | None:
+        """Why whoever has this partition does not go on in it: its next events cannot be read."""
+        pid, name = self._topic.pids[number], f"topic {self._topic.name}/{number}"
+
+        def look(db: apsw.Connection) -> None:
+            found = progress.progress_of(db, self._group.id, pid)
+            span = Span(pid, 0 if found is None else found[0].floor, rules.OFFSET_MAX)
+            placed.read(db, placed.kept(db, span), events_max=1, bytes_max=1, name=name)
+
+        try:
+            self._channel.port.look(look)
+        except BlockDamaged as exc:
+            return exc
+        return None
 
     async def _restored(self, claimed: Held) -> progress.LedgerReading:
         """The ledger of a claimed partition; a large one is read off the loop."""
