@@ -16,7 +16,7 @@ from penstock import Acked, App, OnFailure, Retry, parquet
 from penstock.cli import exits
 from penstock.cli.entry import outcome
 from penstock.cli.program import load_app
-from penstock.errors import BlockDamaged, ConfigError, CorruptionError
+from penstock.errors import BlockDamaged, ConfigError, CorruptionError, PermanentError
 from penstock.log import catalogue, quarantine
 from penstock.log.log import Log
 from penstock.log.quarantining import damaged, pass_over
@@ -304,16 +304,63 @@ def test_workers_do_not_wait_for_each_other_s_damage(
     assert tally.clean, tally.told
 
 
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_redrive_commands_that_cannot_be_read_stop_nothing_else(
+    tmp_path: Path, fault_report: FaultReport, concurrency: int
+) -> None:
+    """Events go on, and what was said of other partitions; a run until idle does not end as if all was well."""
+    tally = fault_report("A5")
+    app = App("orders", path=tmp_path / "log")
+    orders = app.topic("orders", Order, key="customer", partitions=2)
+    seen: list[int] = []
+    failing = set(range(8))
+    places: dict[int, int] = {}
+
+    @app.handle(orders, concurrency=concurrency)
+    async def note(order: Order) -> None:
+        if order.number in failing:
+            raise PermanentError
+        seen.append(order.number)
+
+    def publish(numbers: range) -> None:
+        with app.client() as client:
+            for number in numbers:
+                acked = client.publish(orders, Order(number, f"c{number % 8}", number))
+                assert isinstance(acked, Acked)
+                places[number] = acked.partition
+
+    def ask(*arguments: str) -> None:
+        assert outcome([*arguments, "--log", str(tmp_path / "log")]) == exits.DONE
+
+    publish(range(8))
+    app.run(until_idle=True)
+    ask("dlq", "redrive", "note", "--all")
+    failing.clear()
+    damage(tmp_path / "log", 0, 0, topic="note.redrive")
+    publish(range(8, 20))
+    with pytest.raises(BlockDamaged, match=r"note\.redrive/0, offsets 0 to"):
+        app.run(until_idle=True)
+    tally.points += 1
+    again = [number for number in range(8) if places[number] == 1]
+    assert 0 < len(again) < 8
+    tally.compare([*again, *range(8, 20)], sorted(seen))
+    ask("log", "quarantine", "note.redrive/0", "--offsets", f"0:{7 - len(again)}", "--yes")
+    ask("dlq", "redrive", "note", "--all")
+    app.run(until_idle=True)
+    tally.compare(range(20), sorted(seen))
+    assert tally.clean, tally.told
+
+
 async def until(true: Callable[[], bool]) -> None:
     deadline_s = time.monotonic() + 20
     while not true() and time.monotonic() < deadline_s:
         await asyncio.sleep(0.02)
 
 
-def damage(log_directory: Path, partition: int, offset: int) -> None:
-    """An event of orders, in a block of its own, is not what was stored."""
+def damage(log_directory: Path, partition: int, offset: int, *, topic: str = "orders") -> None:
+    """The block of a topic that begins at this offset is not what was stored."""
     with logwork.opened(log_directory) as log:
-        pids = next(row.pids for row in log.look(catalogue.topics) if row.name == "orders")
+        pids = next(row.pids for row in log.look(catalogue.topics) if row.name == topic)
     edit(log_directory, f"UPDATE block SET data = x'00' WHERE at = {pids[partition] << 46 | offset}")
 
 

@@ -10,11 +10,16 @@ from penstock.channel.api import LedgerWrite
 from penstock.channel.typed import TypedTopic
 from penstock.delivery.redrive import LETTERS_SPACE, POSITION_SPACE, Command, decode
 from penstock.engine.work import Read
-from penstock.errors import DecodeError
+from penstock.errors import BlockDamaged, DecodeError
 from penstock.telemetry import emit
 
 EVERY_S = 1.0
 AT_ONCE = 100
+
+
+def unread(several: Iterable[Commands]) -> str:
+    """Why some of these cannot be read; empty when all can."""
+    return next((str(commands.damaged) for commands in several if commands.damaged), "")
 
 
 class Commands:
@@ -35,6 +40,8 @@ class Commands:
         """Some were dealt with, and nobody has looked yet whether they were the last."""
         self.left: list[Command | None] = []
         """Those that were found and not taken yet, for there was no room."""
+        self.damaged: BlockDamaged | None = None
+        """Why the next ones cannot be read."""
         self._group = group
         self._topic = topic
         self._partition = partition
@@ -47,13 +54,23 @@ class Commands:
                 self._position = int.from_bytes(value)
 
     async def look(self, read: Read, now_s: float) -> list[Command | None]:
-        """The next ones, at most so many, in order; None is one that cannot be read. Looks now and then."""
+        """The next ones, at most so many, in order; None is one that cannot be decoded. Looks now and then.
+
+        Those that cannot be read stop those behind them, and nothing else: by the next look they may be mended.
+        """
         if self.left:
             return self.left
         if self._topic is None or now_s - self._looked_s < EVERY_S:
             return []
         self._looked_s, self.more = now_s, False
-        found = await read(self._topic.name, self._partition, self._position, events_max=AT_ONCE)
+        try:
+            found = await read(self._topic.name, self._partition, self._position, events_max=AT_ONCE)
+        except BlockDamaged as exc:
+            if self.damaged is None:
+                emit.log(logging.ERROR, "redrive commands stopped", group=self._group, reason=str(exc))
+            self.damaged = exc
+            return []
+        self.damaged = None
         commands: list[Command | None] = []
         for body in (body for batch in found for body in self._topic.bodies(batch)):
             try:

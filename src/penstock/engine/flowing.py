@@ -18,7 +18,7 @@ from penstock.delivery.deadletter import DeadLetter, text_of, to_batch
 from penstock.delivery.redrive import Command
 from penstock.delivery.retry import Retry
 from penstock.engine.calling import is_outcome
-from penstock.engine.commands import Commands
+from penstock.engine.commands import Commands, unread
 from penstock.engine.context import Identity
 from penstock.engine.parts import redriven
 from penstock.engine.pausing import waited
@@ -192,6 +192,7 @@ class FlowWork:
             draft = None if self._stopping() else await self._commanded(partition, commands)
             if draft is not None:
                 yield draft
+        self.gauge.unread = unread(self._commands.values())
 
     def wait_s(self) -> float | None:
         """See `Work`: what people said is looked at to its end."""
@@ -225,6 +226,7 @@ class FlowWork:
         else:
             self._merges.pop(partition, None)
             self._commands.pop(partition, None)
+        self.gauge.unread = unread(self._commands.values())
 
     async def close(self) -> None:
         """See `Work`."""

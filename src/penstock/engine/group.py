@@ -215,6 +215,8 @@ class Group:
             return False
         if action.damaged is not None:
             raise Unread(str(action.damaged)) from action.damaged
+        if self._work.gauge.unread:
+            raise Unread(self._work.gauge.unread)
         return not action.reason
 
     async def _next(self, intake: Intake, member: _Member) -> Taken | None:

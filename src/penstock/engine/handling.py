@@ -12,7 +12,7 @@ from penstock.delivery.deadletter import with_try
 from penstock.delivery.lot import Head, Now
 from penstock.engine.again import Again, Line
 from penstock.engine.calling import Raised
-from penstock.engine.commands import Commands
+from penstock.engine.commands import Commands, unread
 from penstock.engine.failing import Failed, Failures
 from penstock.engine.handler import Handler, HandlerSpec
 from penstock.engine.parts import Part, parts_of
@@ -87,6 +87,7 @@ class HandlerWork(Handler):
             self._places.clear()
         else:
             self._places.pop(partition, None)
+        self.gauge.unread = unread(place.commands for place in self._places.values())
 
     # -- new events ------------------------------------------------------------------------------------------------
 
@@ -445,6 +446,7 @@ class HandlerWork(Handler):
             taken += 1
         if taken:
             made.ledger.append(place.commands.taken(taken))
+        self.gauge.unread = unread(place.commands for place in self._places.values())
 
     # -- shared ----------------------------------------------------------------------------------------------------
 

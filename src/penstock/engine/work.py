@@ -33,11 +33,15 @@ class Draft(msgspec.Struct, frozen=True):
 
 
 class Gauge(msgspec.Struct):
-    """What of a group waits: keys, the events behind them, and why nothing is taken on (empty: it is)."""
+    """What of a group waits: keys, the events behind them, and why nothing is taken on (empty: it is).
+
+    `unread`: why what people said about dead letters cannot be read; empty when it can.
+    """
 
     keys: int = 0
     events: int = 0
     paused: str = ""
+    unread: str = ""
 
 
 class Read(Protocol):
