@@ -386,6 +386,7 @@ class ConcurrentWork(HandlerWork):
         await self._commanded(place, said)
         progress.made.ledger += said.ledger  # only now: what is handled meanwhile may fill a step
         now, due_s = self._now(), place.next_due_s()
+        place.let_go()
         if due_s is None or due_s > now.s:
             return
         for head in place.lot.due(now.s):

@@ -266,6 +266,7 @@ class HandlerWork(Handler):
             yield self._draft(place, made, None)
             made = self._made(place)
             await asyncio.sleep(0)
+        place.let_go()
         if made or place.lot.dirty:
             yield self._draft(place, made, None)
 

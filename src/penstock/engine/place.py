@@ -117,8 +117,6 @@ class Place:
         count = self.lot.settle(head.ident, now, through=through)
         if head.ident not in self.lot.heads and head.ident in self._keys:
             del self.named[self._keys.pop(head.ident)]
-        if not self.lot.heads:
-            self._read, self._picker = (), None
         return count
 
     def follow(self, part: Part, start: int, end: int) -> None:
@@ -234,6 +232,11 @@ class Place:
         if self._picker is None or self._picker.delivered is not batch:
             self._picker = Picker(batch)
         return self._picker
+
+    def let_go(self) -> None:
+        """What was read for those that were due is not wanted any more, for the others wait for people, if any do."""
+        if self.lot.next_due_s() is None and not self.has_commands():
+            self._read, self._picker = (), None
 
     def _read_at(self, offset: int) -> Delivered | None:
         at = bisect_right(self._read, offset, key=lambda batch: batch.first) - 1

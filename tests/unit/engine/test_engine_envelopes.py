@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
+from typing import Any
+
 import pytest
 
 from penstock.channel.api import Acked, Publish
@@ -9,7 +12,7 @@ from penstock.delivery.redrive import Command, encode
 from penstock.delivery.retry import Retry
 from penstock.engine.context import Context, Identity
 from penstock.errors import OffsetOutOfRange
-from penstock.event.batch import NewBatch, Rows
+from penstock.event.batch import Delivered, NewBatch, Rows
 from penstock.event.envelope import RecordedEvent
 from tests.unit.engine.engine_kit import Bill, Kit, Order
 
@@ -96,3 +99,43 @@ async def test_redriven_neighbours_are_read_together(kit: Kit, monkeypatch: pyte
     await (await kit.handler(work, source, into, retry=Retry(1))).run()
     assert seen == [f"c{number}" for number in range(count)]
     assert read_at == [0]
+
+
+class Answer(list[Delivered]):
+    """A list of which can be said whether somebody has it."""
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+async def test_what_was_read_for_redriven_events_is_let_go_though_keys_wait(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch, concurrency: int
+) -> None:
+    """It was kept for as long as any key waited for people: up to 64 MB of each partition."""
+    source = await kit.topic("orders", Order, partitions=1, key="customer")
+    await kit.publish(source, [Order(number, f"c{number}", 1) for number in range(9)])
+
+    async def work(order: Order, ctx: Context) -> None:
+        if not ctx.redriven and order.id < 2:
+            raise ValueError("not now")
+
+    await (await kit.handler(work, source, retry=Retry(1), given_up="block")).run()
+    letter, *_ = await kit.letters("work")
+    command = encode(Command("redrive", 0, letter.offset, letter.body, letter.key, letter.id))
+    await kit.publish_batches([NewBatch("work.redrive", 0, 1, Rows.of([command]))])
+    kit.clock.pass_s(2)
+    whole, answers = kit.channel.read, list[weakref.ref[Answer]]()
+    kept: list[int] = []
+
+    async def read(topic: str, partition: int, offset: int, *, events_max: int) -> Answer:
+        answer = Answer(await whole(topic, partition, offset, events_max=events_max))
+        if topic == "orders":
+            answers.append(weakref.ref(answer))
+        return answer
+
+    def ended() -> bool:
+        kept.append(sum(answer() is not None for answer in answers))
+        return len(kept) >= 10
+
+    monkeypatch.setattr(kit.channel, "read", read)
+    options: dict[str, Any] = {"retry": Retry(1), "given_up": "block", "concurrency": concurrency, "ended": ended}
+    await (await kit.handler(work, source, **options)).run()
+    assert (len(answers), kept[-1]) == (1, 0)
