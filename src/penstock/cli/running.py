@@ -48,7 +48,8 @@ class Waits:
     def tell(self, states: Sequence[GroupState]) -> None:
         """Say what is new."""
         for state in states:
-            reason = state.reason if state.state == "waiting" else state.gauge.paused
+            waits = state.reason if state.state == "waiting" else state.gauge.paused
+            reason = state.stopped or waits  # it stands still all the while, also when the others are at work
             if reason and self._told.get(state.name) != reason:
                 self._write(f"{state.name} waits: {reason}")
             self._told[state.name] = reason
@@ -95,7 +96,7 @@ def _table(states: Sequence[GroupState], rates: dict[str, float]) -> Any:
     table.add_column("state")
     for state in states:
         rate = rates[f"{state.kind}/{state.name}"]
-        reason = state.gauge.paused or state.reason
+        reason = state.gauge.paused or state.reason or state.stopped
         told = state.state + (f": {reason}" if reason else "")
         if state.gauge.keys:
             told += f", {state.gauge.keys:,} keys wait"

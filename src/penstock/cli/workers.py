@@ -128,7 +128,7 @@ class _Crew:
     def _bury(self, name: str) -> None:
         """The worker begins another life: of the one before only what it counted stays, the rest is said again."""
         for state in self._told.pop(name, ()):
-            counted = msgspec.structs.replace(state, state="done", reason="", gauge=type(state.gauge)())
+            counted = msgspec.structs.replace(state, state="done", reason="", stopped="", gauge=type(state.gauge)())
             part, before = (state.kind, state.name), self._over.get((state.kind, state.name))
             self._over[part] = counted if before is None else _sum([(False, before), (False, counted)])
 
@@ -248,6 +248,7 @@ def _sum(found: Sequence[tuple[bool, GroupState]]) -> GroupState:
         first,
         state=telling.state,
         reason=telling.reason,
+        stopped=next((state.stopped for state in now if state.stopped), ""),
         events=sum(state.events for _, state in found),
         dead=sum(state.dead for _, state in found),
         steps=sum(state.steps for _, state in found),

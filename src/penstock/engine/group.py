@@ -42,7 +42,8 @@ class GroupState(msgspec.Struct):
     """What a group or a source is doing, for reports.
 
     `state` is one of starting, running, idle, waiting, done, failed; `events`, `dead` and `steps` count what is
-    permanent; `repeated` counts a source's events that the log had already; `gauge` says what waits.
+    permanent; `repeated` counts a source's events that the log had already; `gauge` says what waits; `stopped` why one
+    of its partitions stands still while the others go on.
     """
 
     name: str
@@ -50,6 +51,7 @@ class GroupState(msgspec.Struct):
     topic: str
     state: str = "starting"
     reason: str = ""
+    stopped: str = ""
     events: int = 0
     dead: int = 0
     steps: int = 0
@@ -244,9 +246,10 @@ class Group:
 
     async def _rest(self, member: _Member, action: Rest, *, ended: bool) -> None:
         self.state.state = "waiting" if action.reason else "idle"
+        self.state.stopped = "" if action.damaged is None else str(action.damaged)
         if action.reason != self.state.reason:
             self.state.reason = action.reason
-            if action.reason:
+            if action.reason and action.damaged is None:  # of that the log knows: it goes on while the others work
                 emit.log(logging.INFO, "group waits", group=self.state.name, reason=action.reason)
         await member.due(everything=ended)
         await member.settled()

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from penstock.cli import exits, workers
+from penstock.cli.running import Waits
 from penstock.cli.workers import Plan, run_workers
 from penstock.engine.group import GroupState
 from penstock.engine.work import Gauge
@@ -98,3 +99,19 @@ def test_the_first_signal_of_a_person_ends_no_worker_that_drains(tmp_path: Path)
     person.join()
     assert code == exits.FAILED
     assert (tmp_path / "drained").exists()
+
+
+def test_a_partition_that_stands_still_is_told_of_once() -> None:
+    """Between two quiet moments the others are at work, and nothing of the damage has changed."""
+    told: list[str] = []
+    waits = Waits(told.append)
+    for state, reason, stopped in [
+        ("running", "", ""),
+        ("waiting", "damaged", "damaged"),
+        ("running", "", "damaged"),
+        ("waiting", "damaged", "damaged"),
+        ("idle", "", ""),
+        ("waiting", "damaged", "damaged"),
+    ]:
+        waits.tell([GroupState("note", "handler", "orders", state, reason, stopped)])
+    assert told == ["note waits: damaged"] * 2
