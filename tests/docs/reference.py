@@ -81,7 +81,7 @@ def _option(option: click.Option, context: click.Context) -> tuple[str, str]:
 
 
 DOCUMENTS: dict[str, str] = {
-    "run": "log seconds parts[name kind topic state reason events dead steps repeated gauge]",
+    "run": "log seconds parts[name kind topic state reason stopped events dead steps repeated gauge]",
     "topics": "log topics[name type internal partitions events skew blocks bytes schema_id key time first last]",
     "topics show": (
         "name log type internal partitions events skew blocks bytes schema_id key time first last disorder_s "
