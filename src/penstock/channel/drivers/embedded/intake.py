@@ -103,7 +103,7 @@ class _Held(msgspec.Struct, eq=False):
     damaged: BlockDamaged | None = None
     look_again_s: float = 0.0
 
-    def serves(self) -> bool:
+    def hands_out(self) -> bool:
         """Whether anything of it is handed out at the moment."""
         return not (self.dead or self.revoked or self.paused)
 
@@ -168,7 +168,7 @@ class EmbeddedIntake:
         held, batches = found
         held.position = batches[-1].end
         # Nothing is read ahead at the end of the log: that look would only delay the handling of what was found.
-        if any(h.position < self._seen[h.pid] for h in self._held.values() if h.serves() and not h.damaged):
+        if any(h.position < self._seen[h.pid] for h in self._held.values() if h.hands_out() and not h.damaged):
             self._ahead = asyncio.ensure_future(self._read(events_max, bytes_max))
         return Delivery(held.owned, batches)
 
@@ -240,7 +240,7 @@ class EmbeddedIntake:
         """Why there is nothing, when others have something: all partitions, or events they have not settled."""
         mine = {number for number, held in self._held.items() if not held.revoked}
         others = [number for number in range(len(self._topic.pids)) if number not in mine]
-        damaged = next((held.damaged for held in self._held.values() if held.serves() and held.damaged), None)
+        damaged = next((held.damaged for held in self._held.values() if held.hands_out() and held.damaged), None)
         reason = "" if damaged is None else str(damaged)
         if not others:
             return Idle(reason, damaged=damaged)
@@ -355,7 +355,7 @@ class EmbeddedIntake:
         count = len(self._topic.pids)
         for step in range(count):
             held = self._held.get((self._turn + step) % count)
-            if held is None or not held.serves() or held.position >= tips[held.pid]:
+            if held is None or not held.hands_out() or held.position >= tips[held.pid]:
                 continue
             if held.damaged and self._system.clock.monotonic_s() < held.look_again_s:
                 continue
